@@ -1,0 +1,33 @@
+"""Turn a trained LeViT into the fastest artifact your runtime can run, with proof.
+
+    import levit_deploy
+
+    checkpoint = levit_deploy.load("ckpt.pth")
+    published = levit_deploy.export(checkpoint, "onnx", "ckpt.onnx")
+
+The names are imported when they are first used: torch takes two seconds, ``--help`` should not.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from levit_deploy.checkpoint import read_checkpoint as load
+    from levit_deploy.pipeline import export, fuse, verify
+
+__all__ = ["export", "fuse", "load", "verify"]
+
+_HOMES = {
+    "load": ("levit_deploy.checkpoint", "read_checkpoint"),
+    "fuse": ("levit_deploy.pipeline", "fuse"),
+    "export": ("levit_deploy.pipeline", "export"),
+    "verify": ("levit_deploy.pipeline", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module, function = _HOMES[name]
+    return getattr(import_module(module), function)

@@ -1,0 +1,5 @@
+"""``python -m levit_deploy``."""
+
+from levit_deploy.cli import main
+
+main()

@@ -1,0 +1,329 @@
+"""The command line: parse, call, print. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, ParamSpec
+
+import typer
+
+from levit_deploy.errors import LevitDeployError, UsageError
+
+app = typer.Typer(
+    help="Turn a trained LeViT into the fastest artifact your runtime can run, with proof.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Format = Literal["onnx", "torchscript"]
+Layout = Literal["auto", "tokens", "spatial"]
+Head = Literal["mean", "class", "distill"]
+Activation = Literal["hardswish", "silu", "gelu"]
+Weights = Literal["model", "ema"]
+
+CheckpointArgument = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A .pth or .safetensors file.")
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Where to write; beside the checkpoint if not given."),
+]
+HeadOption = Annotated[Head, typer.Option(help="Average the two heads, or keep one.")]
+ActivationOption = Annotated[
+    Activation | None, typer.Option(help="The activation, where the file does not tell.")
+]
+ImageSizeOption = Annotated[
+    str | None, typer.Option(metavar="N|HxW", help="The image size, where the file does not tell.")
+]
+WeightsOption = Annotated[
+    Weights | None, typer.Option(help="Which weights of a training run to take.")
+]
+JsonOption = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write the report as JSON; - for standard output."),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print steps and tracebacks.")]
+
+
+P = ParamSpec("P")
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """End a command with one paragraph and the exit code that ``errors`` gives it."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        verbose = bool(kwargs.get("verbose"))
+        logging.basicConfig(
+            level=logging.INFO if verbose else logging.WARNING,
+            stream=sys.stderr,
+            format="%(relativeCreated)6.0f ms  %(message)s",
+            force=True,
+        )
+        try:
+            command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BaseException as error:
+            if verbose:
+                logging.getLogger(__name__).exception("traceback")
+            code, message = _ending(error)
+            typer.echo(f"levit-deploy: {message}", err=True)
+            raise typer.Exit(code) from None
+
+    return wrapped
+
+
+def _ending(error: BaseException) -> tuple[int, str]:
+    """The exit code and the paragraph for an exception."""
+    if isinstance(error, LevitDeployError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; nothing was published."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's words
+        return 6, "out of memory. Close other programs, or use a machine with more."
+    return 70, (
+        f"a bug of ours: {type(error).__name__}: {error}. Nothing was published. Please report it "
+        "with the output of the same command and -v."
+    )
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed_version
+
+        typer.echo(f"levit-deploy {installed_version('levit-deploy')}")
+        raise typer.Exit
+
+
+@app.command()
+@reports_errors
+def inspect(
+    checkpoint: CheckpointArgument,
+    activation: ActivationOption = None,
+    image_size: ImageSizeOption = None,
+    weights: WeightsOption = None,
+    json_file: JsonOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Say what a checkpoint is: family, variant, architecture, cost, and what was assumed.
+
+    Example: levit-deploy inspect ckpt.pth
+    """
+    from levit_deploy import report
+
+    loaded = _read(checkpoint, activation, image_size, weights)
+    _report(report.checkpoint_data(loaded), report.print_checkpoint, json_file, quiet)
+
+
+@app.command()
+@reports_errors
+def fuse(
+    checkpoint: CheckpointArgument,
+    output: OutputOption = None,
+    head: HeadOption = "mean",
+    activation: ActivationOption = None,
+    image_size: ImageSizeOption = None,
+    weights: WeightsOption = None,
+    json_file: JsonOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write the network in plain layers, as safetensors, proven against the original.
+
+    Every other command takes the result back as a CHECKPOINT.
+
+    Example: levit-deploy fuse ckpt.pth -o ckpt.fused.safetensors
+    """
+    from levit_deploy import pipeline, report
+
+    output = output or checkpoint.with_suffix(".fused.safetensors")
+    _refuse_to_waste_time(output, checkpoint, force)
+    loaded = _read(checkpoint, activation, image_size, weights)
+    published = pipeline.fuse(loaded, output, head=head, force=force)
+    _report(report.published_data(published), report.print_published, json_file, quiet)
+
+
+@app.command()
+@reports_errors
+def export(
+    checkpoint: CheckpointArgument,
+    format: Annotated[Format, typer.Option(help="What to write.")] = "onnx",
+    output: OutputOption = None,
+    layout: Annotated[
+        Layout, typer.Option(help="How the trunk lays out its data; auto is the fastest measured.")
+    ] = "auto",
+    head: HeadOption = "mean",
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="ONNX operator set, 17 to 23 (17 if not given); 23 has the Attention operator."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(metavar="dynamic|N", help="Leave the batch open, or fix it (ONNX).")
+    ] = "dynamic",
+    activation: ActivationOption = None,
+    image_size: ImageSizeOption = None,
+    weights: WeightsOption = None,
+    json_file: JsonOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Export to ONNX or TorchScript; the file gets its name only once it is proven.
+
+    Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
+    """
+    from levit_deploy import pipeline, report
+    from levit_deploy.exporters import EXPORTERS, ExportOptions
+
+    output = output or checkpoint.with_suffix(EXPORTERS[format].suffix)
+    _refuse_to_waste_time(output, checkpoint, force)
+    options = ExportOptions(opset=opset, batch_size=_batch_size(batch_size))
+    loaded = _read(checkpoint, activation, image_size, weights)
+    published = pipeline.export(
+        loaded,
+        format,
+        output,
+        head=head,
+        layout=layout,
+        options=options,
+        force=force,
+    )
+    _report(report.published_data(published), report.print_published, json_file, quiet)
+
+
+@app.command()
+@reports_errors
+def verify(
+    checkpoint: CheckpointArgument,
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="An .onnx, TorchScript or fused file.")
+    ],
+    activation: ActivationOption = None,
+    image_size: ImageSizeOption = None,
+    weights: WeightsOption = None,
+    json_file: JsonOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Prove that an artifact computes what its checkpoint does; exit 1 if not.
+
+    Example: levit-deploy verify ckpt.pth ckpt.onnx
+    """
+    from levit_deploy import pipeline, report
+
+    loaded = _read(checkpoint, activation, image_size, weights)
+    verification = pipeline.verify(loaded, artifact)
+    data = report.verification_data(verification)
+    _report(data, report.print_verification, json_file, quiet)
+    verification.raise_if_failed()
+
+
+@app.command()
+@reports_errors
+def demo(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIRECTORY", help="Where to leave the files.")
+    ] = Path("levit-deploy-demo"),
+    json_file: JsonOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Do the whole job on a small LeViT trained on real scanned digits; downloads nothing.
+
+    Example: levit-deploy demo /tmp/levit
+    """
+    from levit_deploy import demo as demonstration
+    from levit_deploy import report
+
+    show = not quiet and json_file != "-"
+    console = report.console()
+    checkpoint = demonstration.read_demo_checkpoint(directory)
+    data: dict[str, Any] = {"checkpoint": report.checkpoint_data(checkpoint), "published": []}
+    if show:
+        report.print_checkpoint(data["checkpoint"], console)
+    everything = []
+    for published in demonstration.publish_all(checkpoint, directory):
+        everything.append(published)
+        data["published"].append(report.published_data(published))
+        if show:
+            report.print_published(data["published"][-1], console)
+    data["comparison"] = report.comparison_data(demonstration.compare(checkpoint, everything))
+    _report(data, report.print_comparison, json_file, quiet)
+
+
+def _read(
+    path: Path, activation: Activation | None, image_size: str | None, weights: Weights | None
+) -> Any:
+    from levit_deploy.checkpoint import read_checkpoint
+
+    return read_checkpoint(
+        path,
+        weights=weights,
+        activation=activation,
+        image_size=_image_size(image_size),
+    )
+
+
+def _image_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise UsageError(
+            f"--image-size {text} is no size. Expected a number of pixels, as in 224, or height "
+            "and width, as in 192x256."
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "dynamic":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(
+            f"--batch-size {text} is no size. Expected a positive number of images, or dynamic."
+        )
+    return int(text)
+
+
+def _refuse_to_waste_time(output: Path, checkpoint: Path, force: bool) -> None:
+    """Refuse a bad destination before torch is imported and the checkpoint read."""
+    from levit_deploy.publish import refuse_bad_destination
+
+    refuse_bad_destination(output, checkpoint, force)
+
+
+def _report(
+    data: dict[str, Any], printer: Callable[..., None], json_file: str | None, quiet: bool
+) -> None:
+    """Print for a person, or write for a machine."""
+    from levit_deploy import report
+
+    if json_file == "-":
+        typer.echo(report.to_json(data))
+        return
+    if not quiet:
+        printer(data, report.console())
+    if json_file is not None:
+        report.write_json(data, Path(json_file))
+
+
+def main() -> None:
+    """The ``levit-deploy`` command."""
+    app()

@@ -1,0 +1,177 @@
+"""The architecture of a LeViT as data, and the five published variants by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_TOKENS = 4096  # attention needs memory for heads x tokens x tokens numbers
+ACTIVATIONS = ("hardswish", "silu", "gelu")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Attention and MLP blocks at one resolution.
+
+    ``key_dim`` and ``value_dim`` are per head. ``mlp_dim`` is the hidden width of the MLP after
+    each attention; 0 means there is none.
+    """
+
+    dim: int
+    depth: int
+    num_heads: int
+    key_dim: int
+    value_dim: int
+    mlp_dim: int
+
+
+@dataclass(frozen=True)
+class Downsample:
+    """Subsampling attention between two stages, with the MLP that follows it (0: none)."""
+
+    num_heads: int
+    key_dim: int
+    value_dim: int
+    mlp_dim: int
+    stride: int = 2
+
+
+@dataclass(frozen=True)
+class LeViTConfig:
+    """Everything needed to build a LeViT (Graham et al., arXiv 2104.01136, section 4).
+
+    ``image_size`` is (height, width) in pixels. ``stem_dims`` are the widths of the stride-2
+    convolutions; the last one is the first stage's ``dim``. ``distillation`` is True where the
+    network has two heads.
+    """
+
+    image_size: tuple[int, int]
+    in_channels: int
+    num_classes: int
+    stem_dims: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    downsamples: tuple[Downsample, ...]
+    distillation: bool = True
+    activation: str = "hardswish"
+    bn_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not self.stages or len(self.downsamples) != len(self.stages) - 1:
+            raise ValueError(
+                f"{len(self.stages)} stages need one downsampling between each two, "
+                f"not {len(self.downsamples)}"
+            )
+        if not self.stem_dims or self.stem_dims[-1] != self.stages[0].dim:
+            raise ValueError(
+                f"the stem must end at the first stage's width {self.stages[0].dim}, "
+                f"not {self.stem_dims}"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {self.activation!r} is not one of {ACTIVATIONS}")
+        if len(self.image_size) != 2:
+            raise ValueError(f"an image has a height and a width, not {self.image_size}")
+        sizes = [*self.image_size, self.in_channels, self.num_classes, *self.stem_dims]
+        for stage in self.stages:
+            sizes += [stage.dim, stage.depth, stage.num_heads, stage.key_dim, stage.value_dim]
+        for down in self.downsamples:
+            sizes += [down.num_heads, down.key_dim, down.value_dim, down.stride]
+        mlp_dims = [stage.mlp_dim for stage in self.stages]
+        mlp_dims += [down.mlp_dim for down in self.downsamples]
+        if not all(isinstance(size, int) for size in (*sizes, *mlp_dims)):
+            raise ValueError("every size must be a whole number")
+        if min(sizes) < 1 or min(mlp_dims) < 0:
+            raise ValueError("every size must be positive")
+        if (tokens := math.prod(self.resolutions[0])) > MAX_TOKENS:
+            raise ValueError(
+                f"{tokens} tokens behind the stem are more than {MAX_TOKENS}, a 1024x1024 image's: "
+                "the attention of one block would not fit into memory"
+            )
+        if not (math.isfinite(self.bn_eps) and self.bn_eps > 0):
+            raise ValueError(f"bn_eps must be a positive number, not {self.bn_eps}")
+
+    @property
+    def resolutions(self) -> tuple[tuple[int, int], ...]:
+        """The token grid (height, width) of each stage."""
+        height, width = self.image_size
+        for _ in self.stem_dims:
+            height, width = subsampled((height, width), 2)
+        grids = [(height, width)]
+        for down in self.downsamples:
+            grids.append(subsampled(grids[-1], down.stride))
+        return tuple(grids)
+
+    @property
+    def variant(self) -> str:
+        """The published name (``'LeViT-256'``), or ``'custom'``.
+
+        Classes, input channels, image size, heads and activation may differ from the published
+        ones: a fine-tuned LeViT-256 is a LeViT-256.
+        """
+        for name, published in VARIANTS.items():
+            if (self.stem_dims, self.stages, self.downsamples) == (
+                published.stem_dims,
+                published.stages,
+                published.downsamples,
+            ):
+                return name
+        return "custom"
+
+    def replace(self, **changes: Any) -> LeViTConfig:
+        """Return a copy with the given fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        """Serialise to one line of JSON with sorted keys, the same bytes every time."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> LeViTConfig:
+        """Read ``to_json``'s text back; ValueError, TypeError or KeyError where it is none."""
+        fields = json.loads(text)
+        fields["image_size"] = tuple(fields["image_size"])
+        fields["stem_dims"] = tuple(fields["stem_dims"])
+        fields["stages"] = tuple(Stage(**stage) for stage in fields["stages"])
+        fields["downsamples"] = tuple(Downsample(**down) for down in fields["downsamples"])
+        return cls(**fields)
+
+
+def subsampled(grid: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The grid left by keeping every ``stride``-th row and column, the first included."""
+    height, width = grid
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def _published(
+    dims: Sequence[int], key_dim: int, heads: Sequence[int], depths: Sequence[int]
+) -> LeViTConfig:
+    """A row of the paper's table 1; ratios as in the official ``levit.py`` (model_factory)."""
+    stages = tuple(
+        Stage(dim, depth, num_heads, key_dim, value_dim=2 * key_dim, mlp_dim=2 * dim)
+        for dim, depth, num_heads in zip(dims, depths, heads, strict=True)
+    )
+    downsamples = tuple(
+        Downsample(dim // key_dim, key_dim, value_dim=4 * key_dim, mlp_dim=2 * next_dim)
+        for dim, next_dim in itertools.pairwise(dims)
+    )
+    return LeViTConfig(
+        image_size=(224, 224),
+        in_channels=3,
+        num_classes=1000,
+        stem_dims=(dims[0] // 8, dims[0] // 4, dims[0] // 2, dims[0]),
+        stages=stages,
+        downsamples=downsamples,
+    )
+
+
+VARIANTS = {
+    "LeViT-128S": _published((128, 256, 384), 16, (4, 6, 8), (2, 3, 4)),
+    "LeViT-128": _published((128, 256, 384), 16, (4, 8, 12), (4, 4, 4)),
+    "LeViT-192": _published((192, 288, 384), 32, (3, 5, 6), (4, 4, 4)),
+    "LeViT-256": _published((256, 384, 512), 32, (4, 6, 8), (4, 4, 4)),
+    "LeViT-384": _published((384, 512, 768), 32, (6, 9, 12), (4, 4, 4)),
+}

@@ -1,0 +1,110 @@
+"""The whole job on a network really trained on real images, with nothing downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from levit_deploy.bench import time_side_by_side
+from levit_deploy.checkpoint import Checkpoint, read_checkpoint
+from levit_deploy.demo.digits import held_out
+from levit_deploy.errors import OutputError
+from levit_deploy.exporters import EXPORTERS
+from levit_deploy.exporters.artifact import load_artifact
+from levit_deploy.pipeline import Published, export, fuse
+from levit_deploy.verification import image_case
+
+CHECKPOINT_NAME = "digits.pth"
+HELD_OUT = "held-out"
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the closing comparison.
+
+    ``top1`` is in percent of the held-out images; ``max_error`` and ``allowed`` are in logits, on
+    the same images, and None for the original; ``milliseconds`` is for one image, on one thread.
+    """
+
+    name: str
+    top1: float
+    max_error: float | None
+    allowed: float | None
+    size_bytes: int
+    milliseconds: float
+
+
+def read_demo_checkpoint(directory: Path) -> Checkpoint:
+    """Copy the embedded checkpoint into ``directory``, made where it does not exist, and load it.
+
+    Raises OutputError where it cannot be written.
+    """
+    path = directory / CHECKPOINT_NAME
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(resources.files(__package__).joinpath(CHECKPOINT_NAME).read_bytes())
+    except OSError as error:
+        raise OutputError(
+            f"{path} could not be written: {error.strerror}. Name another folder."
+        ) from error
+    return read_checkpoint(path)
+
+
+def publish_all(checkpoint: Checkpoint, directory: Path) -> Iterator[Published]:
+    """Fuse and export into ``directory``, each file proven on the held-out images as well.
+
+    Files of an earlier demo are replaced.
+    """
+    extra = (image_case(HELD_OUT, held_out().images),)
+    stem = str(directory / "digits")
+    yield fuse(checkpoint, Path(f"{stem}.fused.safetensors"), force=True, extra=extra)
+    for format, exporter in EXPORTERS.items():
+        yield export(checkpoint, format, Path(stem + exporter.suffix), force=True, extra=extra)
+
+
+def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]:
+    """Compare the artifacts with the original on the held-out images, and time all in turns."""
+    digits = held_out()
+
+    def original(images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            return np.asarray(checkpoint.model(torch.from_numpy(images)).numpy())
+
+    runs: dict[str, Callable[[FloatArray], FloatArray]] = {"original": original}
+    for artifact in published:
+        runs[artifact.path.name] = load_artifact(artifact.path, threads=1).run
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        calls = {name: partial(run, digits.images[:1]) for name, run in runs.items()}
+        times = time_side_by_side(calls, rounds=200)
+    finally:
+        torch.set_num_threads(threads)
+
+    cases = {
+        artifact.path.name: next(c for c in artifact.verification.cases if c.name == HELD_OUT)
+        for artifact in published
+    }
+    sizes = {"original": checkpoint.path.stat().st_size}
+    sizes |= {artifact.path.name: artifact.size_bytes for artifact in published}
+    return [
+        Row(
+            name=name,
+            top1=float((run(digits.images).argmax(1) == digits.labels).mean() * 100),
+            max_error=cases[name].max_error if name in cases else None,
+            allowed=cases[name].budget.max_error if name in cases else None,
+            size_bytes=sizes[name],
+            milliseconds=times[name] * 1000,
+        )
+        for name, run in runs.items()
+    ]

@@ -1,0 +1,147 @@
+"""One interface to every artifact: a callable from images to logits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from levit_deploy.checkpoint import fused
+from levit_deploy.checkpoint.files import read_file
+from levit_deploy.errors import ArtifactError, BackendError, CheckpointError
+from levit_deploy.exporters.onnx_graph import INPUT_NAME, OUTPUT_NAME
+from levit_deploy.exporters.torchscript import PROVENANCE_FILE, deprecation_accepted
+from levit_deploy.provenance import is_ours
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact.
+
+    ``run`` maps float32 (batch, channels, height, width) to float32 (batch, classes);
+    ``batch_size`` is None where the batch is dynamic. ``metadata`` is what the file says of itself.
+    """
+
+    path: Path
+    format: str
+    metadata: dict[str, str]
+    batch_size: int | None
+    run: Callable[[FloatArray], FloatArray]
+
+
+def load_artifact(path: Path, threads: int | None = None) -> Artifact:
+    """Load an ONNX, TorchScript or fused file, recognised by its contents.
+
+    ``threads`` limits onnxruntime; torch has one setting for the whole process. Raises
+    ArtifactError where the file is none of them or has another interface.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+    if start.startswith(b"PK\x03\x04"):
+        return _torchscript(path)
+    if start[8:9] == b"{":
+        return _fused(path)
+    return _onnx(path, threads)
+
+
+def _onnx(path: Path, threads: int | None) -> Artifact:
+    import onnxruntime  # takes a second to import, and torch artifacts do not need it
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(
+            path, sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ArtifactError(
+            f"{path} cannot be loaded by onnxruntime: {_first_line(error)}. Expected an ONNX, "
+            "TorchScript or fused file that levit-deploy wrote."
+        ) from error
+
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    found = [(value.name, value.type) for value in (*inputs, *outputs)]
+    if found != [(INPUT_NAME, "tensor(float)"), (OUTPUT_NAME, "tensor(float)")]:
+        raise ArtifactError(
+            f"{path} has the inputs and outputs {found}. Expected {INPUT_NAME} and {OUTPUT_NAME}, "
+            "both float32."
+        )
+    batch = inputs[0].shape[0]
+
+    def run(images: FloatArray) -> FloatArray:
+        try:
+            (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: images})
+        except Exception as error:
+            raise BackendError(
+                f"onnxruntime failed to run {path} on a batch of shape {images.shape}: "
+                f"{_first_line(error)}."
+            ) from error
+        return np.asarray(logits)
+
+    metadata = session.get_modelmeta().custom_metadata_map
+    return Artifact(path, "onnx", metadata, batch if isinstance(batch, int) else None, run)
+
+
+def _torchscript(path: Path) -> Artifact:
+    extra = {PROVENANCE_FILE: ""}
+    try:
+        with deprecation_accepted():
+            program = torch.jit.load(path, map_location="cpu", _extra_files=extra)
+    except (RuntimeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be loaded as TorchScript: {_first_line(error)}. Expected an ONNX, "
+            "TorchScript or fused file that levit-deploy wrote."
+        ) from error
+    try:
+        metadata = json.loads(extra[PROVENANCE_FILE] or "{}")
+    except ValueError as error:
+        raise ArtifactError(f"{path} has damaged provenance: {error}. Export it again.") from error
+    return Artifact(path, "torchscript", metadata, None, _torch_runner(program, path))
+
+
+def _fused(path: Path) -> Artifact:
+    try:
+        file = read_file(path)
+        if not is_ours(file.metadata):
+            raise ArtifactError(
+                f"{path} is a safetensors file, but not one that levit-deploy fuse wrote. Expected "
+                "an ONNX, TorchScript or fused file."
+            )
+        model, _ = fused.restore(file.contents, file.metadata, path)
+    except CheckpointError as error:
+        raise ArtifactError(str(error)) from error
+    return Artifact(path, "fused", file.metadata, None, _torch_runner(model, path))
+
+
+def _torch_runner(
+    module: Callable[[torch.Tensor], torch.Tensor], path: Path
+) -> Callable[[FloatArray], FloatArray]:
+    def run(images: FloatArray) -> FloatArray:
+        try:
+            with torch.inference_mode():
+                logits = module(torch.from_numpy(images))
+        except RuntimeError as error:
+            raise BackendError(
+                f"torch failed to run {path} on a batch of shape {images.shape}: "
+                f"{_first_line(error)}."
+            ) from error
+        return np.asarray(logits.numpy())
+
+    return run
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

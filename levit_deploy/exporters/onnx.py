@@ -1,0 +1,77 @@
+"""Write a plain model as ONNX, op by op."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import onnxsim
+
+from levit_deploy.exporters.onnx_attention import ATTENTION_EMITTERS
+from levit_deploy.exporters.onnx_contract import broken_clauses
+from levit_deploy.exporters.onnx_graph import INPUT_NAME, OUTPUT_NAME, GraphBuilder
+from levit_deploy.exporters.onnx_layers import LAYER_EMITTERS
+from levit_deploy.model import LeViT
+from levit_deploy.provenance import TOOL, Provenance
+
+# The oldest IR version that allows each operator set, so that the oldest runtimes read the file
+# (the table "released versions" in onnx's Versioning.md).
+IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+OPSETS = tuple(IR_VERSIONS)
+DEFAULT_OPSET = 17
+
+
+def to_onnx(
+    model: LeViT,
+    provenance: Provenance,
+    *,
+    opset: int = DEFAULT_OPSET,
+    batch_size: int | None = None,
+) -> onnx.ModelProto:
+    """Build the graph of a plain float32 model in either layout.
+
+    The input is ``pixel_values`` (batch, channels, height, width), the output ``logits`` (batch,
+    classes), both float32. ``batch_size`` fixes the batch, which is dynamic otherwise.
+    """
+    config = provenance.config
+    batch: int | str = "batch" if batch_size is None else batch_size
+    graph = GraphBuilder(opset, batch, {**LAYER_EMITTERS, **ATTENTION_EMITTERS})
+    shape = [batch, config.in_channels, *config.image_size]
+    pixel_values = ir.val(INPUT_NAME, dtype=ir.DataType.FLOAT, shape=shape)
+    x = pixel_values
+    for name in ("patch_embed", "to_tokens", "blocks", "pool", "head"):
+        x = graph.emit(model.get_submodule(name), x, name)
+    x.name = OUTPUT_NAME
+
+    proto = ir.to_proto(
+        ir.Model(
+            ir.Graph(
+                [pixel_values],
+                [x],
+                nodes=graph.nodes,
+                initializers=list(graph.initializers.values()),
+                opset_imports={"": opset},
+                name="LeViT",
+            ),
+            ir_version=IR_VERSIONS[opset],
+            producer_name=TOOL,
+        )
+    )
+    proto = smaller(proto, simplified(proto))
+    onnx.helper.set_model_props(proto, provenance.to_metadata())
+    return proto
+
+
+def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxsim makes of a model."""
+    result: onnx.ModelProto = onnxsim.simplify(model)[0]
+    return result
+
+
+def smaller(ours: onnx.ModelProto, theirs: onnx.ModelProto) -> onnx.ModelProto:
+    """Theirs where it has fewer nodes and keeps the contract, else ours.
+
+    onnxsim does not always keep it: it turns the softmax over a single key, which is all ones, into
+    a Shape and a ConstantOfShape.
+    """
+    fewer = len(theirs.graph.node) < len(ours.graph.node)
+    return theirs if fewer and not broken_clauses(theirs) else ours

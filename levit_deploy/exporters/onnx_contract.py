@@ -1,0 +1,81 @@
+"""What every ONNX file we write keeps to, checked on the file as written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from levit_deploy.errors import VerificationError
+from levit_deploy.exporters.artifact import load_artifact
+from levit_deploy.exporters.onnx_graph import INPUT_NAME, OUTPUT_NAME
+
+# Left over from training, or shape arithmetic that an export should have done itself.
+FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")
+MODULE_NAMES = ("patch_embed", "to_tokens", "blocks", "pool", "head")
+BATCHES = (1, 64)
+
+
+def check_contract(path: Path) -> dict[str, int]:
+    """Return the file's number of nodes and operator set.
+
+    Raises VerificationError, naming every broken clause, where the file breaks the contract.
+    """
+    model = onnx.load(path, load_external_data=False)
+    broken = [*_checker_clauses(path), *broken_clauses(model), *_batch_clauses(model, path)]
+    if broken:
+        raise VerificationError(
+            f"The ONNX file breaks its contract: {'; '.join(broken)}. Nothing was published. "
+            "Please report this with the output of levit-deploy inspect."
+        )
+    return {"nodes": len(model.graph.node), "opset": model.opset_import[0].version}
+
+
+def _checker_clauses(path: Path) -> list[str]:
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:  # the checker's exceptions share no base class
+        return [f"onnx.checker refuses it ({str(error).splitlines()[0]})"]
+    return []
+
+
+def broken_clauses(model: onnx.ModelProto) -> list[str]:
+    """Say what about the graph breaks the contract; nothing where it keeps it."""
+    graph, broken = model.graph, []
+    counts = Counter(node.op_type for node in graph.node)
+    broken += [f"{counts[op]} {op} nodes" for op in FORBIDDEN if counts[op]]
+    producers = [node.op_type for node in graph.node if OUTPUT_NAME in node.output]
+    if producers != ["Gemm"]:
+        broken.append(f"{OUTPUT_NAME} comes from {producers}, not from one Gemm")
+    domains = {node.domain for node in graph.node} | {used.domain for used in model.opset_import}
+    if domains - {"", "ai.onnx"}:
+        broken.append(f"operators outside the standard set: {sorted(domains)}")
+    if any(weight.data_location == onnx.TensorProto.EXTERNAL for weight in graph.initializer):
+        broken.append("weights outside the file")
+
+    names = [node.name for node in graph.node]
+    names += [name for node in graph.node for name in node.output if name != OUTPUT_NAME]
+    if foreign := [name for name in names if name.split(".")[0] not in MODULE_NAMES]:
+        broken.append(f"names that no block of the checkpoint has: {', '.join(foreign[:4])}")
+    for value in (*graph.input, *graph.output):
+        first, *rest = value.type.tensor_type.shape.dim
+        if any(not dim.HasField("dim_value") for dim in rest):
+            broken.append(f"{value.name} is dynamic in more than its batch")
+        if not (first.HasField("dim_value") or first.dim_param == "batch"):
+            broken.append(f"the batch of {value.name} is neither fixed nor named")
+    if [value.name for value in (*graph.input, *graph.output)] != [INPUT_NAME, OUTPUT_NAME]:
+        broken.append(f"other inputs or outputs than {INPUT_NAME} and {OUTPUT_NAME}")
+    return broken
+
+
+def _batch_clauses(model: onnx.ModelProto, path: Path) -> list[str]:
+    artifact = load_artifact(path)
+    image = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+    broken = []
+    for batch in BATCHES if artifact.batch_size is None else (artifact.batch_size,):
+        logits = artifact.run(np.zeros((batch, *image), np.float32))
+        if logits.shape[0] != batch:
+            broken.append(f"a batch of {batch} gives logits of shape {logits.shape}")
+    return broken

@@ -1,0 +1,118 @@
+"""An ONNX graph under construction: named nodes, declared shapes, shared constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from torch import nn
+
+from levit_deploy.errors import LevitDeployError
+
+INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
+
+Dim = int | str
+Shape = Sequence[Dim]
+Emitter = Callable[["GraphBuilder", Any, ir.Value, str], ir.Value]
+
+
+class GraphBuilder:
+    """Appends nodes in order, of the standard operator set ``opset`` only.
+
+    Every node declares the shape of its output, which the checker compares with its own inference.
+    ``batch`` is a number, or the name of the dynamic dimension. ``emitters`` says what each module
+    type becomes.
+    """
+
+    def __init__(self, opset: int, batch: Dim, emitters: Mapping[type[nn.Module], Emitter]) -> None:
+        self.opset = opset
+        self.batch = batch
+        self.emitters = emitters
+        self.nodes: list[ir.Node] = []
+        self.initializers: dict[str, ir.Value] = {}
+
+    def emit(self, module: nn.Module, x: ir.Value, name: str) -> ir.Value:
+        """Append ``module``; its values are named after ``name``, its name in the checkpoint."""
+        emitter = self.emitters.get(type(module))
+        if emitter is None:
+            raise LevitDeployError(
+                f"{name} is a {type(module).__name__}, which no ONNX emitter knows. The passes "
+                "should have replaced it."
+            )
+        return emitter(self, module, x, name)
+
+    def rows(self, tokens: int) -> Dim:
+        """The first dimension of a batch of ``tokens`` tokens, flattened."""
+        return self.batch * tokens if isinstance(self.batch, int) else f"{self.batch}*{tokens}"
+
+    def op(
+        self, op_type: str, inputs: list[ir.Value], name: str, shape: Shape, **attributes: Any
+    ) -> ir.Value:
+        """Append a node with one float32 output; both are called ``name``."""
+        output = ir.val(name, dtype=ir.DataType.FLOAT, shape=shape)
+        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name))
+        return output
+
+    def like(self, op_type: str, inputs: list[ir.Value], name: str) -> ir.Value:
+        """Append an element-wise node; the output has the first input's shape."""
+        return self.op(op_type, inputs, name, dims(inputs[0]))
+
+    def reshape(self, x: ir.Value, name: str, shape: Shape) -> ir.Value:
+        """Append a Reshape; the batch stays free by being the one dimension left to infer."""
+        target = [-1, *(size for size in shape[1:] if isinstance(size, int))]
+        return self.op("Reshape", [x, self.integers(target)], name, shape)
+
+    def transpose(self, x: ir.Value, name: str, order: list[int]) -> ir.Value:
+        shape = dims(x)
+        return self.op("Transpose", [x], name, [shape[axis] for axis in order], perm=order)
+
+    def split(self, x: ir.Value, parts: dict[str, int], axis: int, name: str) -> list[ir.Value]:
+        """Append a Split of ``axis`` into named parts of the given sizes."""
+        outputs = []
+        for part, size in parts.items():
+            shape = dims(x)
+            shape[axis] = size
+            outputs.append(ir.val(part, dtype=ir.DataType.FLOAT, shape=shape))
+        inputs = [x, self.integers(list(parts.values()))]
+        self.nodes.append(ir.node("Split", inputs, {"axis": axis}, outputs=outputs, name=name))
+        return outputs
+
+    def mean(self, x: ir.Value, axes: list[int], name: str) -> ir.Value:
+        """Append a ReduceMean that drops ``axes``."""
+        shape = [size for axis, size in enumerate(dims(x)) if axis not in axes]
+        if self.opset < 18:  # the axes became an input in opset 18
+            return self.op("ReduceMean", [x], name, shape, axes=axes, keepdims=0)
+        return self.op("ReduceMean", [x, self.integers(axes)], name, shape, keepdims=0)
+
+    def weight(self, array: npt.NDArray[np.float32], name: str) -> ir.Value:
+        """Add a float32 initializer."""
+        return self._initializer(np.ascontiguousarray(array, dtype=np.float32), name)
+
+    def integers(self, values: list[int]) -> ir.Value:
+        """Add an int64 vector, such as a shape; equal vectors are stored once."""
+        return self._initializer(np.array(values, dtype=np.int64), f"int64.{values}")
+
+    def scalar(self, value: float) -> ir.Value:
+        """Add a float32 scalar; equal ones are stored once."""
+        return self._initializer(np.array(value, dtype=np.float32), f"float32.{value}")
+
+    def _initializer(self, array: npt.NDArray[Any], name: str) -> ir.Value:
+        if name not in self.initializers:
+            self.initializers[name] = ir.val(name, const_value=ir.tensor(array, name=name))
+        return self.initializers[name]
+
+
+def dims(value: ir.Value) -> list[Dim]:
+    """The declared shape of a value made by ``GraphBuilder``."""
+    assert value.shape is not None
+    sizes: list[Dim] = []
+    for size in value.shape:
+        if isinstance(size, int):
+            sizes.append(size)
+        else:
+            assert size.value is not None
+            sizes.append(size.value)
+    return sizes

@@ -1,0 +1,68 @@
+"""Write a plain model as TorchScript: traced, frozen, the same bytes every time."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from levit_deploy.model import LeViT
+from levit_deploy.provenance import Provenance
+
+PROVENANCE_FILE = "provenance.json"
+
+
+def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:
+    """Trace and freeze a plain float32 model in either layout.
+
+    The program maps float32 (batch, channels, height, width) to (batch, classes) for any batch and
+    needs nothing but torch. The provenance is in the extra file ``provenance.json``.
+    """
+    config = provenance.config
+    example = torch.zeros(2, config.in_channels, *config.image_size)
+    buffer = io.BytesIO()
+    with deprecation_accepted():
+        traced = torch.jit.trace(model, example, check_trace=False)  # verify does the checking
+        frozen = torch.jit.freeze(traced)
+        extra = {PROVENANCE_FILE: json.dumps(provenance.to_metadata(), sort_keys=True)}
+        torch.jit.save(frozen, buffer, _extra_files=extra)
+    return _canonical(buffer)
+
+
+def _canonical(archive: io.BytesIO) -> bytes:
+    """Rewrite a TorchScript archive without what differs from one process to the next.
+
+    torch numbers its class names by how many classes the process has traced before, and stores
+    where on this machine the Python source stood. Neither says anything about the network.
+    """
+    archive.seek(0)
+    reader = torch._C.PyTorchFileReader(archive)
+    buffer = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(buffer)
+    for name in reader.get_all_records():
+        if name.endswith(".debug_pkl") or name in _WRITTEN_BY_THE_WRITER:
+            continue
+        record = reader.get_record(name)
+        if name.startswith("code/") or name.endswith(".pkl"):
+            record = _MANGLING.sub(b"", record)
+        name = _MANGLING.sub(b"", name.encode()).decode()
+        writer.write_record(name, record, len(record))
+    writer.write_end_of_file()
+    return buffer.getvalue()
+
+
+_WRITTEN_BY_THE_WRITER = {"version", "byteorder", ".data/serialization_id"}
+_MANGLING = re.compile(rb"(?:\.|/)?___torch_mangle_\d+")
+
+
+@contextmanager
+def deprecation_accepted() -> Iterator[None]:
+    """Silence torch's advice to leave TorchScript: the user asked for it by name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        yield

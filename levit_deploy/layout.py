@@ -1,0 +1,108 @@
+"""The two ways to lay out the trunk: tokens (B, N, C), or spatial (B, C, H, W).
+
+A linear layer over tokens is a 1x1 convolution over the map they came from, so the same network can
+keep the stem's layout to the end, without a transpose. Keeping every second row and column before
+a linear layer is the stride of that convolution.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from levit_deploy.model import Attention, AttentionSubsample, LeViT, MeanPool, Subsample, ToTokens
+from levit_deploy.passes.pool_early import PooledResidual
+from levit_deploy.passes.replace import replace_modules
+
+LAYOUTS = ("tokens", "spatial")
+
+
+class SpatialAttention(nn.Module):
+    """``Attention`` on a feature map: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.num_heads, self.grid = attention.num_heads, attention.grid
+        self.key_dim, self.value_dim = attention.key_dim, attention.value_dim
+        self.qkv = attention.qkv
+        self.scale = attention.scale
+        self.attention_bias = attention.attention_bias
+        self.proj = attention.proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).flatten(2).unflatten(1, (self.num_heads, -1))  # B, h, 2k + d, N
+        q, k, v = qkv.split([self.key_dim, self.key_dim, self.value_dim], dim=2)
+        scores = self.scale(q.transpose(2, 3) @ k) + self.attention_bias()  # B, h, N, N
+        x = v @ scores.softmax(dim=-1).transpose(2, 3)  # B, h, d, N
+        out: Tensor = self.proj(x.flatten(1, 2).unflatten(2, self.grid))
+        return out
+
+
+class SpatialAttentionSubsample(nn.Module):
+    """``AttentionSubsample`` on a feature map: (B, C, H, W) -> (B, C', H', W').
+
+    ``q`` is a 1x1 convolution with the subsampling's stride.
+    """
+
+    def __init__(self, attention: AttentionSubsample) -> None:
+        super().__init__()
+        self.num_heads, self.out_grid = attention.num_heads, attention.out_grid
+        self.key_dim, self.value_dim = attention.key_dim, attention.value_dim
+        self.kv = attention.kv
+        self.q = attention.q
+        self.scale = attention.scale
+        self.attention_bias = attention.attention_bias
+        self.proj = attention.proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        kv = self.kv(x).flatten(2).unflatten(1, (self.num_heads, -1))  # B, h, k + d, N
+        k, v = kv.split([self.key_dim, self.value_dim], dim=2)
+        q = self.q(x).flatten(2).unflatten(1, (self.num_heads, -1))  # B, h, k, Nq
+        scores = self.scale(q.transpose(2, 3) @ k) + self.attention_bias()  # B, h, Nq, N
+        x = v @ scores.softmax(dim=-1).transpose(2, 3)  # B, h, d, Nq
+        out: Tensor = self.proj(x.flatten(1, 2).unflatten(2, self.out_grid))
+        return out
+
+
+class SpatialMeanPool(nn.Module):
+    """Average over the feature map: (B, C, H, W) -> (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+def to_spatial(model: LeViT) -> LeViT:
+    """Return a copy of a plain model whose trunk keeps the stem's layout.
+
+    What works on pooled features, (B, C), stays a linear layer.
+    """
+    pooled = {
+        f"{name}.m.{len(block.m) - 1}"
+        for name, block in model.named_modules()
+        if isinstance(block, PooledResidual)
+    }
+
+    def convolution(linear: nn.Linear, name: str) -> nn.Module:
+        trunk = name.startswith("blocks.") and name not in pooled
+        return _as_convolution(linear) if trunk else linear
+
+    model = replace_modules(model, nn.Linear, convolution)
+    model = replace_modules(model, Attention, lambda leaf, _: SpatialAttention(leaf))
+    model = replace_modules(model, AttentionSubsample, _spatial_subsample)
+    model = replace_modules(model, MeanPool, lambda _leaf, _: SpatialMeanPool())
+    return replace_modules(model, ToTokens, lambda _leaf, _: nn.Identity())
+
+
+def _as_convolution(linear: nn.Linear) -> nn.Conv2d:
+    convolution = nn.Conv2d(linear.in_features, linear.out_features, 1)
+    convolution.weight = nn.Parameter(linear.weight.detach()[:, :, None, None])
+    convolution.bias = nn.Parameter(linear.bias.detach())
+    return convolution
+
+
+def _spatial_subsample(attention: AttentionSubsample, _name: str) -> SpatialAttentionSubsample:
+    subsample, query = attention.q
+    assert isinstance(subsample, Subsample)
+    assert isinstance(query, nn.Conv2d)
+    query.stride = (subsample.stride, subsample.stride)
+    attention.q[0] = nn.Identity()
+    return SpatialAttentionSubsample(attention)

@@ -1,0 +1,48 @@
+"""From training form to plain layers, one exact step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from levit_deploy.errors import CheckpointError
+from levit_deploy.model import LeViT
+from levit_deploy.passes.bake_attention_bias import bake_attention_bias
+from levit_deploy.passes.fold_scale import fold_scale
+from levit_deploy.passes.fuse_batchnorm import fuse_batchnorm
+from levit_deploy.passes.heads import HEADS
+from levit_deploy.passes.pool_early import pool_early
+
+Pass = Callable[[LeViT], LeViT]
+
+
+def passes(head: str = "mean") -> tuple[Pass, ...]:
+    """Every pass in order. ``head`` is 'mean', 'class' or 'distill'."""
+    return (fuse_batchnorm, bake_attention_bias, fold_scale, HEADS[head], pool_early)
+
+
+def to_plain(model: LeViT, head: str = "mean") -> LeViT:
+    """Apply every pass in float64 and round to float32 once, at the end.
+
+    Returns a new float32 model in evaluation mode; ``model`` is untouched. Raises CheckpointError
+    where a pass refuses, and where a folded weight is too large for float32.
+    """
+    plain = to_plain_float64(model, head).float()
+    for name, tensor in plain.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{name} does not fit into float32 after fusing: a BatchNorm scale is out of any "
+                "sensible range. Check the training run that wrote the file."
+            )
+    return plain
+
+
+def to_plain_float64(model: LeViT, head: str = "mean") -> LeViT:
+    """Apply every pass in float64 and leave the result there; ``model`` is untouched."""
+    import copy
+
+    plain = copy.deepcopy(model).double().eval()
+    for apply in passes(head):
+        plain = apply(plain)
+    return plain

@@ -1,0 +1,67 @@
+"""Make one linear layer of the two heads.
+
+The network's answer is the mean of both (arXiv 2104.01136, section 4.2, "classification heads"),
+and the mean of two affine maps is an affine map:
+
+    ((W1 x + b1) + (W2 x + b2)) / 2 = ((W1 + W2) / 2) x + (b1 + b2) / 2
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from torch import nn
+
+from levit_deploy.errors import CheckpointError, UsageError
+from levit_deploy.model import LeViT
+
+
+def average_heads(model: LeViT) -> LeViT:
+    """Replace two plain heads by their mean; one head is left as it is.
+
+    Raises CheckpointError where a head's BatchNorm has not been fused yet.
+    """
+    model = copy.deepcopy(model)
+    if model.head_dist is None:
+        return model
+    head, dist = model.head, model.head_dist
+    if not isinstance(head, nn.Linear) or not isinstance(dist, nn.Linear):
+        raise CheckpointError(
+            "the two heads can be averaged only as plain linear layers, after their BatchNorms "
+            f"have been fused; here they are {type(head).__name__} and {type(dist).__name__}."
+        )
+    for name in ("weight", "bias"):
+        one, two = getattr(head, name).detach(), getattr(dist, name).detach()
+        mean = (one.double() + two.double()) / 2
+        setattr(head, name, nn.Parameter(mean.to(one.dtype)))
+    model.head_dist = None
+    return model
+
+
+def keep_class_head(model: LeViT) -> LeViT:
+    """Drop the distillation head."""
+    return _keep(model, "head")
+
+
+def keep_distill_head(model: LeViT) -> LeViT:
+    """Drop the class head."""
+    return _keep(model, "head_dist")
+
+
+def _keep(model: LeViT, name: str) -> LeViT:
+    model = copy.deepcopy(model)
+    if model.head_dist is None:
+        raise UsageError(
+            "the checkpoint has one head, so there is none to choose. Leave --head out."
+        )
+    model.head = getattr(model, name)
+    model.head_dist = None
+    return model
+
+
+HEADS: dict[str, Callable[[LeViT], LeViT]] = {
+    "mean": average_heads,
+    "class": keep_class_head,
+    "distill": keep_distill_head,
+}

@@ -1,0 +1,50 @@
+"""Where an artifact comes from, written into it: the same few strings in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from levit_deploy.config import LeViTConfig
+
+TOOL = "levit-deploy"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an artifact was made from, and how.
+
+    ``config`` is the checkpoint's architecture; ``head`` is 'mean' (of one head or two), 'class' or
+    'distill'; ``layout`` is 'tokens' or 'spatial'.
+    """
+
+    checkpoint_sha256: str
+    config: LeViTConfig
+    head: str
+    layout: str
+
+    def to_metadata(self) -> dict[str, str]:
+        """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""
+        return {
+            "tool": f"{TOOL} {version(TOOL)}",
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "config": self.config.to_json(),
+            "head": self.head,
+            "layout": self.layout,
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Provenance:
+        """Read ``to_metadata``'s strings back; KeyError, TypeError or ValueError if damaged."""
+        return cls(
+            checkpoint_sha256=metadata["checkpoint_sha256"],
+            config=LeViTConfig.from_json(metadata["config"]),
+            head=metadata["head"],
+            layout=metadata["layout"],
+        )
+
+
+def is_ours(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's metadata says that this tool wrote it."""
+    return metadata.get("tool", "").startswith(f"{TOOL} ")

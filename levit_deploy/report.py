@@ -1,0 +1,206 @@
+"""What a command has to say: as a table for a person, as plain data for a machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.cost import count_macs
+from levit_deploy.demo import Row
+from levit_deploy.errors import OutputError
+from levit_deploy.pipeline import Published
+from levit_deploy.verification import Verification
+
+Data = dict[str, Any]
+
+
+def checkpoint_data(checkpoint: Checkpoint) -> Data:
+    """Everything ``inspect`` knows of a checkpoint."""
+    config = checkpoint.config
+    return {
+        "path": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "family": checkpoint.family,
+        "variant": config.variant,
+        "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
+        "macs": count_macs(config),
+        "config": dataclasses.asdict(config),
+        "resolutions": config.resolutions,
+        "assumed": list(checkpoint.assumed),
+    }
+
+
+def published_data(published: Published) -> Data:
+    """Everything known of a file that was written and proven."""
+    data = {
+        field.name: getattr(published, field.name)
+        for field in dataclasses.fields(published)
+        if field.name != "verification"
+    }
+    return {**data, "path": str(published.path), **verification_data(published.verification)}
+
+
+def verification_data(verification: Verification) -> Data:
+    """Every figure of a proof."""
+    cases = [
+        {**dataclasses.asdict(case), "failures": list(case.failures)} for case in verification.cases
+    ]
+    return {
+        "verification": {"passed": verification.passed, "seed": verification.seed, "cases": cases}
+    }
+
+
+def print_checkpoint(data: Data, console: Console) -> None:
+    """Print a checkpoint's data sheet."""
+    config = data["config"]
+    height, width = config["image_size"]
+    heads = "2 (class and distillation)" if config["distillation"] else "1"
+    sheet = _table()
+    sheet.show_header = False
+    for name, value in (
+        ("file", data["path"]),
+        ("SHA-256", data["sha256"]),
+        ("family", data["family"]),
+        ("variant", data["variant"]),
+        ("input", f"{config['in_channels']} x {height} x {width}"),
+        ("classes", str(config["num_classes"])),
+        ("heads", heads),
+        ("activation", config["activation"]),
+        ("parameters", f"{data['parameters'] / 1e6:.2f} M"),
+        ("multiply-accumulates", f"{data['macs'] / 1e6:.1f} M an image"),
+        *(("assumed", assumption) for assumption in data["assumed"]),
+    ):
+        sheet.add_row(name, value)
+    console.print(sheet)
+
+    parts = _table("part", "tokens", "width", "blocks", "heads", "key", "value", "MLP")
+    stem = " > ".join(map(str, [config["in_channels"], *config["stem_dims"]]))
+    parts.add_row("stem", _grid(data["resolutions"][0]), stem, "", "", "", "", "")
+    for i, (stage, grid) in enumerate(zip(config["stages"], data["resolutions"], strict=True)):
+        parts.add_row(
+            f"stage {i + 1}",
+            _grid(grid),
+            str(stage["dim"]),
+            str(stage["depth"]),
+            *_attention(stage),
+        )
+        if i < len(config["downsamples"]):
+            widths = f"{stage['dim']} > {config['stages'][i + 1]['dim']}"
+            down = config["downsamples"][i]
+            parts.add_row(
+                "subsampling", _grid(data["resolutions"][i + 1]), widths, "1", *_attention(down)
+            )
+    console.print(parts)
+
+
+def print_published(data: Data, console: Console) -> None:
+    """Print what was written and the proof."""
+    facts = "".join(f", {name} {value}" for name, value in data["facts"].items())
+    console.print(
+        f"{data['path']}: {data['format']}, {data['layout']} layout, {data['head']} head"
+        f"{facts}, {data['size_bytes'] / 1e6:.2f} MB",
+        highlight=False,
+        soft_wrap=True,
+    )
+    print_verification(data, console)
+
+
+def print_verification(data: Data, console: Console) -> None:
+    """Print the figures of a proof, beside what was allowed."""
+    table = _table(
+        "inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1", "verdict"
+    )
+    for case in data["verification"]["cases"]:
+        agreeing = case["decided"] - case["disagreements"]
+        table.add_row(
+            case["name"],
+            str(case["images"]),
+            f"{case['rmse']:.1e}",
+            f"{case['budget']['rmse']:.1e}",
+            f"{case['max_error']:.1e}",
+            f"{case['budget']['max_error']:.1e}",
+            f"{agreeing}/{case['decided']}",
+            "[red]FAILED[/red]" if case["failures"] else "[green]proven[/green]",
+        )
+    console.print(table)
+
+
+def comparison_data(rows: Sequence[Row]) -> list[Data]:
+    """The demo's closing comparison."""
+    return [dataclasses.asdict(row) for row in rows]
+
+
+def print_comparison(data: Data, console: Console) -> None:
+    """Print the demo's closing comparison; the last column is against the original."""
+    table = _table("network", "top-1", "max error", "allowed", "size", "one image", "speed")
+    rows = data["comparison"]
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['top1']:.2f} %",
+            "" if row["max_error"] is None else f"{row['max_error']:.1e}",
+            "" if row["allowed"] is None else f"{row['allowed']:.1e}",
+            f"{row['size_bytes'] / 1e6:.2f} MB",
+            f"{row['milliseconds']:.2f} ms",
+            f"{rows[0]['milliseconds'] / row['milliseconds']:.1f} x",
+        )
+    console.print(table)
+
+
+def console() -> Console:
+    """Standard output, wide enough for every table where it is no terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=100)
+
+
+def to_json(data: Data) -> str:
+    """Strict JSON: what is not finite becomes null."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False)
+
+
+def write_json(data: Data, path: Path) -> None:
+    """Write a report. Raises OutputError where that cannot be done."""
+    try:
+        path.write_text(to_json(data) + "\n")
+    except OSError as error:
+        raise OutputError(
+            f"The report {path} could not be written: {error.strerror}. Choose another place with "
+            "--json."
+        ) from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _attention(part: Data) -> tuple[str, str, str, str]:
+    return (
+        str(part["num_heads"]),
+        str(part["key_dim"]),
+        str(part["value_dim"]),
+        str(part["mlp_dim"] or "none"),
+    )
+
+
+def _grid(sides: tuple[int, int]) -> str:
+    return f"{sides[0]} x {sides[1]}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in columns:
+        table.add_column(column)
+    return table

@@ -1,0 +1,58 @@
+"""Does an artifact compute the same function as its original?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import VerificationError
+from levit_deploy.exporters.artifact import Artifact
+from levit_deploy.model import LeViT
+from levit_deploy.verification.compare import CaseResult, Reference, compare_case
+from levit_deploy.verification.inputs import Case, image_case, standard_cases
+
+__all__ = ["Case", "CaseResult", "Verification", "image_case", "measure"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The evidence: the figures of every kind of input."""
+
+    cases: tuple[CaseResult, ...]
+    seed: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every kind of input is within its budget."""
+        return not any(case.failures for case in self.cases)
+
+    def raise_if_failed(self) -> None:
+        """Raise VerificationError, saying which inputs failed and by how much."""
+        failed = [
+            f"{case.name}: {', '.join(case.failures)}" for case in self.cases if case.failures
+        ]
+        if failed:
+            raise VerificationError(
+                "The artifact does not compute what the checkpoint computes. On "
+                f"{'; on '.join(failed)}. Do not ship it."
+            )
+
+
+def measure(
+    model: LeViT,
+    config: LeViTConfig,
+    artifact: Artifact,
+    *,
+    extra: tuple[Case, ...] = (),
+    seed: int = 0,
+) -> Verification:
+    """Compare an artifact with its original on the standard inputs and any extra ones.
+
+    ``model`` is the original, float32 and in evaluation mode; the reference is the same in
+    float64. Returns the figures whatever they are; raises BackendError where the artifact cannot
+    run.
+    """
+    reference = Reference(model)
+    cases = (*standard_cases(config, seed), *extra)
+    results = [compare_case(case, reference, artifact.run, artifact.batch_size) for case in cases]
+    return Verification(tuple(results), seed)

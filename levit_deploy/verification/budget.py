@@ -1,0 +1,45 @@
+"""How much error an artifact may have, and why that much.
+
+The reference is the original network in float64. The original in float32, as its author runs it,
+differs from that already; this error is the natural unit, as everybody who trains in float32 has
+accepted it. An exact rewrite computes the same function in another order, so its error is another
+draw from the same distribution: about as large, by chance smaller or larger.
+
+    RMSE over a kind of input:  at most RMSE_FACTOR times the original's
+    largest error:              at most MAX_FACTOR times the original's, as extremes vary more
+    both:                       never less than a few float32 steps (ulps) of the logits' size,
+                                for inputs on which the original happens to be exact
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+RMSE_FACTOR, MAX_FACTOR = 2.0, 4.0
+RMSE_FLOOR_ULPS, MAX_FLOOR_ULPS = 4.0, 8.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The largest root-mean-square and absolute error an artifact may have, in logits."""
+
+    rmse: float
+    max_error: float
+
+
+def budget(original: npt.NDArray[np.float32], reference: npt.NDArray[np.float64]) -> Budget:
+    """The budget for some inputs, from the original's logits on them in float32 and float64."""
+    error = original - reference
+    ulp = float(np.abs(reference).max()) * 2.0**-23
+    return Budget(
+        rmse=max(RMSE_FACTOR * rms(error), RMSE_FLOOR_ULPS * ulp),
+        max_error=max(MAX_FACTOR * float(np.abs(error).max()), MAX_FLOOR_ULPS * ulp),
+    )
+
+
+def rms(error: npt.NDArray[np.float64]) -> float:
+    """The root of the mean square; NaN where any error is NaN."""
+    return float(np.sqrt(np.mean(np.square(error))))

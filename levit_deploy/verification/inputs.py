@@ -1,0 +1,61 @@
+"""The images a proof runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from levit_deploy.config import LeViTConfig
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of input.
+
+    ``draw(n)`` gives n images, float32 (n, channels, height, width), normalised as the model
+    expects, and the same ones every time; ``sizes`` are the numbers of images to try in turn.
+    """
+
+    name: str
+    draw: Callable[[int], FloatArray]
+    sizes: tuple[int, ...]
+
+
+def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
+    """Inputs on which every artifact must agree with its original.
+
+    Normal noise is what a normalised picture looks like to the first layer. Zeros and constants
+    leave little but biases and borders to compute with. Large values drive every activation into
+    its linear or its zero part and every softmax to one key. After the first, "zeros" are almost
+    zero, so that there can be more than one.
+    """
+    shape = (config.in_channels, *config.image_size)
+
+    def noise(n: int) -> FloatArray:
+        return np.random.default_rng(seed).standard_normal((n, *shape), dtype=np.float32)
+
+    def zeros(n: int) -> FloatArray:
+        images = noise(n) * np.float32(1e-3)
+        images[0] = 0
+        return images
+
+    def constant(n: int) -> FloatArray:
+        levels = np.random.default_rng(seed).uniform(-2.5, 2.5, (n, 1, 1, 1)).astype(np.float32)
+        return np.ascontiguousarray(np.broadcast_to(levels, (n, *shape)))
+
+    return (
+        Case("normal", noise, (8, 32, 128)),
+        Case("zeros", zeros, (2, 32, 128)),
+        Case("constant", constant, (4, 32, 128)),
+        Case("large", lambda n: np.float32(10) * noise(n), (4, 32, 128)),
+    )
+
+
+def image_case(name: str, images: FloatArray) -> Case:
+    """Given images as a case: float32 (n, channels, height, width), already normalised."""
+    return Case(name, lambda n: images[:n], (len(images),))

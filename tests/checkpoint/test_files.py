@@ -1,0 +1,278 @@
+import argparse
+import fractions
+import hashlib
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import networks
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from levit_deploy.checkpoint.files import read_file
+from levit_deploy.errors import CheckpointError, UnsafeInputError
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([7, 8])}
+
+
+def zipped(contents):
+    buffer = io.BytesIO()
+    torch.save(contents, buffer)
+    return buffer.getvalue()
+
+
+class Runs:
+    """Unpickled, it runs a shell command."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+# Files that are read
+
+
+def test_torch_zip_gives_its_tensors(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"model": TENSORS, "epoch": 3}, path)
+    file = read_file(path)
+    assert file.path == path
+    assert file.metadata == {}
+    assert file.contents["epoch"] == 3
+    assert file.contents["model"].keys() == TENSORS.keys()
+    assert all(torch.equal(file.contents["model"][key], TENSORS[key]) for key in TENSORS)
+
+
+def test_safetensors_give_their_tensors_and_metadata(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(TENSORS, path, metadata={"who": "me"})
+    file = read_file(path)
+    assert file.metadata == {"who": "me"}
+    assert file.contents.keys() == TENSORS.keys()
+    assert all(torch.equal(file.contents[key], TENSORS[key]) for key in TENSORS)
+
+
+def test_safetensors_without_metadata(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(TENSORS, path)
+    assert read_file(path).metadata == {}
+
+
+def test_the_first_bytes_decide_and_not_the_name(tmp_path):
+    torch.save(TENSORS, tmp_path / "torch.safetensors")
+    save_file(TENSORS, tmp_path / "safe.pth", metadata={"who": "me"})
+    assert read_file(tmp_path / "torch.safetensors").contents.keys() == TENSORS.keys()
+    assert read_file(tmp_path / "safe.pth").metadata == {"who": "me"}
+
+
+@pytest.mark.parametrize("name", ["official", "official-training-run"])
+def test_sha256_is_that_of_the_bytes(name):
+    path, _, _ = networks.golden(name)
+    assert read_file(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_sha256_of_safetensors_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(TENSORS, path)
+    assert read_file(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_namespace_of_plain_values_is_allowed(tmp_path):
+    args = argparse.Namespace(lr=1e-3, model="LeViT_256", opt_betas=None)
+    torch.save({"model": TENSORS, "args": args}, tmp_path / "a.pth")
+    assert read_file(tmp_path / "a.pth").contents["args"] == args
+
+
+def test_what_one_file_is_allowed_is_not_left_allowed_in_torch(tmp_path):
+    torch.save({"model": TENSORS, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
+    read_file(tmp_path / "a.pth")
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+# Files that are none
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none\.pth does not exist"):
+        read_file(tmp_path / "none.pth")
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_file(tmp_path)
+
+
+def test_a_path_through_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_file(tmp_path / "file" / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"",
+        b"x",
+        b"hello, I am a text file",
+        b'{"config": 1}',
+        b"\x00" * 20,
+        b"PK\x05\x06" + b"\x00" * 18,  # an empty zip
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path, contents):
+    (tmp_path / "a.pth").write_bytes(contents)
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        read_file(tmp_path / "a.pth")
+
+
+def test_a_legacy_pickle_is_refused_unread(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save(TENSORS, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="bare pickle"):
+        read_file(path)
+
+
+@pytest.mark.filterwarnings("ignore:`?torch.jit:DeprecationWarning")
+def test_a_torchscript_program_is_refused(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    with pytest.raises(CheckpointError, match="TorchScript program"):
+        read_file(path)
+
+
+def test_a_zip_of_something_else_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_file(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("contents", "kind"), [([torch.zeros(2)], "list"), (torch.zeros(2), "Tensor"), (None, "None")]
+)
+def test_a_torch_file_that_holds_no_dict_is_refused(tmp_path, contents, kind):
+    torch.save(contents, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=f"holds a {kind}"):
+        read_file(tmp_path / "a.pth")
+
+
+# Damage
+
+
+ZIPPED = zipped(TENSORS)
+
+
+@settings(
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.integers(4, len(ZIPPED) - 1))
+def test_a_truncated_torch_file_is_refused(tmp_path, length):
+    (tmp_path / "a.pth").write_bytes(ZIPPED[:length])
+    with pytest.raises(CheckpointError):
+        read_file(tmp_path / "a.pth")
+
+
+def test_a_truncated_golden_says_what_to_do(tmp_path):
+    path, _, _ = networks.golden("official")
+    (tmp_path / "a.pth").write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        read_file(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("length", [9, 20, 100, -1, -24])
+def test_a_truncated_safetensors_file_is_refused(tmp_path, length):
+    path = tmp_path / "a.safetensors"
+    save_file(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        read_file(path)
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.integers(0, len(ZIPPED) - 1), st.integers(0, 255))
+def test_one_wrong_byte_is_never_a_raw_error(tmp_path, position, byte):
+    (tmp_path / "a.pth").write_bytes(ZIPPED[:position] + bytes([byte]) + ZIPPED[position + 1 :])
+    try:
+        contents = read_file(tmp_path / "a.pth").contents
+    except (CheckpointError, UnsafeInputError):
+        return
+    assert isinstance(contents, dict)
+
+
+# Code
+
+
+def test_a_file_that_runs_code_is_refused_and_nothing_runs(tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / "a.pth"
+    torch.save({"model": TENSORS, "extra": Runs(f"touch {canary}")}, path)
+    with pytest.raises(UnsafeInputError, match=r"posix\.system.*Nothing was run"):
+        read_file(path)
+    assert not canary.exists()
+
+    torch.load(path, weights_only=False)  # the file would have done it
+    assert canary.exists()
+
+
+def test_code_hidden_in_a_namespace_is_refused_and_does_not_run(tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / "a.pth"
+    torch.save({"model": TENSORS, "args": argparse.Namespace(x=Runs(f"touch {canary}"))}, path)
+    with pytest.raises(UnsafeInputError, match=r"posix\.system"):
+        read_file(path)
+    assert not canary.exists()
+
+
+def test_a_newer_pickle_protocol_does_not_hide_code(tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / "a.pth"
+    torch.save({"extra": Runs(f"touch {canary}")}, path, pickle_protocol=4)
+    with pytest.raises((CheckpointError, UnsafeInputError)):
+        read_file(path)
+    assert not canary.exists()
+
+
+def test_an_allowed_class_cannot_be_changed_from_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(argparse.Namespace, "canary", 0, raising=False)
+    state = b"N}X\x06\x00\x00\x00canaryK\x01s\x86"  # (None, {"canary": 1})
+    program = b"\x80\x02}K\x00cargparse\nNamespace\n" + state + b"bs."  # {0: Namespace}, built
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(io.BytesIO(ZIPPED)) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, program if name.endswith("/data.pkl") else source.read(name))
+    with pytest.raises(CheckpointError):
+        read_file(path)
+    assert argparse.Namespace.canary == 0
+
+    torch.load(path, weights_only=False)  # the file would have done it
+    assert argparse.Namespace.canary == 1
+
+
+def test_every_disallowed_global_is_named(tmp_path):
+    contents = {"a": fractions.Fraction(1, 2), "b": Path("x"), "c": argparse.Namespace(d=1)}
+    torch.save(contents, tmp_path / "a.pth")
+    with pytest.raises(UnsafeInputError) as caught:
+        read_file(tmp_path / "a.pth")
+    found = str(caught.value).split("it names: ")[1].split(". Expected")[0]
+    assert "fractions.Fraction" in found
+    assert "Path" in found
+    assert "Namespace" not in found
+
+
+def test_a_legacy_file_that_runs_code_does_not_run(tmp_path):
+    canary, path = tmp_path / "canary", tmp_path / "a.pth"
+    path.write_bytes(pickle.dumps({"a": Runs(f"touch {canary}")}, protocol=2))
+    with pytest.raises(CheckpointError, match="bare pickle"):
+        read_file(path)
+    assert not canary.exists()
+
+
+def test_a_tensor_named_like_a_torchscript_constant_is_no_program(tmp_path):
+    torch.save({"constants.pkl": torch.zeros(2)}, tmp_path / "a.pth")
+    assert "constants.pkl" in read_file(tmp_path / "a.pth").contents

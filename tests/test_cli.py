@@ -1,0 +1,329 @@
+"""The command line as its user meets it: output, exit codes, and what is left on disk."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from networks import golden, trained
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from levit_deploy import pipeline
+from levit_deploy.cli import app
+
+COMMANDS = ("inspect", "fuse", "export", "verify", "demo")
+
+
+def run(*arguments):
+    """Run a command in this process: its exit code, standard output and standard error."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.save({"model": trained().state_dict()}, tmp_path / "ckpt.pth")
+    return tmp_path
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- what works -----------------------------------------------------------------------------------
+
+
+def test_inspect_reads_like_a_data_sheet(folder):
+    code, out, _ = run("inspect", folder / "ckpt.pth")
+    assert code == 0
+    for fact in ("official", "custom", "3 x 64 x 96", "7", "2 (class and distillation)", "assumed"):
+        assert fact in out
+    assert "stage 3" in out
+    assert "12 > 16" in out
+
+
+def test_inspect_as_json(folder):
+    code, out, _ = run("inspect", folder / "ckpt.pth", "--json", "-")
+    data = json.loads(out)
+    assert code == 0
+    assert data["family"] == "official"
+    assert data["config"]["stages"][1]["num_heads"] == 2
+    assert data["resolutions"] == [[4, 6], [2, 3], [1, 2]]
+    assert data["parameters"] == sum(p.numel() for p in trained().parameters())
+    assert len(data["sha256"]) == 64
+    assert any("eps" in assumption for assumption in data["assumed"])
+
+
+def test_a_golden_from_fuse_to_verify(tmp_path):
+    path, _, _ = golden("official")
+    for arguments in (
+        ("fuse", path, "-o", tmp_path / "g.safetensors"),
+        ("export", path, "-o", tmp_path / "g.onnx"),
+        ("export", path, "--format", "torchscript", "-o", tmp_path / "g.pt"),
+    ):
+        code, out, _ = run(*arguments)
+        assert code == 0
+        assert out.count("proven") == 4
+    for artifact in ("g.safetensors", "g.onnx", "g.pt"):
+        code, out, _ = run("verify", path, tmp_path / artifact)
+        assert code == 0
+        assert out.count("proven") == 4
+    assert run("inspect", tmp_path / "g.safetensors")[0] == 0
+    assert run("export", tmp_path / "g.safetensors", "--force")[0] == 0
+    assert names_in(tmp_path) == ["g.onnx", "g.pt", "g.safetensors"]
+
+
+def test_outputs_go_beside_the_checkpoint_by_default(folder):
+    assert run("fuse", folder / "ckpt.pth")[0] == 0
+    assert run("export", folder / "ckpt.pth")[0] == 0
+    assert run("export", folder / "ckpt.pth", "--format", "torchscript")[0] == 0
+    assert names_in(folder) == [
+        "ckpt.fused.safetensors",
+        "ckpt.onnx",
+        "ckpt.pth",
+        "ckpt.torchscript.pt",
+    ]
+
+
+def test_the_report_of_an_export_as_json(folder):
+    code, out, _ = run(
+        "export", folder / "ckpt.pth", "--layout", "tokens", "--opset", "23", "--json", "-"
+    )
+    data = json.loads(out)
+    assert code == 0
+    assert data["layout"] == "tokens"
+    assert data["facts"]["opset"] == 23
+    assert data["verification"]["passed"] is True
+    assert data["size_bytes"] == (folder / "ckpt.onnx").stat().st_size
+
+
+def test_json_into_a_file_beside_the_table(folder):
+    code, out, _ = run("inspect", folder / "ckpt.pth", "--json", folder / "report.json")
+    assert code == 0
+    assert "family" in out
+    assert json.loads((folder / "report.json").read_text())["variant"] == "custom"
+
+
+def test_quiet_prints_nothing(folder):
+    assert run("export", folder / "ckpt.pth", "-q") == (0, "", "")
+
+
+def test_the_weights_of_a_training_run_are_chosen(folder):
+    path = folder / "run.pth"
+    torch.save({"model": trained().state_dict(), "model_ema": trained(seed=9).state_dict()}, path)
+    code, _, err = run("inspect", path)
+    assert code == 3
+    assert "--weights" in err
+    assert run("export", path, "--weights", "ema", "-o", folder / "ema.onnx")[0] == 0
+    assert run("verify", path, folder / "ema.onnx", "--weights", "ema")[0] == 0
+    assert run("verify", path, folder / "ema.onnx", "--weights", "model")[0] == 1
+
+
+def test_an_activation_the_file_does_not_tell(folder):
+    path = folder / "ckpt.pth"
+    assert run("export", path, "--activation", "silu", "-o", folder / "silu.onnx")[0] == 0
+    assert run("verify", path, folder / "silu.onnx", "--activation", "silu")[0] == 0
+    assert run("verify", path, folder / "silu.onnx")[0] == 1
+
+
+def test_a_fixed_batch(folder):
+    assert run("export", folder / "ckpt.pth", "--batch-size", "4")[0] == 0
+    assert run("verify", folder / "ckpt.pth", folder / "ckpt.onnx")[0] == 0
+
+
+def test_version_and_help():
+    assert run("--version")[1].startswith("levit-deploy ")
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example: levit-deploy {command}" in out
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def broken(folder, change):
+    state = trained().state_dict()
+    change(state)
+    torch.save({"model": state}, folder / "broken.pth")
+    return folder / "broken.pth"
+
+
+def other_network(folder):
+    save_file({"conv1.weight": torch.ones(4, 3, 7, 7), "fc.bias": torch.ones(9)}, folder / "r.sft")
+    return folder / "r.sft"
+
+
+def text_file(folder):
+    (folder / "notes.pth").write_text("no weights here")
+    return folder / "notes.pth"
+
+
+REFUSED = {
+    "missing file": (lambda folder: folder / "nowhere.pth", "does not exist"),
+    "a folder": (lambda folder: folder, "is a folder"),
+    "not a checkpoint": (text_file, "not a checkpoint"),
+    "another network": (other_network, "conv1.weight"),
+    "a missing key": (
+        lambda folder: broken(folder, lambda state: state.pop("blocks.0.m.qkv.bn.weight")),
+        "missing blocks.0.m.qkv.bn.weight",
+    ),
+    "a surplus key": (
+        lambda folder: broken(folder, lambda state: state.update(extra=torch.ones(1))),
+        "surplus extra",
+    ),
+    "a wrong shape": (
+        lambda folder: broken(folder, lambda state: state.update({"head.bn.bias": torch.ones(5)})),
+        "head.bn.bias (5 instead of 18)",
+    ),
+    "NaN weights": (
+        lambda folder: broken(folder, lambda state: state["head.l.weight"].fill_(torch.nan)),
+        "head.l.weight holds NaN",
+    ),
+    "a negative variance": (
+        lambda folder: broken(folder, lambda state: state["head.bn.running_var"].fill_(-1)),
+        "head.bn.running_var",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("command", ["fuse", "export"])
+def test_bad_checkpoints_are_refused_in_one_paragraph(folder, case, command):
+    make, expected = REFUSED[case]
+    path = make(folder)
+    before = names_in(folder)
+    code, out, err = run(command, path, "-o", folder / "output")
+    assert code == 3
+    assert out == ""
+    assert expected in err
+    assert err.startswith("levit-deploy: ")
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert names_in(folder) == before
+
+
+def test_code_in_a_checkpoint_is_refused_as_unsafe(folder):
+    class Payload:
+        def __reduce__(self):
+            return os.system, (f"touch {folder}/fired",)
+
+    torch.save({"model": Payload()}, folder / "evil.pth")
+    code, _, err = run("inspect", folder / "evil.pth")
+    assert code == 4
+    assert "system" in err
+    assert "fired" not in names_in(folder)
+
+
+def test_bad_destinations_are_refused(folder):
+    (folder / "old.onnx").write_bytes(b"old")
+    path = folder / "ckpt.pth"
+    for output, expected in (
+        (folder / "no" / "folder" / "out.onnx", "does not exist"),
+        (folder / "old.onnx", "--force"),
+        (folder, "is a folder"),
+        (path, "checkpoint itself"),
+    ):
+        code, _, err = run("export", path, "-o", output)
+        assert code == 5
+        assert expected in err
+    assert (folder / "old.onnx").read_bytes() == b"old"
+    assert names_in(folder) == ["ckpt.pth", "old.onnx"]
+    assert run("export", path, "-o", folder / "old.onnx", "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--format", "tflite"),
+        ("--opset", "16"),
+        ("--opset", "24"),
+        ("--batch-size", "0"),
+        ("--batch-size", "many"),
+        ("--image-size", "12y"),
+        ("--head", "both"),
+        ("--weights", "ema"),
+        ("--format", "torchscript", "--batch-size", "2"),
+    ],
+)
+def test_options_that_make_no_sense_exit_with_2(folder, arguments):
+    code, _, err = run("export", folder / "ckpt.pth", *arguments)
+    assert code == 2
+    assert arguments[-2] in err  # the message names the option
+    assert names_in(folder) == ["ckpt.pth"]
+
+
+def test_a_failed_proof_exits_with_1_and_says_by_how_much(folder):
+    torch.save({"model": trained(seed=3).state_dict()}, folder / "other.pth")
+    run("export", folder / "ckpt.pth")
+    code, out, err = run("verify", folder / "other.pth", folder / "ckpt.onnx")
+    assert code == 1
+    assert out.count("FAILED") == 4
+    assert "On normal: RMSE" in err
+    code, out, _ = run("verify", folder / "other.pth", folder / "ckpt.onnx", "--json", "-")
+    assert code == 1
+    assert json.loads(out)["verification"]["passed"] is False
+
+
+def test_a_bad_artifact_is_refused(folder):
+    (folder / "no.onnx").write_bytes(b"no graph")
+    code, _, err = run("verify", folder / "ckpt.pth", folder / "no.onnx")
+    assert code == 3
+    assert "no.onnx" in err
+
+
+def test_a_bug_of_ours_exits_with_70_and_hides_its_traceback(folder, monkeypatch):
+    def bug(*_args, **_kwargs):
+        raise ZeroDivisionError("oh no")
+
+    monkeypatch.setattr(pipeline, "to_plain", bug)
+    code, _, err = run("export", folder / "ckpt.pth")
+    assert code == 70
+    assert "ZeroDivisionError: oh no" in err
+    assert "Traceback" not in err
+    assert names_in(folder) == ["ckpt.pth"]
+    assert "Traceback" in run("export", folder / "ckpt.pth", "-v")[2]
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (MemoryError(), 6)])
+def test_interruption_and_exhaustion_have_their_codes(folder, monkeypatch, error, code):
+    def stop(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(pipeline, "measure", stop)
+    assert run("export", folder / "ckpt.pth")[0] == code
+    assert names_in(folder) == ["ckpt.pth"]
+
+
+def test_the_installed_command_and_the_module_are_the_same(folder):
+    installed = str(Path(sys.executable).with_name("levit-deploy"))
+    for command in ([installed], [sys.executable, "-m", "levit_deploy"]):
+        done = subprocess.run(
+            [*command, "inspect", folder / "nowhere.pth"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 3
+        assert "nowhere.pth does not exist" in done.stderr
+
+
+def test_help_does_not_wait_for_torch():
+    script = (
+        "import sys; from typer.testing import CliRunner; from levit_deploy.cli import app;"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,54 @@
+"""Every script in examples/ runs, and does what its docstring says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_cli import run
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_every_example_has_a_test():
+    tested = Path(__file__).read_text()
+    for script in EXAMPLES.glob("*.py"):
+        assert f'"{script.name}"' in tested
+
+
+def script(name, *arguments):
+    return subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name, *map(str, arguments)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={"OMP_NUM_THREADS": "1"},
+    ).stdout
+
+
+@pytest.mark.slow
+def test_train_digits_learns_and_saves_like_an_official_run(tmp_path):
+    out = script("train_digits.py", tmp_path, "--epochs", 10, "--batch-size", 64)
+    assert float(out.split("top-1")[1].split("%")[0]) > 30  # ten epochs, ten classes
+
+    saved = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    assert set(saved) == {
+        "model",
+        "model_ema",
+        "optimizer",
+        "lr_scheduler",
+        "epoch",
+        "scaler",
+        "args",
+    }
+    assert saved["args"].epochs == 10
+    arrays = np.load(tmp_path / "held_out.npz")
+    assert arrays["scans"].shape == (360, 8, 8)
+
+    # both of the run's networks, and what is published of it, go through the whole job
+    for checkpoint, weights in (("checkpoint", "model"), ("checkpoint", "ema"), ("model", None)):
+        chosen = ("--weights", weights) if weights else ()
+        path, output = tmp_path / f"{checkpoint}.pth", tmp_path / f"{checkpoint}-{weights}.onnx"
+        assert run("export", path, "-o", output, *chosen)[0] == 0

@@ -1,0 +1,272 @@
+"""From a file to a proven artifact, and sabotage on the way."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import SMALL, golden, images, trained
+from onnx import numpy_helper
+from torch import nn
+
+import levit_deploy
+from levit_deploy import pipeline
+from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import UsageError, VerificationError
+from levit_deploy.exporters import EXPORTERS, ExportOptions
+from levit_deploy.exporters.artifact import load_artifact
+from levit_deploy.model import AttentionBias
+from levit_deploy.passes import to_plain
+from levit_deploy.report import published_data, to_json
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "ckpt.pth"
+    torch.save({"model": trained().state_dict()}, path)
+    return read_checkpoint(path)
+
+
+@pytest.mark.parametrize("layout", ["tokens", "spatial"])
+@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("name", ["official", "official-training-run"])
+def test_goldens_from_file_to_artifact(tmp_path, name, format, layout):
+    path, x, expected = golden(name)
+    output = tmp_path / "artifact"
+    published = pipeline.export(read_checkpoint(path), format, output, layout=layout)
+    assert published.verification.passed
+    assert published.layout == layout
+    logits = load_artifact(output).run(x)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["official", "official-training-run"])
+def test_goldens_from_file_to_fused_file_to_artifact(tmp_path, name):
+    path, x, expected = golden(name)
+    pipeline.fuse(read_checkpoint(path), tmp_path / "fused.safetensors")
+    fused = read_checkpoint(tmp_path / "fused.safetensors")
+    assert fused.family == "levit-deploy fused"
+    pipeline.export(fused, "onnx", tmp_path / "out.onnx")
+    np.testing.assert_allclose(
+        load_artifact(tmp_path / "out.onnx").run(x), expected, rtol=0, atol=2e-6
+    )
+    # and the file made from the fused one is held to the original, too
+    assert pipeline.verify(read_checkpoint(path), tmp_path / "out.onnx").passed
+
+
+@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize(("head", "which"), [("class", 0), ("distill", 1)])
+def test_one_head_alone(tmp_path, checkpoint, format, head, which):
+    output = tmp_path / "artifact"
+    pipeline.export(checkpoint, format, output, head=head)
+    model = trained()
+    features = model.forward_features(images())
+    expected = (model.head, model.head_dist)[which](features).detach().numpy()
+    found = load_artifact(output).run(images().numpy())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_artifact_says_where_it_comes_from(tmp_path, checkpoint):
+    for format in EXPORTERS:
+        pipeline.export(checkpoint, format, tmp_path / format, layout="tokens")
+        metadata = load_artifact(tmp_path / format).metadata
+        assert metadata["checkpoint_sha256"] == checkpoint.sha256
+        assert LeViTConfig.from_json(metadata["config"]) == SMALL
+        assert (metadata["head"], metadata["layout"]) == ("mean", "tokens")
+        assert metadata["tool"].startswith("levit-deploy ")
+
+
+@pytest.mark.parametrize("format", EXPORTERS)
+def test_the_same_input_gives_the_same_bytes(tmp_path, checkpoint, format):
+    one = pipeline.export(checkpoint, format, tmp_path / "one")
+    two = pipeline.export(checkpoint, format, tmp_path / "two")
+    assert one.path.read_bytes() == two.path.read_bytes()
+    assert one.sha256 == two.sha256
+
+
+def test_a_fixed_batch_is_proven_at_that_batch(tmp_path, checkpoint):
+    output = tmp_path / "out.onnx"
+    pipeline.export(checkpoint, "onnx", output, options=ExportOptions(batch_size=5))
+    artifact = load_artifact(output)
+    assert artifact.batch_size == 5
+    assert artifact.run(images(n=5).numpy()).shape == (5, 7)
+
+
+def test_torchscript_has_no_opset_to_choose(tmp_path, checkpoint):
+    with pytest.raises(UsageError, match="--opset"):
+        pipeline.export(
+            checkpoint, "torchscript", tmp_path / "out.pt", options=ExportOptions(opset=17)
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pth"]
+
+
+def test_the_public_names_do_the_job(tmp_path, checkpoint):
+    loaded = levit_deploy.load(str(checkpoint.path))
+    published = levit_deploy.export(loaded, "onnx", str(tmp_path / "out.onnx"))
+    levit_deploy.fuse(loaded, tmp_path / "out.safetensors")
+    assert levit_deploy.verify(loaded, published.path).passed
+
+
+# --- sabotage: what the proof must refuse ---------------------------------------------------------
+
+
+def wrong_eps(model):
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eps = 1e-3
+
+
+def shifted_bias_table(model):
+    for module in model.modules():
+        if isinstance(module, AttentionBias):
+            module.biases.data = module.biases.data.roll(1, dims=1)
+
+
+def bias_table_of_another_network(model):
+    biases = [m for m in trained(seed=5).modules() if isinstance(m, AttentionBias)]
+    for module, stale in zip(
+        [m for m in model.modules() if isinstance(m, AttentionBias)], biases, strict=True
+    ):
+        module.biases.data = stale.biases.data
+
+
+def dropped_head(model):
+    model.head_dist = None
+
+
+def summed_heads(model):
+    for head in (model.head, model.head_dist):
+        head.l.weight.data *= 2
+        head.l.bias.data *= 2
+
+
+def forgotten_scale(model):
+    for module in model.modules():
+        if hasattr(module, "scale"):
+            module.scale.factor = 1.0
+
+
+def another_activation(model):
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Hardswish):
+                setattr(module, name, nn.SiLU())
+
+
+def one_weight_off_by_one_percent(model):
+    weight = model.blocks[0].m.qkv.c.weight.data
+    index = weight.abs().flatten().argmax()
+    weight.view(-1)[index] *= 1.01
+
+
+def one_bias_off(model):
+    model.blocks[3].m[0].bn.bias.data[0] += 1e-3
+
+
+def a_batchnorm_left_out(model):
+    bn = model.blocks[1].m[0].bn
+    bn.running_mean.zero_()
+
+
+def a_transposed_weight(model):
+    square = model.blocks[0].m.proj[1]
+    n = min(square.c.weight.shape)
+    square.c.weight.data[:n, :n] = square.c.weight.data[:n, :n].T.clone()
+
+
+SABOTAGE = [
+    wrong_eps,
+    shifted_bias_table,
+    bias_table_of_another_network,
+    dropped_head,
+    summed_heads,
+    forgotten_scale,
+    another_activation,
+    one_weight_off_by_one_percent,
+    one_bias_off,
+    a_batchnorm_left_out,
+    a_transposed_weight,
+]
+
+
+@pytest.mark.parametrize("sabotage", SABOTAGE, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("format", EXPORTERS)
+def test_sabotage_before_the_export_is_refused(tmp_path, checkpoint, sabotage, format):
+    sabotaged = trained()
+    sabotage(sabotaged)
+    output = tmp_path / "artifact"
+    pipeline.export(replace(checkpoint, model=sabotaged), format, output)
+    verification = pipeline.verify(checkpoint, output)
+    assert not verification.passed
+    with pytest.raises(VerificationError, match="normal"):
+        verification.raise_if_failed()
+
+
+def transposed_bias(model):
+    tensor = next(t for t in model.graph.initializer if t.name.endswith("m.attention_bias"))
+    table = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(table.swapaxes(1, 2).copy()[:, ::-1], tensor.name))
+
+
+def one_bit_of_one_weight(model):
+    tensor = next(t for t in model.graph.initializer if t.name == "head.weight")
+    weights = numpy_helper.to_array(tensor).copy()
+    index = np.unravel_index(np.abs(weights).argmax(), weights.shape)
+    weights.view(np.uint32)[index] ^= 1 << 12  # a 2000th of the weight
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+
+
+def softmax_over_the_wrong_axis(model):
+    node = next(n for n in model.graph.node if n.op_type == "Softmax")
+    node.attribute[0].i = -2
+
+
+def hardswish_as_hardsigmoid(model):
+    next(n for n in model.graph.node if n.op_type == "HardSwish").op_type = "HardSigmoid"
+
+
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        transposed_bias,
+        one_bit_of_one_weight,
+        softmax_over_the_wrong_axis,
+        hardswish_as_hardsigmoid,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_sabotage_of_the_written_file_is_refused(tmp_path, checkpoint, sabotage):
+    output = tmp_path / "out.onnx"
+    pipeline.export(checkpoint, "onnx", output)
+    model = onnx.load(output)
+    sabotage(model)
+    onnx.save(model, output)
+    assert not pipeline.verify(checkpoint, output).passed
+
+
+def test_a_failed_proof_publishes_nothing(tmp_path, checkpoint, monkeypatch):
+    # a bug as others have it: the distillation head is forgotten
+    monkeypatch.setattr(pipeline, "to_plain", lambda model, _head: to_plain(model, "class"))
+    output = tmp_path / "out.onnx"
+    output.write_bytes(b"old")
+    for format in EXPORTERS:
+        with pytest.raises(VerificationError):
+            pipeline.export(checkpoint, format, output, force=True)
+        assert output.read_bytes() == b"old"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["ckpt.pth", "out.onnx"]
+
+
+def test_the_evidence_is_plain_data(tmp_path, checkpoint):
+    published = pipeline.export(checkpoint, "onnx", tmp_path / "out.onnx")
+    data = json.loads(to_json(published_data(published)))
+    assert data["verification"]["passed"] is True
+    assert {case["name"] for case in data["verification"]["cases"]} == {
+        "normal",
+        "zeros",
+        "constant",
+        "large",
+    }
+    assert data["facts"]["opset"] == 17

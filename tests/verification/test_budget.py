@@ -1,0 +1,25 @@
+import numpy as np
+
+from levit_deploy.verification.budget import budget, rms
+
+REFERENCE = np.array([[8.0, -2.0], [1.0, 0.5]])
+
+
+def test_the_unit_is_the_originals_own_error():
+    original = (REFERENCE + np.array([[1e-3, 0], [0, -3e-3]])).astype(np.float32)
+    allowed = budget(original, REFERENCE)
+    error = np.array([1e-3, 0, 0, 3e-3])
+    np.testing.assert_allclose(allowed.rmse, 2 * np.sqrt((error**2).mean()), rtol=1e-3)
+    np.testing.assert_allclose(allowed.max_error, 4 * 3e-3, rtol=1e-3)
+
+
+def test_an_exact_original_still_leaves_a_few_ulps_of_the_largest_logit():
+    allowed = budget(REFERENCE.astype(np.float32), REFERENCE)
+    ulp = np.spacing(np.float32(8.0))  # 2^-20
+    assert 1 <= allowed.rmse / ulp <= 4
+    assert 2 <= allowed.max_error / ulp <= 8
+
+
+def test_rms_by_hand():
+    assert rms(np.array([[3.0, 4.0], [0.0, 0.0]])) == 2.5
+    assert np.isnan(rms(np.array([np.nan, 1.0])))
