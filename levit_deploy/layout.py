@@ -89,7 +89,7 @@ def to_spatial(model: LeViT) -> LeViT:
     model = replace_modules(model, Attention, lambda leaf, _: SpatialAttention(leaf))
     model = replace_modules(model, AttentionSubsample, _spatial_subsample)
     model = replace_modules(model, MeanPool, lambda _leaf, _: SpatialMeanPool())
-    return replace_modules(model, ToTokens, lambda _leaf, _: nn.Identity())
+    return replace_modules(model, ToTokens, lambda _leaf, _: nn.Identity()).eval()
 
 
 def _as_convolution(linear: nn.Linear) -> nn.Conv2d:

@@ -270,3 +270,13 @@ def test_the_evidence_is_plain_data(tmp_path, checkpoint):
         "large",
     }
     assert data["facts"]["opset"] == 17
+
+
+@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("change", [{"num_classes": 8}, {"image_size": (96, 64)}])
+def test_an_artifact_of_another_network_fails_in_words(tmp_path, checkpoint, format, change):
+    config = SMALL.replace(**change)
+    other = replace(checkpoint, config=config, model=trained(config))
+    pipeline.export(other, format, tmp_path / "artifact")
+    with pytest.raises(VerificationError, match="another network"):
+        pipeline.verify(checkpoint, tmp_path / "artifact")

@@ -13,10 +13,11 @@ import torch
 
 from levit_deploy.checkpoint import fused
 from levit_deploy.checkpoint.files import read_file
+from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError, CheckpointError
 from levit_deploy.exporters.onnx_graph import INPUT_NAME, OUTPUT_NAME
 from levit_deploy.exporters.torchscript import PROVENANCE_FILE, deprecation_accepted
-from levit_deploy.provenance import is_ours
+from levit_deploy.provenance import Provenance, is_ours
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -26,13 +27,15 @@ class Artifact:
     """A loaded artifact.
 
     ``run`` maps float32 (batch, channels, height, width) to float32 (batch, classes);
-    ``batch_size`` is None where the batch is dynamic. ``metadata`` is what the file says of itself.
+    ``batch_size`` is None where the batch is dynamic, ``image_shape`` is (channels, height, width).
+    ``metadata`` is what the file says of itself.
     """
 
     path: Path
     format: str
     metadata: dict[str, str]
     batch_size: int | None
+    image_shape: tuple[int, ...]
     run: Callable[[FloatArray], FloatArray]
 
 
@@ -78,7 +81,12 @@ def _onnx(path: Path, threads: int | None) -> Artifact:
             f"{path} has the inputs and outputs {found}. Expected {INPUT_NAME} and {OUTPUT_NAME}, "
             "both float32."
         )
-    batch = inputs[0].shape[0]
+    batch, *image_shape = inputs[0].shape
+    if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
+        raise ArtifactError(
+            f"{path} takes {INPUT_NAME} of shape {inputs[0].shape}. Expected (batch, channels, "
+            "height, width) with all but the batch fixed, as a LeViT has one image size."
+        )
 
     def run(images: FloatArray) -> FloatArray:
         try:
@@ -91,7 +99,8 @@ def _onnx(path: Path, threads: int | None) -> Artifact:
         return np.asarray(logits)
 
     metadata = session.get_modelmeta().custom_metadata_map
-    return Artifact(path, "onnx", metadata, batch if isinstance(batch, int) else None, run)
+    batch_size = batch if isinstance(batch, int) else None
+    return Artifact(path, "onnx", metadata, batch_size, tuple(image_shape), run)
 
 
 def _torchscript(path: Path) -> Artifact:
@@ -105,10 +114,15 @@ def _torchscript(path: Path) -> Artifact:
             "TorchScript or fused file that levit-deploy wrote."
         ) from error
     try:
-        metadata = json.loads(extra[PROVENANCE_FILE] or "{}")
-    except ValueError as error:
-        raise ArtifactError(f"{path} has damaged provenance: {error}. Export it again.") from error
-    return Artifact(path, "torchscript", metadata, None, _torch_runner(program, path))
+        metadata = json.loads(extra[PROVENANCE_FILE])
+        config = Provenance.from_metadata(metadata).config
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is a TorchScript program whose provenance is missing or damaged "
+            f"({type(error).__name__}: {error}). Expected one that levit-deploy wrote. Export it "
+            "again."
+        ) from error
+    return _torch_artifact(path, "torchscript", metadata, config, program)
 
 
 def _fused(path: Path) -> Artifact:
@@ -119,16 +133,28 @@ def _fused(path: Path) -> Artifact:
                 f"{path} is a safetensors file, but not one that levit-deploy fuse wrote. Expected "
                 "an ONNX, TorchScript or fused file."
             )
-        model, _ = fused.restore(file.contents, file.metadata, path)
+        model, config = fused.restore(file.contents, file.metadata, path)
     except CheckpointError as error:
         raise ArtifactError(str(error)) from error
-    return Artifact(path, "fused", file.metadata, None, _torch_runner(model, path))
+    return _torch_artifact(path, "fused", file.metadata, config, model)
 
 
-def _torch_runner(
-    module: Callable[[torch.Tensor], torch.Tensor], path: Path
-) -> Callable[[FloatArray], FloatArray]:
+def _torch_artifact(
+    path: Path,
+    format: str,
+    metadata: dict[str, str],
+    config: LeViTConfig,
+    module: Callable[[torch.Tensor], torch.Tensor],
+) -> Artifact:
+    expected = (config.in_channels, *config.image_size)
+
     def run(images: FloatArray) -> FloatArray:
+        # torch itself would run a turned image: it has as many tokens, and the wrong biases
+        if images.shape[1:] != expected:
+            raise BackendError(
+                f"{path} was given a batch of shape {images.shape}. Expected {expected} behind the "
+                "batch: channels, height, width."
+            )
         try:
             with torch.inference_mode():
                 logits = module(torch.from_numpy(images))
@@ -139,7 +165,7 @@ def _torch_runner(
             ) from error
         return np.asarray(logits.numpy())
 
-    return run
+    return Artifact(path, format, metadata, None, expected, run)
 
 
 def _first_line(error: BaseException) -> str:

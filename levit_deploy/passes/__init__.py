@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -32,17 +33,16 @@ def to_plain(model: LeViT, head: str = "mean") -> LeViT:
     for name, tensor in plain.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
-                f"{name} does not fit into float32 after fusing: a BatchNorm scale is out of any "
-                "sensible range. Check the training run that wrote the file."
+                f"{name} holds NaN or infinity in float32 after fusing: a weight is none, or a "
+                "BatchNorm scales it out of any sensible range. Check the training run that wrote "
+                "the file."
             )
-    return plain
+    return plain.eval()  # what the passes have put in, too
 
 
 def to_plain_float64(model: LeViT, head: str = "mean") -> LeViT:
     """Apply every pass in float64 and leave the result there; ``model`` is untouched."""
-    import copy
-
     plain = copy.deepcopy(model).double().eval()
     for apply in passes(head):
         plain = apply(plain)
-    return plain
+    return plain.eval()  # what the passes have put in, too

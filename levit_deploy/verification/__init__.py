@@ -49,9 +49,15 @@ def measure(
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
     ``model`` is the original, float32 and in evaluation mode; the reference is the same in
-    float64. Returns the figures whatever they are; raises BackendError where the artifact cannot
-    run.
+    float64. Returns the figures whatever they are; raises VerificationError where the artifact
+    takes other images or gives other classes, BackendError where it cannot run.
     """
+    expected = (config.in_channels, *config.image_size)
+    if artifact.image_shape != expected:
+        raise VerificationError(
+            f"{artifact.path} takes images of shape {artifact.image_shape}, the checkpoint takes "
+            f"{expected} (channels, height, width). It was made from another network."
+        )
     reference = Reference(model)
     cases = (*standard_cases(config, seed), *extra)
     results = [compare_case(case, reference, artifact.run, artifact.batch_size) for case in cases]

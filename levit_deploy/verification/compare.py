@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from levit_deploy.errors import VerificationError
 from levit_deploy.model import LeViT
 from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.inputs import Case, FloatArray
@@ -129,6 +130,11 @@ def _compare(
     if fixed_batch is not None:
         batches = [(fixed_batch, 0), (fixed_batch, 1)]
     found = np.stack([_in_batches(run, images, size, shift) for size, shift in batches])
+    if found.shape[1:] != expected.shape:
+        raise VerificationError(
+            f"The artifact gives logits of shape {found.shape[1:]} where the checkpoint gives "
+            f"{expected.shape} (images, classes). It was made from another network."
+        )
     with np.errstate(invalid="ignore"):  # infinite logits are reported, not warned about
         error = found - expected  # batchings, images, classes
         row_difference = float(np.abs(found - found[0]).max())

@@ -1,0 +1,28 @@
+import pytest
+from networks import SMALL
+
+from levit_deploy.provenance import Provenance, is_ours
+
+PROVENANCE = Provenance("ab" * 32, SMALL, "distill", "spatial")
+
+
+def test_metadata_is_strings_and_reads_back():
+    metadata = PROVENANCE.to_metadata()
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert Provenance.from_metadata(metadata) == PROVENANCE
+    assert is_ours(metadata)
+
+
+@pytest.mark.parametrize("key", ["checkpoint_sha256", "config", "head", "layout"])
+def test_damage_is_an_ordinary_error(key):
+    metadata = PROVENANCE.to_metadata()
+    del metadata[key]
+    with pytest.raises(KeyError):
+        Provenance.from_metadata(metadata)
+    with pytest.raises(ValueError, match="Expecting"):
+        Provenance.from_metadata({**PROVENANCE.to_metadata(), "config": "{"})
+
+
+@pytest.mark.parametrize("metadata", [{}, {"tool": "another 1.0"}, {"format": "pt"}])
+def test_other_tools_files_are_not_ours(metadata):
+    assert not is_ours(metadata)

@@ -1,0 +1,58 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from levit_deploy.errors import OutputError
+from levit_deploy.report import print_verification, to_json, verification_data, write_json
+from levit_deploy.verification import CaseResult, Verification
+from levit_deploy.verification.budget import Budget
+
+
+def result(**changes):
+    figures = {
+        "name": "normal",
+        "images": 8,
+        "rmse": 1e-6,
+        "max_error": 3e-6,
+        "budget": Budget(2e-6, 8e-6),
+        "row_difference": 0.0,
+        "decided": 8,
+        "disagreements": 0,
+        "finite": True,
+    }
+    return CaseResult(**{**figures, **changes})
+
+
+def printed(*results):
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    print_verification(verification_data(Verification(results, seed=0)), console)
+    return out.getvalue()
+
+
+def test_the_table_shows_every_figure_beside_what_is_allowed():
+    text = printed(result(), result(name="zeros", disagreements=3, max_error=9e-6))
+    for figure in ("normal", "1.0e-06", "2.0e-06", "3.0e-06", "8.0e-06", "8/8", "5/8", "9.0e-06"):
+        assert figure in text
+    assert text.count("proven") == 1
+    assert text.count("FAILED") == 1
+
+
+def test_json_is_strict_and_keeps_every_digit():
+    data = verification_data(
+        Verification((result(rmse=1 / 3, max_error=float("nan"), finite=False),), seed=4)
+    )
+    case = json.loads(to_json(data), parse_constant=pytest.fail)["verification"]["cases"][0]
+    assert case["rmse"] == 1 / 3
+    assert case["max_error"] is None
+    assert case["failures"] == ["NaN or infinite logits"]
+
+
+def test_a_report_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(OutputError, match="could not be written"):
+        write_json({}, tmp_path / "no" / "report.json")
+    write_json({"a": float(np.float64(0.5))}, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == {"a": 0.5}
