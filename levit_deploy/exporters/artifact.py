@@ -62,6 +62,8 @@ def _onnx(path: Path, threads: int | None) -> Artifact:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Waiting threads that spin would take the cores from torch, which runs in turns with this.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
