@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
 
-from levit_deploy.errors import LevitDeployError, UsageError
+from levit_deploy.errors import (
+    InputError,
+    LevitDeployError,
+    UsageError,
+    VerificationError,
+    first_line,
+    is_out_of_memory,
+)
+
+if TYPE_CHECKING:
+    from levit_deploy.checkpoint import Checkpoint
 
 app = typer.Typer(
     help="Turn a trained LeViT into the fastest artifact your runtime can run, with proof.",
@@ -26,6 +40,8 @@ Layout = Literal["auto", "tokens", "spatial"]
 Head = Literal["mean", "class", "distill"]
 Activation = Literal["hardswish", "silu", "gelu"]
 Weights = Literal["model", "ema"]
+
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt"}
 
 CheckpointArgument = Annotated[
     Path, typer.Argument(metavar="CHECKPOINT", help="A .pth or .safetensors file.")
@@ -56,6 +72,10 @@ VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print step
 P = ParamSpec("P")
 
 
+class _Terminated(BaseException):
+    """The process was asked to end by a signal other than an interrupt."""
+
+
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     """End a command with one paragraph and the exit code that ``errors`` gives it."""
 
@@ -69,7 +89,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             force=True,
         )
         try:
-            command(*args, **kwargs)
+            with _ended_by_signals():
+                command(*args, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
         except BaseException as error:
@@ -82,17 +103,34 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that temporary files are removed on the way out."""
+
+    def end(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _ending(error: BaseException) -> tuple[int, str]:
     """The exit code and the paragraph for an exception."""
     if isinstance(error, LevitDeployError):
         return error.exit_code, str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; nothing was published."
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's words
+    if isinstance(error, KeyboardInterrupt | _Terminated):
+        return 130, "interrupted. No unproven file was left behind."
+    if is_out_of_memory(error):
         return 6, "out of memory. Close other programs, or use a machine with more."
     return 70, (
-        f"a bug of ours: {type(error).__name__}: {error}. Nothing was published. Please report it "
-        "with the output of the same command and -v."
+        f"a bug of ours: {type(error).__name__}: {first_line(error)}. No unproven file was left "
+        "behind. Please report it with the output of the same command and -v."
     )
 
 
@@ -115,6 +153,7 @@ def inspect(
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
     json_file: JsonOption = None,
+    force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -122,6 +161,7 @@ def inspect(
 
     Example: levit-deploy inspect ckpt.pth
     """
+    _check_paths(checkpoint, json_file=json_file, force=force)
     from levit_deploy import report
 
     loaded = _read(checkpoint, activation, image_size, weights)
@@ -148,12 +188,13 @@ def fuse(
 
     Example: levit-deploy fuse ckpt.pth -o ckpt.fused.safetensors
     """
+    output = output or _beside(checkpoint, ".fused.safetensors")
+    _check_paths(checkpoint, output=output, json_file=json_file, force=force)
     from levit_deploy import pipeline, report
 
-    output = output or checkpoint.with_suffix(".fused.safetensors")
-    _refuse_to_waste_time(output, checkpoint, force)
     loaded = _read(checkpoint, activation, image_size, weights)
-    published = pipeline.fuse(loaded, output, head=head, force=force)
+    with _evidence_of_failure(output, json_file, quiet):
+        published = pipeline.fuse(loaded, output, head=head, force=force)
     _report(report.published_data(published), report.print_published, json_file, quiet)
 
 
@@ -170,7 +211,8 @@ def export(
     opset: Annotated[
         int | None,
         typer.Option(
-            help="ONNX operator set, 17 to 23 (17 if not given); 23 has the Attention operator."
+            help="ONNX operator set, 17 (the default) to 23; from 23 the tokens layout, which auto "
+            "then takes, has the Attention operator."
         ),
     ] = None,
     batch_size: Annotated[
@@ -188,22 +230,23 @@ def export(
 
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
+    output = output or _beside(checkpoint, SUFFIXES[format])
+    _check_paths(checkpoint, output=output, json_file=json_file, force=force)
+    batch = _batch_size(batch_size)
     from levit_deploy import pipeline, report
-    from levit_deploy.exporters import EXPORTERS, ExportOptions
+    from levit_deploy.exporters import ExportOptions
 
-    output = output or checkpoint.with_suffix(EXPORTERS[format].suffix)
-    _refuse_to_waste_time(output, checkpoint, force)
-    options = ExportOptions(opset=opset, batch_size=_batch_size(batch_size))
     loaded = _read(checkpoint, activation, image_size, weights)
-    published = pipeline.export(
-        loaded,
-        format,
-        output,
-        head=head,
-        layout=layout,
-        options=options,
-        force=force,
-    )
+    with _evidence_of_failure(output, json_file, quiet):
+        published = pipeline.export(
+            loaded,
+            format,
+            output,
+            head=head,
+            layout=layout,
+            options=ExportOptions(opset=opset, batch_size=batch),
+            force=force,
+        )
     _report(report.published_data(published), report.print_published, json_file, quiet)
 
 
@@ -218,6 +261,7 @@ def verify(
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
     json_file: JsonOption = None,
+    force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -225,12 +269,12 @@ def verify(
 
     Example: levit-deploy verify ckpt.pth ckpt.onnx
     """
-    from levit_deploy import pipeline, report
+    _check_paths(checkpoint, artifact, json_file=json_file, force=force)
+    from levit_deploy import pipeline
 
     loaded = _read(checkpoint, activation, image_size, weights)
     verification = pipeline.verify(loaded, artifact)
-    data = report.verification_data(verification)
-    _report(data, report.print_verification, json_file, quiet)
+    _report_verification(verification, artifact, json_file, quiet)
     verification.raise_if_failed()
 
 
@@ -241,6 +285,7 @@ def demo(
         Path, typer.Argument(metavar="DIRECTORY", help="Where to leave the files.")
     ] = Path("levit-deploy-demo"),
     json_file: JsonOption = None,
+    force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -248,35 +293,48 @@ def demo(
 
     Example: levit-deploy demo /tmp/levit
     """
+    _check_paths(json_file=json_file, force=force)
+    import dataclasses
+
     from levit_deploy import demo as demonstration
     from levit_deploy import report
 
     show = not quiet and json_file != "-"
     console = report.console()
-    checkpoint = demonstration.read_demo_checkpoint(directory)
+    checkpoint = demonstration.read_demo_checkpoint(directory, force=force)
     data: dict[str, Any] = {"checkpoint": report.checkpoint_data(checkpoint), "published": []}
     if show:
-        report.print_checkpoint(data["checkpoint"], console)
+        with _reader_may_leave():
+            report.print_checkpoint(data["checkpoint"], console)
     everything = []
-    for published in demonstration.publish_all(checkpoint, directory):
+    for published in demonstration.publish_all(checkpoint, force=force):
         everything.append(published)
         data["published"].append(report.published_data(published))
         if show:
-            report.print_published(data["published"][-1], console)
-    data["comparison"] = report.comparison_data(demonstration.compare(checkpoint, everything))
+            with _reader_may_leave():
+                report.print_published(data["published"][-1], console)
+    rows = demonstration.compare(checkpoint, everything)
+    data["comparison"] = [dataclasses.asdict(row) for row in rows]
     _report(data, report.print_comparison, json_file, quiet)
 
 
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Go on when whoever reads our output has seen enough, as in ``| head``."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich turns the first into the second
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _read(
-    path: Path, activation: Activation | None, image_size: str | None, weights: Weights | None
-) -> Any:
+    path: Path, activation: str | None, image_size: str | None, weights: str | None
+) -> Checkpoint:
     from levit_deploy.checkpoint import read_checkpoint
 
     return read_checkpoint(
-        path,
-        weights=weights,
-        activation=activation,
-        image_size=_image_size(image_size),
+        path, weights=weights, activation=activation, image_size=_image_size(image_size)
     )
 
 
@@ -302,11 +360,55 @@ def _batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _refuse_to_waste_time(output: Path, checkpoint: Path, force: bool) -> None:
-    """Refuse a bad destination before torch is imported and the checkpoint read."""
+def _beside(checkpoint: Path, suffix: str) -> Path:
+    """The checkpoint's path with another suffix."""
+    return checkpoint.parent / (checkpoint.stem + suffix)
+
+
+def _check_paths(
+    *inputs: Path, output: Path | None = None, json_file: str | None = None, force: bool
+) -> None:
+    """Refuse what cannot be read or must not be written, before torch is imported."""
     from levit_deploy.publish import refuse_bad_destination
 
-    refuse_bad_destination(output, checkpoint, force)
+    for path in inputs:
+        try:
+            path.stat()
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read: {error.strerror}. Expected an existing file. Check the "
+                "path."
+            ) from error
+        if path.is_dir():
+            raise InputError(
+                f"{path} is a folder. Expected a file, such as a .pth as torch.save writes it. "
+                "Give the file inside the folder."
+            )
+    if output is not None:
+        refuse_bad_destination(output, inputs, force)
+    if json_file not in (None, "-"):
+        taken = (*inputs, output) if output is not None else inputs
+        refuse_bad_destination(Path(str(json_file)), taken, force, option="--json")
+
+
+@contextmanager
+def _evidence_of_failure(output: Path, json_file: str | None, quiet: bool) -> Iterator[None]:
+    """Print the figures of a proof that failed, too; they are what the user needs then."""
+    try:
+        yield
+    except VerificationError as error:
+        if error.evidence is not None:
+            _report_verification(error.evidence, output, json_file, quiet)
+        raise
+
+
+def _report_verification(
+    verification: Any, artifact: Path, json_file: str | None, quiet: bool
+) -> None:
+    from levit_deploy import report
+
+    data = {"path": str(artifact), "verification": report.verification_data(verification)}
+    _report(data, report.print_verified, json_file, quiet)
 
 
 def _report(
@@ -314,14 +416,16 @@ def _report(
 ) -> None:
     """Print for a person, or write for a machine."""
     from levit_deploy import report
+    from levit_deploy.publish import staged
 
-    if json_file == "-":
-        typer.echo(report.to_json(data))
-        return
-    if not quiet:
-        printer(data, report.console())
-    if json_file is not None:
-        report.write_json(data, Path(json_file))
+    with _reader_may_leave():
+        if json_file == "-":
+            print(report.to_json(data))
+        elif not quiet:
+            printer(data, report.console())
+    if json_file not in (None, "-"):
+        with staged(Path(str(json_file)), sources=(), force=True) as temporary:
+            temporary.write_text(report.to_json(data) + "\n")
 
 
 def main() -> None:

@@ -21,9 +21,16 @@ class LevitDeployError(Exception):
 
 
 class VerificationError(LevitDeployError):
-    """The artifact differs from the reference by more than the error budget."""
+    """The artifact differs from the reference by more than the error budget.
+
+    ``evidence`` holds the figures (a ``Verification``) where it came to measuring.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, evidence: object = None) -> None:
+        super().__init__(message)
+        self.evidence = evidence
 
 
 class UsageError(LevitDeployError):
@@ -62,3 +69,14 @@ class BackendError(LevitDeployError):
     """A runtime that crashed, or a machine out of memory."""
 
     exit_code = 6
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out; torch's own is a bare RuntimeError."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, short enough for one sentence of a message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from levit_deploy.checkpoint import Checkpoint, fused
-from levit_deploy.errors import ArtifactError
+from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.exporters.artifact import load_artifact
-from levit_deploy.layout import to_spatial
+from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.provenance import Provenance
@@ -25,16 +25,15 @@ log = logging.getLogger(__name__)
 class Published:
     """A proven artifact at its destination.
 
-    ``facts`` are what its format has to say of it, such as the number of ONNX nodes.
+    ``facts`` are what its format has to say of it, such as the number of ONNX nodes; ``assumed``
+    is what the checkpoint did not say.
     """
 
     path: Path
-    format: str
-    head: str
     layout: str
     size_bytes: int
-    sha256: str
     facts: dict[str, int]
+    assumed: tuple[str, ...]
     verification: Verification
 
 
@@ -51,24 +50,24 @@ def export(
 ) -> Published:
     """Export a checkpoint to ``output`` and prove the file before it gets that name.
 
-    ``format`` is a key of ``EXPORTERS``; ``extra`` are inputs to prove it on besides the standard
-    ones. Raises VerificationError where the proof fails; ``output`` is then as it was.
+    ``format`` is a key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is
+    'mean', 'class' or 'distill'; ``extra`` are inputs to prove it on besides the standard ones.
+    Raises VerificationError where the proof fails; ``output`` is then as it was.
     """
-    output, exporter, options = Path(output), EXPORTERS[format], options or ExportOptions()
+    _one_of("format", format, EXPORTERS)
+    _one_of("layout", layout, ("auto", *LAYOUTS))
+    exporter, options = EXPORTERS[format], options or ExportOptions()
     if layout == "auto":
         layout = exporter.auto_layout(options)
-    with staged(output, source=checkpoint.path, force=force) as temporary:
+
+    def serialize() -> bytes:
         model = to_plain(checkpoint.model, head)
         if layout == "spatial":
             model = to_spatial(model)
-        provenance = Provenance(checkpoint.sha256, checkpoint.config, head, layout)
-        temporary.write_bytes(exporter.serialize(model, provenance, options))
-        log.info("wrote %s in the %s layout, unproven so far", format, layout)
-        facts = exporter.check_file(temporary)
-        verification = prove(checkpoint, temporary, extra)
-        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    return Published(
-        output, format, head, layout, output.stat().st_size, sha256, facts, verification
+        return exporter.serialize(model, _provenance(checkpoint, head, layout), options)
+
+    return _publish(
+        checkpoint, Path(output), serialize, exporter.check_file, head, layout, force, extra
     )
 
 
@@ -81,35 +80,71 @@ def fuse(
     extra: tuple[Case, ...] = (),
 ) -> Published:
     """Write the plain model as safetensors to ``output``, proven like any artifact."""
-    output = Path(output)
-    with staged(output, source=checkpoint.path, force=force) as temporary:
-        provenance = Provenance(checkpoint.sha256, checkpoint.config, head, "tokens")
-        temporary.write_bytes(fused.serialize(to_plain(checkpoint.model, head), provenance))
-        verification = prove(checkpoint, temporary, extra)
-        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    return Published(
-        output, "fused", head, "tokens", output.stat().st_size, sha256, {}, verification
+
+    def serialize() -> bytes:
+        model = to_plain(checkpoint.model, head)
+        return fused.serialize(model, _provenance(checkpoint, head, "tokens"))
+
+    return _publish(
+        checkpoint, Path(output), serialize, lambda _path: {}, head, "tokens", force, extra
     )
 
 
-def prove(checkpoint: Checkpoint, path: str | Path, extra: tuple[Case, ...] = ()) -> Verification:
-    """``verify``, but raising VerificationError where the artifact fails."""
-    verification = verify(checkpoint, path, extra)
-    verification.raise_if_failed()
-    return verification
+def verify(
+    checkpoint: Checkpoint, path: str | Path, *, extra: tuple[Case, ...] = ()
+) -> Verification:
+    """Compare the artifact at ``path`` with the checkpoint, whatever comes out.
 
-
-def verify(checkpoint: Checkpoint, path: str | Path, extra: tuple[Case, ...] = ()) -> Verification:
-    """Compare the file at ``path`` with the checkpoint, whatever comes out.
-
-    An artifact made with ``--head class`` or ``distill`` says so and is held to that head.
+    An artifact made with ``--head class`` or ``distill`` says so and is held to that head; the
+    result names it.
     """
     artifact = load_artifact(Path(path))
-    head = artifact.metadata.get("head", "mean")
-    if head not in HEADS:
+    head = artifact.metadata.get("head", checkpoint.head)
+    if head == checkpoint.head:
+        model = checkpoint.model
+    elif head in HEADS and checkpoint.config.distillation:
+        model = HEADS[head](checkpoint.model)
+    else:
         raise ArtifactError(
-            f"{path} says it was made from the head {head!r}. Expected one of {', '.join(HEADS)}. "
-            "Its metadata is damaged; export it again."
+            f"{path} computes the logits of the head {head!r}, the checkpoint only those of "
+            f"{checkpoint.head!r}. Give the checkpoint it was made from."
         )
-    model = checkpoint.model if head == "mean" else HEADS[head](checkpoint.model)
-    return measure(model, checkpoint.config, artifact, extra=extra)
+    return measure(model, checkpoint.config, artifact, head=head, extra=extra)
+
+
+def _publish(
+    checkpoint: Checkpoint,
+    output: Path,
+    serialize: Callable[[], bytes],
+    check_file: Callable[[Path], dict[str, int]],
+    head: str,
+    layout: str,
+    force: bool,
+    extra: tuple[Case, ...],
+) -> Published:
+    """Write, prove and rename: what every kind of file goes through."""
+    _one_of("head", head, HEADS)
+    with staged(output, sources=(checkpoint.path,), force=force) as temporary:
+        temporary.write_bytes(serialize())
+        log.info("wrote the file under a temporary name; proving it")
+        facts = check_file(temporary)
+        verification = verify(checkpoint, temporary, extra=extra)
+        verification.raise_if_failed()
+    size = output.stat().st_size
+    return Published(output, layout, size, facts, checkpoint.assumed, verification)
+
+
+def _provenance(checkpoint: Checkpoint, head: str, layout: str) -> Provenance:
+    return Provenance(
+        checkpoint.sha256,
+        checkpoint.config,
+        checkpoint.head if head == "mean" else head,
+        layout,
+        checkpoint.weights,
+        checkpoint.assumed,
+    )
+
+
+def _one_of(option: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{option} {value!r} is not one of {', '.join(choices)}.")

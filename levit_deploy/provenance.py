@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,13 +17,16 @@ class Provenance:
     """What an artifact was made from, and how.
 
     ``config`` is the checkpoint's architecture; ``head`` is 'mean' (of one head or two), 'class' or
-    'distill'; ``layout`` is 'tokens' or 'spatial'.
+    'distill'; ``layout`` is 'tokens' or 'spatial'; ``weights`` is 'model' or 'ema'; ``assumed``
+    says in words what the checkpoint did not.
     """
 
     checkpoint_sha256: str
     config: LeViTConfig
     head: str
     layout: str
+    weights: str = "model"
+    assumed: tuple[str, ...] = ()
 
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""
@@ -32,16 +36,22 @@ class Provenance:
             "config": self.config.to_json(),
             "head": self.head,
             "layout": self.layout,
+            "weights": self.weights,
+            "assumed": json.dumps(self.assumed),
         }
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Provenance:
         """Read ``to_metadata``'s strings back; KeyError, TypeError or ValueError if damaged."""
+        if not all(isinstance(metadata[key], str) for key in metadata):
+            raise TypeError("metadata must be strings")
         return cls(
             checkpoint_sha256=metadata["checkpoint_sha256"],
             config=LeViTConfig.from_json(metadata["config"]),
             head=metadata["head"],
             layout=metadata["layout"],
+            weights=metadata["weights"],
+            assumed=tuple(json.loads(metadata["assumed"])),
         )
 
 

@@ -3,58 +3,86 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from levit_deploy.errors import OutputError
 
 
 @contextmanager
-def staged(destination: Path, *, source: Path, force: bool) -> Iterator[Path]:
-    """Yield a temporary path beside ``destination``; rename it there when the block succeeds.
+def staged(destination: Path, *, sources: Sequence[Path], force: bool) -> Iterator[Path]:
+    """Yield a temporary file beside ``destination``; rename it there when the block succeeds.
 
-    The block writes the temporary file and proves it. Where the block raises, the temporary file
-    is removed and ``destination`` is as it was. ``source`` is never overwritten; any other file
+    The block fills the temporary file and proves it. Where the block raises, the temporary file is
+    removed and ``destination`` is as it was. ``sources`` are never overwritten; any other file
     only with ``force``. Raises OutputError, before the block where it can be known by then.
     """
-    refuse_bad_destination(destination, source, force)
+    refuse_bad_destination(destination, sources, force)
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}.levit-deploy.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        refuse_bad_destination(destination, source, force)
-        temporary.replace(destination)
+    with _told_as_output_error(destination):
+        temporary.touch(exist_ok=False)  # never through somebody else's link
+        try:
+            yield temporary
+            _sync(temporary)
+            refuse_bad_destination(destination, sources, force)
+            temporary.replace(destination)
+        finally:
+            temporary.unlink(missing_ok=True)
+    with suppress(OSError):  # some file systems cannot sync a folder; the file is in place
         _sync(destination.parent)
+
+
+def refuse_bad_destination(
+    destination: Path, sources: Sequence[Path], force: bool, option: str = "-o"
+) -> None:
+    """Raise OutputError where ``staged`` could not, or must not, write.
+
+    ``option`` is the one that names the destination.
+    """
+    with _told_as_output_error(destination):
+        if not destination.parent.is_dir():
+            raise OutputError(
+                f"The folder {destination.parent} does not exist, so {destination.name} cannot be "
+                f"written there. Create it, or choose another with {option}."
+            )
+        if any(_same(destination, source) for source in sources):
+            raise OutputError(
+                f"{destination} is one of this command's own files, such as the checkpoint, which "
+                f"is never overwritten. Name another with {option}."
+            )
+        if not (destination.exists() or destination.is_symlink()):
+            return
+        if destination.is_dir():
+            raise OutputError(f"{destination} is a folder. Name a file with {option}.")
+        if destination.is_symlink() or not destination.is_file():
+            raise OutputError(
+                f"{destination} is a link or a device, and would be replaced by a file. Name the "
+                f"file itself with {option}."
+            )
+        if not force:
+            raise OutputError(
+                f"{destination} exists already. Add --force to replace it, or name another file "
+                f"with {option}."
+            )
+
+
+def _same(one: Path, two: Path) -> bool:
+    """Whether two paths are one file, by name or, for links to it, by where it stands."""
+    if one.resolve() == two.resolve():
+        return True
+    return one.exists() and two.exists() and one.samefile(two)
+
+
+@contextmanager
+def _told_as_output_error(destination: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OutputError(
             f"{destination} could not be written: {error.strerror or error}. Nothing was left "
             "behind. Choose another place with -o."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def refuse_bad_destination(destination: Path, source: Path, force: bool) -> None:
-    """Raise OutputError where ``staged`` could not, or must not, write."""
-    if not destination.parent.is_dir():
-        raise OutputError(
-            f"The folder {destination.parent} does not exist, so {destination.name} cannot be "
-            "written there. Create it, or choose another with -o."
-        )
-    if destination.is_dir():
-        raise OutputError(f"{destination} is a folder. Name a file with -o.")
-    if destination.exists():
-        if source.exists() and destination.samefile(source):
-            raise OutputError(
-                f"{destination} is the checkpoint itself, which is never overwritten. Name another "
-                "file with -o."
-            )
-        if not force:
-            raise OutputError(
-                f"{destination} exists already. Add --force to replace it, or name another file "
-                "with -o."
-            )
 
 
 def _sync(path: Path) -> None:

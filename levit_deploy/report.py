@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
-from pathlib import Path
+import sys
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.cost import count_macs
-from levit_deploy.demo import Row
-from levit_deploy.errors import OutputError
 from levit_deploy.pipeline import Published
 from levit_deploy.verification import Verification
 
@@ -30,6 +28,8 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
         "path": str(checkpoint.path),
         "sha256": checkpoint.sha256,
         "family": checkpoint.family,
+        "weights": checkpoint.weights,
+        "head": checkpoint.head,
         "variant": config.variant,
         "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
         "macs": count_macs(config),
@@ -41,12 +41,14 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
 
 def published_data(published: Published) -> Data:
     """Everything known of a file that was written and proven."""
-    data = {
-        field.name: getattr(published, field.name)
-        for field in dataclasses.fields(published)
-        if field.name != "verification"
+    return {
+        "path": str(published.path),
+        "layout": published.layout,
+        "size_bytes": published.size_bytes,
+        "facts": published.facts,
+        "assumed": list(published.assumed),
+        "verification": verification_data(published.verification),
     }
-    return {**data, "path": str(published.path), **verification_data(published.verification)}
 
 
 def verification_data(verification: Verification) -> Data:
@@ -55,7 +57,12 @@ def verification_data(verification: Verification) -> Data:
         {**dataclasses.asdict(case), "failures": list(case.failures)} for case in verification.cases
     ]
     return {
-        "verification": {"passed": verification.passed, "seed": verification.seed, "cases": cases}
+        "passed": verification.passed,
+        "format": verification.format,
+        "sha256": verification.sha256,
+        "head": verification.head,
+        "seed": verification.seed,
+        "cases": cases,
     }
 
 
@@ -64,12 +71,15 @@ def print_checkpoint(data: Data, console: Console) -> None:
     config = data["config"]
     height, width = config["image_size"]
     heads = "2 (class and distillation)" if config["distillation"] else "1"
+    if data["head"] != "mean":
+        heads += f" ({data['head']})"
     sheet = _table()
     sheet.show_header = False
     for name, value in (
         ("file", data["path"]),
         ("SHA-256", data["sha256"]),
         ("family", data["family"]),
+        ("weights", data["weights"]),
         ("variant", data["variant"]),
         ("input", f"{config['in_channels']} x {height} x {width}"),
         ("classes", str(config["num_classes"])),
@@ -103,15 +113,26 @@ def print_checkpoint(data: Data, console: Console) -> None:
 
 
 def print_published(data: Data, console: Console) -> None:
-    """Print what was written and the proof."""
+    """Print what was written, what was assumed, and the proof."""
     facts = "".join(f", {name} {value}" for name, value in data["facts"].items())
+    proof = data["verification"]
     console.print(
-        f"{data['path']}: {data['format']}, {data['layout']} layout, {data['head']} head"
-        f"{facts}, {data['size_bytes'] / 1e6:.2f} MB",
-        highlight=False,
+        f"{data['path']}: {proof['format']}, {data['layout']} layout, {proof['head']} head{facts}, "
+        f"{data['size_bytes'] / 1e6:.2f} MB",
         soft_wrap=True,
     )
-    print_verification(data, console)
+    for assumption in data["assumed"]:
+        console.print(f"assumed: {assumption}", soft_wrap=True)
+    print_verification(proof, console)
+
+
+def print_verified(data: Data, console: Console) -> None:
+    """Print what an artifact was held to, and the proof."""
+    proof = data["verification"]
+    console.print(
+        f"{data['path']}: {proof['format']}, held to the {proof['head']} head", soft_wrap=True
+    )
+    print_verification(proof, console)
 
 
 def print_verification(data: Data, console: Console) -> None:
@@ -119,7 +140,7 @@ def print_verification(data: Data, console: Console) -> None:
     table = _table(
         "inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1", "verdict"
     )
-    for case in data["verification"]["cases"]:
+    for case in data["cases"]:
         agreeing = case["decided"] - case["disagreements"]
         table.add_row(
             case["name"],
@@ -129,14 +150,9 @@ def print_verification(data: Data, console: Console) -> None:
             f"{case['max_error']:.1e}",
             f"{case['budget']['max_error']:.1e}",
             f"{agreeing}/{case['decided']}",
-            "[red]FAILED[/red]" if case["failures"] else "[green]proven[/green]",
+            Text("FAILED", style="red") if case["failures"] else Text("proven", style="green"),
         )
     console.print(table)
-
-
-def comparison_data(rows: Sequence[Row]) -> list[Data]:
-    """The demo's closing comparison."""
-    return [dataclasses.asdict(row) for row in rows]
 
 
 def print_comparison(data: Data, console: Console) -> None:
@@ -157,25 +173,17 @@ def print_comparison(data: Data, console: Console) -> None:
 
 
 def console() -> Console:
-    """Standard output, wide enough for every table where it is no terminal."""
-    found = Console()
-    return found if found.is_terminal else Console(width=100)
+    """Standard output, wide enough for every table where it is no terminal.
+
+    File names are printed as they are: nothing in square brackets is markup.
+    """
+    width = None if sys.stdout.isatty() else 100
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def to_json(data: Data) -> str:
     """Strict JSON: what is not finite becomes null."""
     return json.dumps(_finite(data), indent=2, allow_nan=False)
-
-
-def write_json(data: Data, path: Path) -> None:
-    """Write a report. Raises OutputError where that cannot be done."""
-    try:
-        path.write_text(to_json(data) + "\n")
-    except OSError as error:
-        raise OutputError(
-            f"The report {path} could not be written: {error.strerror}. Choose another place with "
-            "--json."
-        ) from error
 
 
 def _finite(value: Any) -> Any:

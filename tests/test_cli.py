@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from levit_deploy import pipeline
-from levit_deploy.cli import app
+from levit_deploy.cli import SUFFIXES, app
+from levit_deploy.exporters import EXPORTERS
 
 COMMANDS = ("inspect", "fuse", "export", "verify", "demo")
 
@@ -172,7 +175,7 @@ def text_file(folder):
 
 
 REFUSED = {
-    "missing file": (lambda folder: folder / "nowhere.pth", "does not exist"),
+    "missing file": (lambda folder: folder / "nowhere.pth", "cannot be read"),
     "a folder": (lambda folder: folder, "is a folder"),
     "not a checkpoint": (text_file, "not a checkpoint"),
     "another network": (other_network, "conv1.weight"),
@@ -234,7 +237,7 @@ def test_bad_destinations_are_refused(folder):
         (folder / "no" / "folder" / "out.onnx", "does not exist"),
         (folder / "old.onnx", "--force"),
         (folder, "is a folder"),
-        (path, "checkpoint itself"),
+        (path, "own files"),
     ):
         code, _, err = run("export", path, "-o", output)
         assert code == 5
@@ -316,7 +319,7 @@ def test_the_installed_command_and_the_module_are_the_same(folder):
             text=True,
         )
         assert done.returncode == 3
-        assert "nowhere.pth does not exist" in done.stderr
+        assert "nowhere.pth cannot be read: No such file" in done.stderr
 
 
 def test_help_does_not_wait_for_torch():
@@ -327,3 +330,93 @@ def test_help_does_not_wait_for_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_default_suffixes_are_the_exporters():
+    assert {name: exporter.suffix for name, exporter in EXPORTERS.items()} == SUFFIXES
+
+
+def test_what_was_assumed_is_said_at_every_export_and_kept_by_fuse(folder):
+    for command in ("export", "fuse"):
+        code, out, _ = run(command, folder / "ckpt.pth")
+        assert code == 0
+        assert "assumed: activation hardswish" in out
+    _, out, _ = run("export", folder / "ckpt.fused.safetensors", "--json", "-", "-o", folder / "f")
+    assert any("hardswish" in assumption for assumption in json.loads(out)["assumed"])
+
+
+def test_the_head_survives_fuse(folder):
+    path, fused = folder / "ckpt.pth", folder / "class.safetensors"
+    run("fuse", path, "--head", "class", "-o", fused)
+    assert "held to the class head" in run("verify", path, fused)[1]
+    run("export", fused, "-o", folder / "a.onnx")
+    run("export", path, "--head", "class", "-o", folder / "b.onnx")
+    run("export", path, "-o", folder / "mean.onnx")
+    for checkpoint in (path, fused):
+        for artifact in ("a.onnx", "b.onnx"):
+            code, out, _ = run("verify", checkpoint, folder / artifact)
+            assert code == 0
+            assert "held to the class head" in out
+    code, _, err = run("verify", fused, folder / "mean.onnx")
+    assert code == 3
+    assert "'mean'" in err
+
+
+def test_a_report_never_overwrites(folder):
+    run("export", folder / "ckpt.pth")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for arguments in (
+        ("inspect", folder / "ckpt.pth", "--json", folder / "ckpt.pth"),
+        ("verify", folder / "ckpt.pth", folder / "ckpt.onnx", "--json", folder / "ckpt.onnx"),
+        ("export", folder / "ckpt.pth", "-o", folder / "b", "--json", folder / "b"),
+        ("fuse", folder / "ckpt.pth", "--json", folder / "no" / "folder.json"),
+    ):
+        code, _, err = run(*arguments)
+        assert (code, "--json" in err or arguments[0] == "export") == (5, True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_failed_export_shows_its_figures(folder, monkeypatch):
+    plain = pipeline.to_plain
+    monkeypatch.setattr(pipeline, "to_plain", lambda model, _head: plain(model, "class"))
+    code, out, err = run("export", folder / "ckpt.pth")
+    assert code == 1
+    assert out.count("FAILED") == 4
+    assert "On normal" in err
+    assert names_in(folder) == ["ckpt.pth"]
+
+
+def test_demo_does_not_overwrite_what_is_not_its_own(tmp_path):
+    (tmp_path / "digits.pth").write_text("mine")
+    code, _, err = run("demo", tmp_path)
+    assert code == 5
+    assert "--force" in err
+    assert (tmp_path / "digits.pth").read_text() == "mine"
+
+
+def command_line(*arguments):
+    return [sys.executable, "-m", "levit_deploy", *map(str, arguments)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_130_and_leaves_nothing(folder, number):
+    command = command_line("export", folder / "ckpt.pth")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not any(name.endswith(".tmp") for name in names_in(folder)):
+            assert process.poll() is None, "it ended before it could be interrupted"
+            time.sleep(0.005)
+        process.send_signal(number)
+        err = process.stderr.read()
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert names_in(folder) == ["ckpt.pth"]
+
+
+@pytest.mark.parametrize("report", [(), ("--json", "-")])
+def test_a_reader_that_leaves_is_no_error(folder, report):
+    command = command_line("export", folder / "ckpt.pth", *report)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+    assert "ckpt.onnx" in names_in(folder)

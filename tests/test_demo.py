@@ -27,7 +27,8 @@ def test_the_demo_does_the_whole_job(tmp_path):
     assert out.count(f"{top1:.2%}".replace("%", " %")) == 4  # the original and three artifacts
 
     # again, over its own files, for a machine
-    code, out, _ = run("demo", folder, "--json", "-")
+    assert run("demo", folder)[0] == 5
+    code, out, _ = run("demo", folder, "--force", "--json", "-")
     data = json.loads(out)
     assert code == 0
     assert [row["name"] for row in data["comparison"]] == ["original", *FILES[:2], FILES[3]]

@@ -84,7 +84,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, checkpoint, format):
     one = pipeline.export(checkpoint, format, tmp_path / "one")
     two = pipeline.export(checkpoint, format, tmp_path / "two")
     assert one.path.read_bytes() == two.path.read_bytes()
-    assert one.sha256 == two.sha256
+    assert one.verification.sha256 == two.verification.sha256
 
 
 def test_a_fixed_batch_is_proven_at_that_batch(tmp_path, checkpoint):

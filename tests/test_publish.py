@@ -19,7 +19,7 @@ def everything_in(folder):
 
 def test_the_destination_appears_complete_when_the_block_ends(tmp_path, source):
     destination = tmp_path / "out.onnx"
-    with staged(destination, source=source, force=False) as temporary:
+    with staged(destination, sources=(source,), force=False) as temporary:
         temporary.write_bytes(b"artifact")
         assert temporary.parent == destination.parent  # a rename across disks is not atomic
         assert not destination.exists()
@@ -28,7 +28,7 @@ def test_the_destination_appears_complete_when_the_block_ends(tmp_path, source):
 
 
 def publish(destination, source, data, *, force=False, error=None, meanwhile=None):
-    with staged(destination, source=source, force=force) as temporary:
+    with staged(destination, sources=(source,), force=force) as temporary:
         temporary.write_bytes(data)
         if meanwhile is not None:
             destination.write_bytes(meanwhile)
@@ -64,7 +64,7 @@ def test_an_existing_file_needs_force(tmp_path, source):
     destination.write_bytes(b"old")
     with (
         pytest.raises(OutputError, match="--force"),
-        staged(destination, source=source, force=False),
+        staged(destination, sources=(source,), force=False),
     ):
         pytest.fail("the work was done in vain")
     publish(destination, source, b"new", force=True)
@@ -83,8 +83,8 @@ def test_the_checkpoint_is_never_overwritten(tmp_path, source):
     os.link(source, link)
     for destination in (source, link):
         with (
-            pytest.raises(OutputError, match="checkpoint itself"),
-            staged(destination, source=source, force=True),
+            pytest.raises(OutputError, match="own files"),
+            staged(destination, sources=(source,), force=True),
         ):
             pytest.fail("the work was done in vain")
     assert source.read_bytes() == b"weights"
@@ -93,11 +93,37 @@ def test_the_checkpoint_is_never_overwritten(tmp_path, source):
 def test_a_folder_and_a_missing_folder_are_refused(tmp_path, source):
     with (
         pytest.raises(OutputError, match="is a folder"),
-        staged(tmp_path, source=source, force=True),
+        staged(tmp_path, sources=(source,), force=True),
     ):
         pytest.fail("the work was done in vain")
     with (
         pytest.raises(OutputError, match="does not exist"),
-        staged(tmp_path / "nowhere" / "out.onnx", source=source, force=False),
+        staged(tmp_path / "nowhere" / "out.onnx", sources=(source,), force=False),
     ):
         pytest.fail("the work was done in vain")
+
+
+def test_links_and_devices_are_never_replaced(tmp_path, source):
+    (tmp_path / "target").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    before = everything_in(tmp_path)
+    for name in ("link", "dangling", "fifo"):
+        with pytest.raises(OutputError, match="link or a device"):
+            publish(tmp_path / name, source, b"new", force=True)
+    assert (tmp_path / "target").read_bytes() == b"kept"
+    assert everything_in(tmp_path) == before
+
+
+def test_a_planted_link_under_the_temporary_name_is_not_followed(tmp_path, source):
+    (tmp_path / "victim").write_bytes(b"kept")
+    (tmp_path / f".out.onnx.{os.getpid()}.levit-deploy.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(OutputError, match="could not be written"):
+        publish(tmp_path / "out.onnx", source, b"new")
+    assert (tmp_path / "victim").read_bytes() == b"kept"
+
+
+def test_a_name_too_long_for_the_disk_is_refused(tmp_path, source):
+    with pytest.raises(OutputError, match="could not be written"):
+        publish(tmp_path / ("x" * 300), source, b"new")

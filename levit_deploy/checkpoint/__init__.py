@@ -43,12 +43,16 @@ class Checkpoint:
     """A loaded checkpoint.
 
     ``model`` is float32, in evaluation mode, in training form (or plain, where the file was already
-    fused): the reference. ``assumed`` says in words what the file did not.
+    fused): the reference. ``weights`` is 'model' or 'ema'; ``head`` is what the model's logits are:
+    'mean' of its one or two heads, or what was chosen when it was fused. ``assumed`` says in words
+    what the file did not.
     """
 
     path: Path
     sha256: str
     family: str
+    weights: str
+    head: str
     config: LeViTConfig
     assumed: tuple[str, ...]
     model: LeViT
@@ -72,7 +76,7 @@ def read_checkpoint(
     if is_ours(file.metadata):
         return _fused(file, weights, activation, image_size)
 
-    state = find_state(file.contents, weights, path)
+    weights, state = find_state(file.contents, weights, path)
     reader = _reader(state, path)
     state = reader.convert(state)
     inferred = infer_config(state, activation=activation, image_size=image_size)
@@ -82,6 +86,8 @@ def read_checkpoint(
         path,
         file.sha256,
         reader.FAMILY,
+        weights,
+        "mean",
         inferred.config,
         (*inferred.assumed, *_stored_precision(state)),
         model,
@@ -99,7 +105,8 @@ def _fused(
             f"--weights {weights} was asked for, but {file.path} was fused from one set of weights "
             "and holds no other. Leave the option out."
         )
-    model, config = fused.restore(file.contents, file.metadata, file.path)
+    model, provenance = fused.restore(file.contents, file.metadata, file.path)
+    config = provenance.config
     for option, asked, found in (
         ("--activation", activation, config.activation),
         ("--image-size", image_size, config.image_size),
@@ -109,13 +116,29 @@ def _fused(
                 f"{option} asks for {asked}, but {file.path} was fused with {found}. Leave the "
                 "option out, or fuse the original checkpoint again."
             )
-    return Checkpoint(file.path, file.sha256, fused.FAMILY, config, (), model)
+    return Checkpoint(
+        file.path,
+        file.sha256,
+        fused.FAMILY,
+        provenance.weights,
+        provenance.head,
+        config,
+        provenance.assumed,
+        model,
+    )
 
 
 def _reader(state: Mapping[str, Tensor], path: Path) -> Reader:
     matching = [reader for reader in READERS if reader.matches(state.keys())]
     if len(matching) == 1:
         return matching[0]
+    for prefix in ("module.", "_orig_mod."):
+        bare = {key.removeprefix(prefix) for key in state}
+        if any(reader.matches(bare) for reader in READERS):
+            raise CheckpointError(
+                f"{path} holds a LeViT whose names all begin with {prefix!r}, as a wrapper left "
+                "them. Save the state dict of the module inside the wrapper."
+            )
     keys = ", ".join(list(state)[:4])
     raise CheckpointError(
         f"{path} holds {len(state)} tensors, such as {keys}: not the names of a LeViT this tool "

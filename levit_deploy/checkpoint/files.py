@@ -14,7 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from levit_deploy.errors import CheckpointError, UnsafeInputError
+from levit_deploy.errors import (
+    CheckpointError,
+    UnsafeInputError,
+    first_line,
+    is_out_of_memory,
+)
 
 # The one class beyond torch's own allow-list that official training runs save (main.py: 'args').
 ALLOWED_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
@@ -91,10 +96,12 @@ def _read_torch(path: Path) -> dict[str, Any]:
     except (CheckpointError, UnsafeInputError):
         raise
     except Exception as error:  # the readers raise whatever a damaged archive leads them to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
-            f"{path} looks like a torch file but cannot be read: {reason}. It may be truncated or "
-            "damaged, or saved with other than torch.save's defaults. Copy or save it again."
+            f"{path} looks like a torch file but cannot be read: {first_line(error)}. It may "
+            "be truncated or damaged, or saved with other than torch.save's defaults. Copy or save "
+            "it again."
         ) from error
     if not isinstance(contents, dict):
         raise CheckpointError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save
 from torch import Tensor
 
 from levit_deploy.checkpoint.strict import load_strictly
-from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
@@ -26,16 +26,19 @@ def serialize(model: LeViT, provenance: Provenance) -> bytes:
 
 def restore(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
-) -> tuple[LeViT, LeViTConfig]:
-    """Rebuild the plain model from a fused file's contents, with the config that describes it."""
+) -> tuple[LeViT, Provenance]:
+    """Rebuild the plain model of a fused file, with the provenance it was given.
+
+    The config is that of what the file holds: one head. Raises CheckpointError for damage.
+    """
     try:
-        config = Provenance.from_metadata(metadata).config
+        provenance = Provenance.from_metadata(metadata)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"{path} says that levit-deploy wrote it, but its metadata is damaged "
             f"({type(error).__name__}: {error}). Fuse the original checkpoint again."
         ) from error
-    config = config.replace(distillation=False)  # fusing leaves one head
+    config = provenance.config.replace(distillation=False)  # fusing leaves one head
     model = to_plain(LeViT(config))
     load_strictly(model, tensors)
-    return model, config
+    return model, replace(provenance, config=config)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from levit_deploy.errors import CheckpointError, UsageError
 
-WEIGHTS = ("model", "ema")
 
-
-def find_state(contents: Mapping[str, Any], weights: str | None, path: Path) -> dict[str, Tensor]:
-    """Return the model's tensors by name.
+def find_state(
+    contents: Mapping[str, Any], weights: str | None, path: Path
+) -> tuple[str, dict[str, Tensor]]:
+    """Return which weights were found, 'model' or 'ema', and the tensors by name.
 
     ``weights`` chooses between a training run's plain weights ('model') and their moving average
     ('ema'); it may be None where there is no choice to make. Raises CheckpointError where there
@@ -41,14 +41,14 @@ def find_state(contents: Mapping[str, Any], weights: str | None, path: Path) -> 
                 f"--weights {weights} was asked for, but {path} holds only {', '.join(states)}. "
                 "Leave the option out."
             )
-        return states[weights]
+        return weights, states[weights]
     if len(states) == 2 and not _equal(states["model"], states["ema"]):
         raise CheckpointError(
             f"{path} holds the trained weights and their moving average, and they differ. Expected "
             "one set. Choose with --weights model (what the official code evaluates) or "
             "--weights ema (what timm loads)."
         )
-    return next(iter(states.values()))
+    return next(iter(states.items()))
 
 
 def _is_state(contents: Mapping[str, Any]) -> TypeGuard[Mapping[str, Tensor]]:
@@ -58,7 +58,10 @@ def _is_state(contents: Mapping[str, Any]) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+    """Whether the numbers are the same; averages are sometimes kept in another precision."""
+    return one.keys() == two.keys() and all(
+        torch.equal(one[key].to(two[key].dtype), two[key]) for key in one
+    )
 
 
 def _some(contents: Mapping[str, Any]) -> str:

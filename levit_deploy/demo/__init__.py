@@ -43,15 +43,21 @@ class Row:
     milliseconds: float
 
 
-def read_demo_checkpoint(directory: Path) -> Checkpoint:
+def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
     """Copy the embedded checkpoint into ``directory``, made where it does not exist, and load it.
 
-    Raises OutputError where it cannot be written.
+    Raises OutputError where that cannot be done, or another file has the checkpoint's name.
     """
     path = directory / CHECKPOINT_NAME
+    embedded = resources.files(__package__).joinpath(CHECKPOINT_NAME).read_bytes()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(resources.files(__package__).joinpath(CHECKPOINT_NAME).read_bytes())
+        if path.exists() and path.read_bytes() != embedded and not force:
+            raise OutputError(
+                f"{path} exists already and is not the demo's. Name another folder, or add --force "
+                "to replace it."
+            )
+        path.write_bytes(embedded)
     except OSError as error:
         raise OutputError(
             f"{path} could not be written: {error.strerror}. Name another folder."
@@ -59,16 +65,13 @@ def read_demo_checkpoint(directory: Path) -> Checkpoint:
     return read_checkpoint(path)
 
 
-def publish_all(checkpoint: Checkpoint, directory: Path) -> Iterator[Published]:
-    """Fuse and export into ``directory``, each file proven on the held-out images as well.
-
-    Files of an earlier demo are replaced.
-    """
+def publish_all(checkpoint: Checkpoint, *, force: bool = False) -> Iterator[Published]:
+    """Fuse and export beside the checkpoint, each file proven on the held-out images as well."""
     extra = (image_case(HELD_OUT, held_out().images),)
-    stem = str(directory / "digits")
-    yield fuse(checkpoint, Path(f"{stem}.fused.safetensors"), force=True, extra=extra)
+    stem = str(checkpoint.path.with_suffix(""))
+    yield fuse(checkpoint, f"{stem}.fused.safetensors", force=force, extra=extra)
     for format, exporter in EXPORTERS.items():
-        yield export(checkpoint, format, Path(stem + exporter.suffix), force=True, extra=extra)
+        yield export(checkpoint, format, stem + exporter.suffix, force=force, extra=extra)
 
 
 def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]:

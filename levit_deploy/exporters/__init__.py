@@ -41,11 +41,15 @@ class Exporter:
 def _onnx_layout(options: ExportOptions) -> str:
     # onnxruntime runs the spatial layout 3 to 9 % faster; with the Attention operator, which takes
     # tokens, they are level (docs/performance.md).
-    return "tokens" if (options.opset or DEFAULT_OPSET) >= ATTENTION_OPSET else "spatial"
+    return "tokens" if _opset(options) >= ATTENTION_OPSET else "spatial"
+
+
+def _opset(options: ExportOptions) -> int:
+    return DEFAULT_OPSET if options.opset is None else options.opset
 
 
 def _onnx_bytes(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
-    opset = options.opset or DEFAULT_OPSET
+    opset = _opset(options)
     if opset not in OPSETS:
         raise UsageError(
             f"--opset {opset} is not supported. Choose from {OPSETS[0]} to {OPSETS[-1]}."

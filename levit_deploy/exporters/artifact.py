@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +16,13 @@ import torch
 from levit_deploy.checkpoint import fused
 from levit_deploy.checkpoint.files import read_file
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import ArtifactError, BackendError, CheckpointError
+from levit_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    CheckpointError,
+    first_line,
+    is_out_of_memory,
+)
 from levit_deploy.exporters.onnx_graph import INPUT_NAME, OUTPUT_NAME
 from levit_deploy.exporters.torchscript import PROVENANCE_FILE, deprecation_accepted
 from levit_deploy.provenance import Provenance, is_ours
@@ -33,6 +41,7 @@ class Artifact:
 
     path: Path
     format: str
+    sha256: str
     metadata: dict[str, str]
     batch_size: int | None
     image_shape: tuple[int, ...]
@@ -46,18 +55,17 @@ def load_artifact(path: Path, threads: int | None = None) -> Artifact:
     ArtifactError where the file is none of them or has another interface.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(9)
+        data = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
-    if start.startswith(b"PK\x03\x04"):
-        return _torchscript(path)
-    if start[8:9] == b"{":
+    if data.startswith(b"PK\x03\x04"):
+        return _torchscript(path, data)
+    if data[8:9] == b"{":
         return _fused(path)
-    return _onnx(path, threads)
+    return _onnx(path, data, threads)
 
 
-def _onnx(path: Path, threads: int | None) -> Artifact:
+def _onnx(path: Path, data: bytes, threads: int | None) -> Artifact:
     import onnxruntime  # takes a second to import, and torch artifacts do not need it
 
     options = onnxruntime.SessionOptions()
@@ -68,11 +76,13 @@ def _onnx(path: Path, threads: int | None) -> Artifact:
         options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(
-            path, sess_options=options, providers=["CPUExecutionProvider"]
+            data, sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's exceptions share no base class
+        if is_out_of_memory(error):
+            raise
         raise ArtifactError(
-            f"{path} cannot be loaded by onnxruntime: {_first_line(error)}. Expected an ONNX, "
+            f"{path} cannot be loaded by onnxruntime: {first_line(error)}. Expected an ONNX, "
             "TorchScript or fused file that levit-deploy wrote."
         ) from error
 
@@ -96,23 +106,24 @@ def _onnx(path: Path, threads: int | None) -> Artifact:
         except Exception as error:
             raise BackendError(
                 f"onnxruntime failed to run {path} on a batch of shape {images.shape}: "
-                f"{_first_line(error)}."
+                f"{first_line(error)}."
             ) from error
         return np.asarray(logits)
 
     metadata = session.get_modelmeta().custom_metadata_map
     batch_size = batch if isinstance(batch, int) else None
-    return Artifact(path, "onnx", metadata, batch_size, tuple(image_shape), run)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Artifact(path, "onnx", sha256, metadata, batch_size, tuple(image_shape), run)
 
 
-def _torchscript(path: Path) -> Artifact:
+def _torchscript(path: Path, data: bytes) -> Artifact:
     extra = {PROVENANCE_FILE: ""}
     try:
         with deprecation_accepted():
-            program = torch.jit.load(path, map_location="cpu", _extra_files=extra)
+            program = torch.jit.load(io.BytesIO(data), map_location="cpu", _extra_files=extra)
     except (RuntimeError, ValueError) as error:
         raise ArtifactError(
-            f"{path} cannot be loaded as TorchScript: {_first_line(error)}. Expected an ONNX, "
+            f"{path} cannot be loaded as TorchScript: {first_line(error)}. Expected an ONNX, "
             "TorchScript or fused file that levit-deploy wrote."
         ) from error
     try:
@@ -124,7 +135,8 @@ def _torchscript(path: Path) -> Artifact:
             f"({type(error).__name__}: {error}). Expected one that levit-deploy wrote. Export it "
             "again."
         ) from error
-    return _torch_artifact(path, "torchscript", metadata, config, program)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return _torch_artifact(path, "torchscript", sha256, metadata, config, program)
 
 
 def _fused(path: Path) -> Artifact:
@@ -135,15 +147,16 @@ def _fused(path: Path) -> Artifact:
                 f"{path} is a safetensors file, but not one that levit-deploy fuse wrote. Expected "
                 "an ONNX, TorchScript or fused file."
             )
-        model, config = fused.restore(file.contents, file.metadata, path)
+        model, provenance = fused.restore(file.contents, file.metadata, path)
     except CheckpointError as error:
         raise ArtifactError(str(error)) from error
-    return _torch_artifact(path, "fused", file.metadata, config, model)
+    return _torch_artifact(path, "fused", file.sha256, file.metadata, provenance.config, model)
 
 
 def _torch_artifact(
     path: Path,
     format: str,
+    sha256: str,
     metadata: dict[str, str],
     config: LeViTConfig,
     module: Callable[[torch.Tensor], torch.Tensor],
@@ -163,13 +176,11 @@ def _torch_artifact(
         except RuntimeError as error:
             raise BackendError(
                 f"torch failed to run {path} on a batch of shape {images.shape}: "
-                f"{_first_line(error)}."
+                f"{first_line(error)}."
             ) from error
+        if not isinstance(logits, torch.Tensor) or logits.dtype != torch.float32:
+            kind = getattr(logits, "dtype", type(logits).__name__)
+            raise ArtifactError(f"{path} gives a {kind}. Expected one float32 tensor of logits.")
         return np.asarray(logits.numpy())
 
-    return Artifact(path, format, metadata, None, expected, run)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return Artifact(path, format, sha256, metadata, None, expected, run)

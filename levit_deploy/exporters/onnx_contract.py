@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from levit_deploy.errors import ArtifactError, BackendError, VerificationError
+from levit_deploy.errors import ArtifactError, BackendError, VerificationError, first_line
 from levit_deploy.exporters.artifact import load_artifact
 from levit_deploy.exporters.onnx_graph import INPUT_NAME, OUTPUT_NAME
 
@@ -36,9 +36,9 @@ def check_contract(path: Path) -> dict[str, int]:
 
 def _checker_clauses(path: Path) -> list[str]:
     try:
-        onnx.checker.check_model(path, full_check=True)
+        onnx.checker.check_model(path.read_bytes(), full_check=True)
     except Exception as error:  # the checker's exceptions share no base class
-        return [f"onnx.checker refuses it ({str(error).splitlines()[0]})"]
+        return [f"onnx.checker refuses it ({first_line(error)})"]
     return []
 
 

@@ -16,10 +16,17 @@ __all__ = ["Case", "CaseResult", "Verification", "image_case", "measure"]
 
 @dataclass(frozen=True)
 class Verification:
-    """The evidence: the figures of every kind of input."""
+    """The evidence: the figures of every kind of input, and what was compared.
 
-    cases: tuple[CaseResult, ...]
+    ``format`` and ``sha256`` are the artifact's; ``head`` says which head's logits it was held to,
+    'mean', 'class' or 'distill'.
+    """
+
+    format: str
+    sha256: str
+    head: str
     seed: int
+    cases: tuple[CaseResult, ...]
 
     @property
     def passed(self) -> bool:
@@ -34,7 +41,8 @@ class Verification:
         if failed:
             raise VerificationError(
                 "The artifact does not compute what the checkpoint computes. On "
-                f"{'; on '.join(failed)}. Do not ship it."
+                f"{'; on '.join(failed)}. Do not ship it.",
+                evidence=self,
             )
 
 
@@ -43,14 +51,16 @@ def measure(
     config: LeViTConfig,
     artifact: Artifact,
     *,
+    head: str = "mean",
     extra: tuple[Case, ...] = (),
     seed: int = 0,
 ) -> Verification:
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
-    ``model`` is the original, float32 and in evaluation mode; the reference is the same in
-    float64. Returns the figures whatever they are; raises VerificationError where the artifact
-    takes other images or gives other classes, BackendError where it cannot run.
+    ``model`` is the original, float32 and in evaluation mode, with the ``head`` the artifact is
+    held to; the reference is the same in float64. Returns the figures whatever they are; raises
+    VerificationError where the artifact takes other images or gives other classes, BackendError
+    where it cannot run.
     """
     expected = (config.in_channels, *config.image_size)
     if artifact.image_shape != expected:
@@ -61,4 +71,4 @@ def measure(
     reference = Reference(model)
     cases = (*standard_cases(config, seed), *extra)
     results = [compare_case(case, reference, artifact.run, artifact.batch_size) for case in cases]
-    return Verification(tuple(results), seed)
+    return Verification(artifact.format, artifact.sha256, head, seed, tuple(results))

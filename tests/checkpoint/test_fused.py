@@ -38,7 +38,7 @@ def test_round_trip_gives_the_logits_of_the_training_form(config):
     data = fused.serialize(to_plain(model), Provenance("0", config, "mean", "tokens"))
     metadata = Provenance("0", config, "mean", "tokens").to_metadata()
     again, read = fused.restore(load(data), metadata, PATH)
-    assert read == config.replace(distillation=False)
+    assert read.config == config.replace(distillation=False)
     expected = networks.float64_logits(model, x)
     actual = networks.float64_logits(again, x)
     assert np.abs(actual - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -151,7 +151,8 @@ def test_metadata_of_others_is_not_ours(metadata):
 
 
 def test_one_head_is_all_a_fused_file_has():
-    model, config = restored()
+    model, provenance = restored()
     assert isinstance(model, LeViT)
-    assert not config.distillation
+    assert not provenance.config.distillation
+    assert provenance.head == ORIGIN.head
     assert not any(key.startswith("head_dist") for key in model.state_dict())

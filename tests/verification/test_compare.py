@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 from networks import SMALL, trained
 
+from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.passes import to_plain
 from levit_deploy.verification.compare import Reference, compare_case
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
@@ -148,3 +150,36 @@ def test_an_error_that_no_chance_explains_fails_at_once():
     result = compare_case(NORMAL, REFERENCE, off_by(lambda y, _: y * 1.01), None)
     assert result.failures
     assert result.images == NORMAL.sizes[0]
+
+
+@pytest.mark.parametrize("wrong_rows", [slice(0, 4), slice(56, 60)])
+def test_every_row_of_a_large_fixed_batch_counts(wrong_rows):
+    def poisoned(y, _images):
+        y[wrong_rows] = np.nan
+        return y
+
+    for case in standard_cases(SMALL, seed=0):
+        assert failures(poisoned, case, fixed_batch=64) == "NaN or infinite logits"
+
+
+def test_every_row_of_a_batch_that_was_filled_up_counts():
+    def first_rows(y, images):
+        if len(images) == 8:
+            y[:4] += 1
+        return y
+
+    for case in standard_cases(SMALL, seed=0):
+        assert "RMSE" in failures(first_rows, case)
+
+
+def test_a_checkpoint_that_overflows_proves_nothing():
+    model = trained()
+    with torch.no_grad():
+        model.head.l.weight.fill_(3e38)
+    with pytest.raises(CheckpointError, match="the checkpoint itself"):
+        compare_case(NORMAL, Reference(model), plain_run, None)
+
+
+def test_another_number_of_classes_is_no_proof():
+    with pytest.raises(VerificationError, match="another network"):
+        compare_case(NORMAL, REFERENCE, lambda x: plain_run(x)[:, :1], None)
