@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from levit_deploy.config import LeViTConfig, subsampled
 
 
@@ -13,9 +15,7 @@ def count_macs(config: LeViTConfig) -> int:
     per softmax entry; no BatchNorm, activation, bias or pooling.
     """
     macs, grid = 0, config.image_size
-    for in_dim, out_dim in zip(
-        (config.in_channels, *config.stem_dims), config.stem_dims, strict=False
-    ):
+    for in_dim, out_dim in itertools.pairwise((config.in_channels, *config.stem_dims)):
         grid = subsampled(grid, 2)
         macs += grid[0] * grid[1] * 9 * in_dim * out_dim
 

@@ -14,6 +14,7 @@ k and d the key and value widths per head, Nq and Nk the numbers of queries and 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -242,9 +243,7 @@ class LeViT(nn.Module):
         activation, eps = config.activation, config.bn_eps
 
         stem: list[nn.Module] = []
-        for in_dim, out_dim in zip(
-            (config.in_channels, *config.stem_dims), config.stem_dims, strict=False
-        ):
+        for in_dim, out_dim in itertools.pairwise((config.in_channels, *config.stem_dims)):
             stem += [Conv2d_BN(in_dim, out_dim, eps), ACTIVATION_MODULES[activation]()]
         self.patch_embed = nn.Sequential(*stem[:-1])  # no activation after the last convolution
         self.to_tokens = ToTokens()

@@ -18,9 +18,9 @@ def test_every_example_has_a_test():
         assert f'"{script.name}"' in tested
 
 
-def script(name, *arguments):
+def script(name, *arguments, warnings="error"):
     return subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name, *map(str, arguments)],
+        [sys.executable, "-W", warnings, EXAMPLES / name, *map(str, arguments)],
         check=True,
         capture_output=True,
         text=True,
@@ -52,3 +52,20 @@ def test_train_digits_learns_and_saves_like_an_official_run(tmp_path):
         chosen = ("--weights", weights) if weights else ()
         path, output = tmp_path / f"{checkpoint}.pth", tmp_path / f"{checkpoint}-{weights}.onnx"
         assert run("export", path, "-o", output, *chosen)[0] == 0
+
+
+@pytest.mark.slow
+def test_compare_layouts_times_every_form():
+    pytest.importorskip("onnxscript", reason="the plain export needs it")
+    # torch.onnx warns of itself
+    out = script("compare_layouts.py", "LeViT-128S", "--rounds", 1, warnings="ignore")
+    nodes = {line[:28].strip(): line[28:34].strip() for line in out.splitlines()[1:]}
+    assert (nodes["tokens"], nodes["tokens, opset 23"], nodes["spatial"]) == ("222", "154", "199")
+    assert len(nodes) == 9
+
+
+@pytest.mark.slow
+def test_false_alarms_counts_artifacts_and_finds_none():
+    out = script("false_alarms.py", "--seconds", 5)
+    assert "0 false alarms" in out
+    assert int(out.split()[0]) > 4

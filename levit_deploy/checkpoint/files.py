@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from levit_deploy.errors import (
 )
 
 # The one class beyond torch's own allow-list that official training runs save (main.py: 'args').
-ALLOWED_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
+ALLOWED_GLOBALS = {"argparse.Namespace"}
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
                     f"{path} is a TorchScript program, not a checkpoint. Expected a state dict as "
                     "torch.save writes it. Give the file the program was made from."
                 )
-        allowed = {"argparse.Namespace"}
-        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - allowed
+        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - ALLOWED_GLOBALS
         if unsafe:
             raise UnsafeInputError(
                 f"{path} can only be read by running code it names: {', '.join(sorted(unsafe))}. "
@@ -91,7 +89,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
                 "trust the file, load it yourself and save its state dict alone."
             )
         # given a path, torch.load would choose its reader by the file's name
-        with path.open("rb") as file, torch.serialization.safe_globals(ALLOWED_GLOBALS):
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
             contents = torch.load(file, map_location="cpu", weights_only=True)
     except (CheckpointError, UnsafeInputError):
         raise

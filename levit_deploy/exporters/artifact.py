@@ -68,6 +68,7 @@ def load_artifact(path: Path, threads: int | None = None) -> Artifact:
 def _onnx(path: Path, data: bytes, threads: int | None) -> Artifact:
     import onnxruntime  # takes a second to import, and torch artifacts do not need it
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Waiting threads that spin would take the cores from torch, which runs in turns with this.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from torch import Tensor, nn
 
+from levit_deploy.config import subsampled
 from levit_deploy.exporters.onnx_graph import Emitter, GraphBuilder, dims
 from levit_deploy.layout import SpatialMeanPool
 from levit_deploy.model import MeanPool, Residual, Subsample, ToTokens
@@ -109,7 +110,7 @@ def _to_tokens(g: GraphBuilder, _module: ToTokens, x: ir.Value, name: str) -> ir
 
 def _subsample(g: GraphBuilder, module: Subsample, x: ir.Value, name: str) -> ir.Value:
     (height, width), stride, channels = module.grid, module.stride, dims(x)[1]
-    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
+    out_height, out_width = subsampled(module.grid, stride)
     x = g.reshape(x, f"{name}.grid", [g.batch, height, width, channels])
     starts, ends, axes = g.integers([0, 0]), g.integers([height, width]), g.integers([1, 2])
     x = g.op(
