@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import read_checkpoint as load
+    from levit_deploy.errors import LevitDeployError
+    from levit_deploy.exporters import ExportOptions
     from levit_deploy.pipeline import export, fuse, verify
 
-__all__ = ["export", "fuse", "load", "verify"]
+__all__ = ["ExportOptions", "LevitDeployError", "export", "fuse", "load", "verify"]
 
 _HOMES = {
+    "ExportOptions": ("levit_deploy.exporters", "ExportOptions"),
+    "LevitDeployError": ("levit_deploy.errors", "LevitDeployError"),
     "load": ("levit_deploy.checkpoint", "read_checkpoint"),
     "fuse": ("levit_deploy.pipeline", "fuse"),
     "export": ("levit_deploy.pipeline", "export"),
@@ -29,5 +33,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module, function = _HOMES[name]
-    return getattr(import_module(module), function)
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

@@ -108,6 +108,23 @@ def test_the_public_names_do_the_job(tmp_path, checkpoint):
     published = levit_deploy.export(loaded, "onnx", str(tmp_path / "out.onnx"))
     levit_deploy.fuse(loaded, tmp_path / "out.safetensors")
     assert levit_deploy.verify(loaded, published.path).passed
+    fixed = levit_deploy.ExportOptions(batch_size=2)
+    levit_deploy.export(loaded, "onnx", tmp_path / "fixed.onnx", options=fixed)
+    with pytest.raises(levit_deploy.LevitDeployError):
+        levit_deploy.load(tmp_path / "nothing.pth")
+
+
+@pytest.mark.parametrize("wrong", [{"format": "tflite"}, {"layout": "spacial"}, {"head": "both"}])
+def test_choices_that_do_not_exist_are_usage_errors(tmp_path, checkpoint, wrong):
+    arguments = {"format": "onnx", "output": tmp_path / "out", **wrong}
+    with pytest.raises(UsageError, match=next(iter(wrong.values()))):
+        pipeline.export(checkpoint, **arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pth"]
+
+
+def test_the_first_opset_is_not_the_default(tmp_path, checkpoint):
+    with pytest.raises(UsageError, match="--opset 0"):
+        pipeline.export(checkpoint, "onnx", tmp_path / "out", options=ExportOptions(opset=0))
 
 
 # --- sabotage: what the proof must refuse ---------------------------------------------------------
