@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from levit_deploy.errors import (
-    InputError,
-    LevitDeployError,
-    UsageError,
-    VerificationError,
-    first_line,
-    is_out_of_memory,
-)
+from levit_deploy.ending import reader_may_leave, reports_errors
+from levit_deploy.errors import InputError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
@@ -67,71 +55,6 @@ JsonOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print steps and tracebacks.")]
-
-
-P = ParamSpec("P")
-
-
-class _Terminated(BaseException):
-    """The process was asked to end by a signal other than an interrupt."""
-
-
-def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """End a command with one paragraph and the exit code that ``errors`` gives it."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        verbose = bool(kwargs.get("verbose"))
-        logging.basicConfig(
-            level=logging.INFO if verbose else logging.WARNING,
-            stream=sys.stderr,
-            format="%(relativeCreated)6.0f ms  %(message)s",
-            force=True,
-        )
-        try:
-            with _ended_by_signals():
-                command(*args, **kwargs)
-        except (typer.Exit, typer.Abort):
-            raise
-        except BaseException as error:
-            if verbose:
-                logging.getLogger(__name__).exception("traceback")
-            code, message = _ending(error)
-            typer.echo(f"levit-deploy: {message}", err=True)
-            raise typer.Exit(code) from None
-
-    return wrapped
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that temporary files are removed on the way out."""
-
-    def end(*_: object) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _ending(error: BaseException) -> tuple[int, str]:
-    """The exit code and the paragraph for an exception."""
-    if isinstance(error, LevitDeployError):
-        return error.exit_code, str(error)
-    if isinstance(error, KeyboardInterrupt | _Terminated):
-        return 130, "interrupted. No unproven file was left behind."
-    if is_out_of_memory(error):
-        return 6, "out of memory. Close other programs, or use a machine with more."
-    return 70, (
-        f"a bug of ours: {type(error).__name__}: {first_line(error)}. No unproven file was left "
-        "behind. Please report it with the output of the same command and -v."
-    )
 
 
 @app.callback(invoke_without_command=True)
@@ -304,28 +227,18 @@ def demo(
     checkpoint = demonstration.read_demo_checkpoint(directory, force=force)
     data: dict[str, Any] = {"checkpoint": report.checkpoint_data(checkpoint), "published": []}
     if show:
-        with _reader_may_leave():
+        with reader_may_leave():
             report.print_checkpoint(data["checkpoint"], console)
     everything = []
     for published in demonstration.publish_all(checkpoint, force=force):
         everything.append(published)
         data["published"].append(report.published_data(published))
         if show:
-            with _reader_may_leave():
+            with reader_may_leave():
                 report.print_published(data["published"][-1], console)
     rows = demonstration.compare(checkpoint, everything)
     data["comparison"] = [dataclasses.asdict(row) for row in rows]
     _report(data, report.print_comparison, json_file, quiet)
-
-
-@contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """Go on when whoever reads our output has seen enough, as in ``| head``."""
-    try:
-        yield
-        sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich turns the first into the second
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _read(
@@ -418,7 +331,7 @@ def _report(
     from levit_deploy import report
     from levit_deploy.publish import staged
 
-    with _reader_may_leave():
+    with reader_may_leave():
         if json_file == "-":
             print(report.to_json(data))
         elif not quiet:
