@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from levit_deploy.exporters import ExportOptions
     from levit_deploy.pipeline import export, fuse, verify
 
+__version__ = "0.1.0"
+
 __all__ = ["ExportOptions", "LevitDeployError", "export", "fuse", "load", "verify"]
 
 _HOMES = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from levit_deploy import __version__
 from levit_deploy.ending import reader_may_leave, reports_errors
 from levit_deploy.errors import InputError, UsageError, VerificationError
 
@@ -62,9 +63,7 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as installed_version
-
-        typer.echo(f"levit-deploy {installed_version('levit-deploy')}")
+        typer.echo(f"levit-deploy {__version__}")
         raise typer.Exit
 
 

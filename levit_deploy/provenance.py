@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 
+from levit_deploy import __version__
 from levit_deploy.config import LeViTConfig
 
 TOOL = "levit-deploy"
@@ -31,7 +31,7 @@ class Provenance:
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""
         return {
-            "tool": f"{TOOL} {version(TOOL)}",
+            "tool": f"{TOOL} {__version__}",
             "checkpoint_sha256": self.checkpoint_sha256,
             "config": self.config.to_json(),
             "head": self.head,

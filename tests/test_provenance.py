@@ -1,3 +1,5 @@
+import importlib.metadata
+
 import pytest
 from networks import SMALL
 
@@ -26,3 +28,8 @@ def test_damage_is_an_ordinary_error(key):
 @pytest.mark.parametrize("metadata", [{}, {"tool": "another 1.0"}, {"format": "pt"}])
 def test_other_tools_files_are_not_ours(metadata):
     assert not is_ours(metadata)
+
+
+def test_the_tool_is_named_with_the_installed_version():
+    installed = importlib.metadata.version("levit-deploy")
+    assert PROVENANCE.to_metadata()["tool"] == f"levit-deploy {installed}"
