@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from levit_deploy.config import Downsample, LeViTConfig, Stage, subsampled
 from levit_deploy.errors import CheckpointError
+from levit_deploy.model import offset_indices
 
 Grid = tuple[int, int]
 State = Mapping[str, Tensor]
@@ -34,7 +36,7 @@ def infer_config(
     contradicts them.
     """
     stem = _stem_dims(state)
-    stages, downsamples, tokens = _trunk(state)
+    stages, downsamples, tokens, names = _trunk(state)
     grid = _first_grid(state, tokens[0], len(stem), image_size)
 
     assumed = ["BatchNorm eps 1e-05, which no checkpoint stores"]
@@ -48,6 +50,10 @@ def infer_config(
         )
     for i, next_tokens in enumerate(tokens[1:]):
         strides = _strides(grid, next_tokens, f"stage {i + 1}")
+        idxs = state.get(f"{names[i]}.attention_bias_idxs")
+        if idxs is not None:  # they tell; the strict loader refuses what fits none
+            matching = [s for s in strides if torch.equal(idxs, offset_indices(grid, s))]
+            strides = matching[:1] or strides[:1]
         if len(strides) > 1:
             assumed.append(
                 f"stride {strides[0]} behind stage {i + 1}, as in every published LeViT; "
@@ -92,11 +98,12 @@ def _stem_dims(state: State) -> tuple[int, ...]:
     return tuple(dims)
 
 
-def _trunk(state: State) -> tuple[list[Stage], list[Downsample], list[int]]:
-    """The stages, the downsamplings between them, and each stage's number of tokens."""
+def _trunk(state: State) -> tuple[list[Stage], list[Downsample], list[int], list[str]]:
+    """The stages, the downsamplings between them, each stage's tokens, the downsamplings' names."""
     stages: list[Stage] = []
     downsamples: list[Downsample] = []
     tokens: list[int] = []
+    names: list[str] = []
     blocks = {int(key.split(".")[1]) for key in state if _is_block(key)}
     for i in range(max(blocks, default=-1) + 1):
         name = f"blocks.{i}"
@@ -115,6 +122,7 @@ def _trunk(state: State) -> tuple[list[Stage], list[Downsample], list[int]]:
                     "least one in every stage."
                 )
             downsamples.append(_downsample(state, name, _mlp_dim(state, i + 1)))
+            names.append(name)
         elif not _mlp_dim(state, i):
             raise CheckpointError(
                 f"{name} is neither an attention block, nor a subsampling, nor an MLP: the "
@@ -126,7 +134,7 @@ def _trunk(state: State) -> tuple[list[Stage], list[Downsample], list[int]]:
             f"The checkpoint has {len(stages)} stages and {len(downsamples)} subsamplings. "
             "Expected attention blocks (blocks.0.m.qkv.c.weight, ...) first and last."
         )
-    return stages, downsamples, tokens
+    return stages, downsamples, tokens, names
 
 
 def _is_block(key: str) -> bool:

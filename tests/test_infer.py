@@ -307,11 +307,24 @@ def test_one_side_of_another_length_is_another_network_or_a_checkpoint_error(key
     assert unchanged == (config == SMALL)
 
 
-def test_a_stride_that_shapes_leave_open_is_listed_as_assumed():
+def strided(stride):
     # 4x4 tokens to 2x2: strides 2 and 3 both leave that
-    open_config = dataclasses.replace(
-        SMALL, image_size=(64, 64), stages=SMALL.stages[:2], downsamples=SMALL.downsamples[:1]
+    down = dataclasses.replace(SMALL.downsamples[0], stride=stride)
+    return dataclasses.replace(
+        SMALL, image_size=(64, 64), stages=SMALL.stages[:2], downsamples=(down,)
     )
-    assumed = infer_config(LeViT(open_config).state_dict()).assumed
-    assert any("stride 2 behind stage 1" in text and "3 would fit" in text for text in assumed)
-    assert not any("stride" in text for text in infer_config(small_state()).assumed)
+
+
+def test_a_stride_that_shapes_leave_open_is_assumed_and_listed():
+    state = LeViT(strided(3)).state_dict()
+    without = {key: value for key, value in state.items() if not key.endswith("_idxs")}
+    inferred = infer_config(without)
+    assert inferred.config == strided(2)
+    assert any("stride 2 behind stage 1" in text and "3 would" in text for text in inferred.assumed)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_stored_indices_tell_the_stride(stride):
+    inferred = infer_config(LeViT(strided(stride)).state_dict())
+    assert inferred.config == strided(stride)
+    assert not any("stride" in text for text in inferred.assumed)
