@@ -17,7 +17,7 @@ from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.inputs import Case, FloatArray
 
 BATCH_SIZES = (1, 2, 3, 8)
-BEYOND_CHANCE = 30.0  # times the budget; of 824 correct artifacts, none reached 10 on one image
+BEYOND_CHANCE = 30.0  # times the budget; no correct artifact seen reached a third of it
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,9 @@ def compare_case(
 ) -> CaseResult:
     """Compare on as few images as settle the question.
 
-    Errors vary by chance, and over few images so does their ratio: a correct artifact of a small
-    network exceeds twice the original's RMSE on 8 images about once in 70 times. So a kind that
-    fails by no more than chance could explain is tried again on more images, where the ratio of a
-    correct artifact tends to 1 and that of a wrong one to what it is. The last number counts.
+    Errors vary by chance, and over few images so does their ratio. So a kind that fails by no more
+    than chance could explain is tried again on more images, where the ratio of a correct artifact
+    tends to 1 and that of a wrong one to what it is. The last number counts.
     """
     for size in case.sizes:
         result = _compare(case.name, case.draw(size), reference, run, fixed_batch)
