@@ -254,7 +254,7 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+    if len(sides) > 2 or not all(map(_is_count, sides)):
         raise UsageError(
             f"--image-size {text} is no size. Expected a number of pixels, as in 224, or height "
             "and width, as in 192x256."
@@ -265,11 +265,16 @@ def _image_size(text: str | None) -> tuple[int, int] | None:
 def _batch_size(text: str) -> int | None:
     if text == "dynamic":
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not _is_count(text):
         raise UsageError(
             f"--batch-size {text} is no size. Expected a positive number of images, or dynamic."
         )
     return int(text)
+
+
+def _is_count(text: str) -> bool:
+    """Whether a text is a positive number of pixels or images, and a sensible one."""
+    return text.isdecimal() and len(text) < 7 and int(text) > 0
 
 
 def _beside(checkpoint: Path, suffix: str) -> Path:

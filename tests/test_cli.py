@@ -256,6 +256,7 @@ def test_bad_destinations_are_refused(folder):
         ("--batch-size", "0"),
         ("--batch-size", "many"),
         ("--image-size", "12y"),
+        ("--image-size", "9" * 5000),
         ("--head", "both"),
         ("--weights", "ema"),
         ("--format", "torchscript", "--batch-size", "2"),
