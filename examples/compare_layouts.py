@@ -13,8 +13,8 @@ import argparse
 import copy
 import io
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +23,7 @@ import onnxruntime
 import onnxsim
 import torch
 
+from levit_deploy.bench import rounds_side_by_side
 from levit_deploy.config import VARIANTS, LeViTConfig
 from levit_deploy.exporters.onnx import to_onnx
 from levit_deploy.exporters.torchscript import to_torchscript
@@ -104,18 +105,13 @@ def main() -> None:
     runs["original, eager"] = model
 
     batch = torch.randn(args.batch_size, config.in_channels, *config.image_size)
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    calls = {name: partial(run, batch) for name, run in runs.items()}
     with torch.inference_mode():
-        for _ in range(args.rounds + 3):
-            for name, run in runs.items():
-                start = time.perf_counter()
-                run(batch)
-                times[name].append(time.perf_counter() - start)
+        times = rounds_side_by_side(calls, rounds=args.rounds)
 
     print(f"{args.variant}, batch {args.batch_size}, one thread, {args.rounds} rounds")
-    base = times["plain export"][3:]
+    base = times["plain export"]
     for name, taken in times.items():
-        taken = taken[3:]
         ratio = median(plain / ours for plain, ours in zip(base, taken, strict=True))
         nodes = len(graphs[name].graph.node) if name in graphs else ""
         print(f"{name:28} {nodes!s:>4} nodes {median(taken) * 1000:8.2f} ms {ratio:6.3f} x")

@@ -10,7 +10,15 @@ from statistics import median
 def time_side_by_side(
     calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 3
 ) -> dict[str, float]:
-    """Return each callable's median time in seconds.
+    """Return each callable's median time in seconds, from ``rounds_side_by_side``."""
+    taken = rounds_side_by_side(calls, rounds=rounds, warmup=warmup)
+    return {name: median(times) for name, times in taken.items()}
+
+
+def rounds_side_by_side(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 3
+) -> dict[str, list[float]]:
+    """Return each callable's time in every round, in seconds.
 
     The callables take turns, one call each a round, so that a change in the machine's speed meets
     all of them alike. The first ``warmup`` rounds are not counted.
@@ -21,4 +29,4 @@ def time_side_by_side(
             start = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - start)
-    return {name: median(taken[warmup:]) for name, taken in times.items()}
+    return {name: taken[warmup:] for name, taken in times.items()}

@@ -221,20 +221,14 @@ def demo(
     from levit_deploy import demo as demonstration
     from levit_deploy import report
 
-    show = not quiet and json_file != "-"
-    console = report.console()
     checkpoint = demonstration.read_demo_checkpoint(directory, force=force)
     data: dict[str, Any] = {"checkpoint": report.checkpoint_data(checkpoint), "published": []}
-    if show:
-        with reader_may_leave():
-            report.print_checkpoint(data["checkpoint"], console)
+    _show(data["checkpoint"], report.print_checkpoint, json_file, quiet)
     everything = []
     for published in demonstration.publish_all(checkpoint, force=force):
         everything.append(published)
         data["published"].append(report.published_data(published))
-        if show:
-            with reader_may_leave():
-                report.print_published(data["published"][-1], console)
+        _show(data["published"][-1], report.print_published, json_file, quiet)
     rows = demonstration.compare(checkpoint, everything)
     data["comparison"] = [dataclasses.asdict(row) for row in rows]
     _report(data, report.print_comparison, json_file, quiet)
@@ -335,14 +329,24 @@ def _report(
     from levit_deploy import report
     from levit_deploy.publish import staged
 
-    with reader_may_leave():
-        if json_file == "-":
+    _show(data, printer, json_file, quiet)
+    if json_file == "-":
+        with reader_may_leave():
             print(report.to_json(data))
-        elif not quiet:
-            printer(data, report.console())
-    if json_file not in (None, "-"):
-        with staged(Path(str(json_file)), sources=(), force=True) as temporary:
+    elif json_file is not None:
+        with staged(Path(json_file), sources=(), force=True) as temporary:
             temporary.write_text(report.to_json(data) + "\n")
+
+
+def _show(
+    data: dict[str, Any], printer: Callable[..., None], json_file: str | None, quiet: bool
+) -> None:
+    """Print for a person, unless nothing is to be printed or standard output is for JSON."""
+    from levit_deploy import report
+
+    if not quiet and json_file != "-":
+        with reader_may_leave():
+            printer(data, report.console())
 
 
 def main() -> None:

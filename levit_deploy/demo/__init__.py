@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from levit_deploy.bench import time_side_by_side
@@ -17,14 +16,12 @@ from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.demo.digits import held_out
 from levit_deploy.errors import OutputError
 from levit_deploy.exporters import EXPORTERS
-from levit_deploy.exporters.artifact import load_artifact
+from levit_deploy.exporters.artifact import FloatArray, load_artifact
 from levit_deploy.pipeline import Published, export, fuse
 from levit_deploy.verification import image_case
 
 CHECKPOINT_NAME = "digits.pth"
 HELD_OUT = "held-out"
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

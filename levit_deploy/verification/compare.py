@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 
 from levit_deploy.errors import CheckpointError, VerificationError
+from levit_deploy.exporters.artifact import FloatArray
 from levit_deploy.model import LeViT
 from levit_deploy.verification.budget import Budget, budget, rms
-from levit_deploy.verification.inputs import Case, FloatArray
+from levit_deploy.verification.inputs import Case
 
 BATCH_SIZES = (1, 2, 3, 8)
 BEYOND_CHANCE = 30.0  # times the budget; no correct artifact seen reached a third of it
@@ -142,7 +143,7 @@ def _compare(
             f"{expected.shape[1:]}. It was made from another network."
         )
 
-    first_row = np.array([np.flatnonzero(order == i)[0] for i in range(len(images))])
+    _, first_row = np.unique(order, return_index=True)  # of each image
     with np.errstate(invalid="ignore"):  # infinite logits are reported, not warned about
         error = found - expected[order]  # rows, classes
         row_difference = float(np.abs(found - found[first_row][order]).max())

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from levit_deploy.config import LeViTConfig
-
-FloatArray = npt.NDArray[np.float32]
+from levit_deploy.exporters.artifact import FloatArray
 
 
 @dataclass(frozen=True)
