@@ -33,7 +33,11 @@ Weights = Literal["model", "ema"]
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt"}
 
 CheckpointArgument = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="A .pth or .safetensors file.")
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A .pth, .bin or .safetensors file, or a folder as timm or transformers save it.",
+    ),
 ]
 OutputOption = Annotated[
     Path | None,
@@ -44,7 +48,12 @@ ActivationOption = Annotated[
     Activation | None, typer.Option(help="The activation, where the file does not tell.")
 ]
 ImageSizeOption = Annotated[
-    str | None, typer.Option(metavar="N|HxW", help="The image size, where the file does not tell.")
+    str | None,
+    typer.Option(
+        metavar="N|HxW",
+        help="The image size, where the file does not tell; another one than it was trained at "
+        "interpolates the attention biases.",
+    ),
 ]
 WeightsOption = Annotated[
     Weights | None, typer.Option(help="Which weights of a training run to take.")
@@ -272,16 +281,25 @@ def _is_count(text: str) -> bool:
 
 
 def _beside(checkpoint: Path, suffix: str) -> Path:
-    """The checkpoint's path with another suffix."""
+    """The checkpoint's path with another suffix, for a folder with one more."""
+    if checkpoint.is_dir():
+        folder = checkpoint.resolve()
+        return folder.parent / (folder.name + suffix)
     return checkpoint.parent / (checkpoint.stem + suffix)
 
 
 def _check_paths(
-    *inputs: Path, output: Path | None = None, json_file: str | None = None, force: bool
+    checkpoint: Path | None = None,
+    artifact: Path | None = None,
+    *,
+    output: Path | None = None,
+    json_file: str | None = None,
+    force: bool,
 ) -> None:
     """Refuse what cannot be read or must not be written, before torch is imported."""
     from levit_deploy.publish import refuse_bad_destination
 
+    inputs = [path for path in (checkpoint, artifact) if path is not None]
     for path in inputs:
         try:
             path.stat()
@@ -290,15 +308,17 @@ def _check_paths(
                 f"{path} cannot be read: {error.strerror}. Expected an existing file. Check the "
                 "path."
             ) from error
-        if path.is_dir():
-            raise InputError(
-                f"{path} is a folder. Expected a file, such as a .pth as torch.save writes it. "
-                "Give the file inside the folder."
-            )
+    if artifact is not None and artifact.is_dir():
+        raise InputError(
+            f"{artifact} is a folder. Expected an artifact: an ONNX, TorchScript or fused file. "
+            "Give the file inside the folder."
+        )
+    if checkpoint is not None and checkpoint.is_dir():  # its files are not to be overwritten
+        inputs += [path for path in checkpoint.iterdir() if path.is_file()]
     if output is not None:
         refuse_bad_destination(output, inputs, force)
     if json_file not in (None, "-"):
-        taken = (*inputs, output) if output is not None else inputs
+        taken = [*inputs, output] if output is not None else inputs
         refuse_bad_destination(Path(str(json_file)), taken, force, option="--json")
 
 

@@ -13,6 +13,15 @@ from typing import Any
 MAX_TOKENS = 4096  # attention needs memory for heads x tokens x tokens numbers
 ACTIVATIONS = ("hardswish", "silu", "gelu")
 
+# Which parts have a BatchNorm behind each of their linear maps (the heads: before them). With
+# 'layernorm', attention has a LayerNorm before its projection to q, k and v instead.
+NORMS = {
+    "batchnorm": {"stem", "attention", "subsampling", "mlp", "head"},  # the paper
+    "layernorm": {"stem", "subsampling", "mlp", "head"},
+    "batchnorm-in-attention": {"attention", "subsampling"},  # vit-pytorch
+    "none": set[str](),  # fused by other code
+}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -47,7 +56,10 @@ class LeViTConfig:
 
     ``image_size`` is (height, width) in pixels. ``stem_dims`` are the widths of the stride-2
     convolutions; the last one is the first stage's ``dim``. ``distillation`` is True where the
-    network has two heads.
+    network has two heads. ``activation`` is that of the MLPs, and of the stem and before the
+    projection of attention unless those have their own, which may be 'none'. ``norm`` is a key of
+    ``NORMS``. ``bias_over_scale`` says that attention biases are divided by the scale of the
+    scores, as vit-pytorch does.
     """
 
     image_size: tuple[int, int]
@@ -58,7 +70,12 @@ class LeViTConfig:
     downsamples: tuple[Downsample, ...]
     distillation: bool = True
     activation: str = "hardswish"
+    stem_activation: str | None = None
+    attention_activation: str | None = None
+    norm: str = "batchnorm"
+    bias_over_scale: bool = False
     bn_eps: float = 1e-5
+    ln_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         if not self.stages or len(self.downsamples) != len(self.stages) - 1:
@@ -73,6 +90,11 @@ class LeViTConfig:
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is not one of {ACTIVATIONS}")
+        for own in (self.stem_activation, self.attention_activation):
+            if own not in (None, "none", *ACTIVATIONS):
+                raise ValueError(f"activation {own!r} is not one of {('none', *ACTIVATIONS)}")
+        if self.norm not in NORMS:
+            raise ValueError(f"norm {self.norm!r} is not one of {tuple(NORMS)}")
         if len(self.image_size) != 2:
             raise ValueError(f"an image has a height and a width, not {self.image_size}")
         sizes = [*self.image_size, self.in_channels, self.num_classes, *self.stem_dims]
@@ -91,8 +113,10 @@ class LeViTConfig:
                 f"{tokens} tokens behind the stem are more than {MAX_TOKENS}, a 1024x1024 image's: "
                 "the attention of one block would not fit into memory"
             )
-        if not (math.isfinite(self.bn_eps) and self.bn_eps > 0):
-            raise ValueError(f"bn_eps must be a positive number, not {self.bn_eps}")
+        for name in ("bn_eps", "ln_eps"):
+            eps = getattr(self, name)
+            if not (math.isfinite(eps) and eps > 0):
+                raise ValueError(f"{name} must be a positive number, not {eps}")
 
     @property
     def resolutions(self) -> tuple[tuple[int, int], ...]:
@@ -110,10 +134,10 @@ class LeViTConfig:
         """The published name (``'LeViT-256'``), or ``'custom'``.
 
         Classes, input channels, image size, heads and activation may differ from the published
-        ones: a fine-tuned LeViT-256 is a LeViT-256.
+        ones: a fine-tuned LeViT-256 is a LeViT-256. With LayerNorm it is another network.
         """
-        for name, published in VARIANTS.items():
-            if (self.stem_dims, self.stages, self.downsamples) == (
+        for name, published in (VARIANTS | TIMM_VARIANTS).items():
+            if self.norm != "layernorm" and (self.stem_dims, self.stages, self.downsamples) == (
                 published.stem_dims,
                 published.stages,
                 published.downsamples,
@@ -147,7 +171,12 @@ def subsampled(grid: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def _published(
-    dims: Sequence[int], key_dim: int, heads: Sequence[int], depths: Sequence[int]
+    dims: Sequence[int],
+    key_dim: int,
+    heads: Sequence[int],
+    depths: Sequence[int],
+    activation: str = "hardswish",
+    stem_depth: int = 4,
 ) -> LeViTConfig:
     """A row of the paper's table 1; ratios as in the official ``levit.py`` (model_factory)."""
     stages = tuple(
@@ -162,9 +191,10 @@ def _published(
         image_size=(224, 224),
         in_channels=3,
         num_classes=1000,
-        stem_dims=(dims[0] // 8, dims[0] // 4, dims[0] // 2, dims[0]),
+        stem_dims=tuple(dims[0] // 2**i for i in reversed(range(stem_depth))),
         stages=stages,
         downsamples=downsamples,
+        activation=activation,
     )
 
 
@@ -174,4 +204,13 @@ VARIANTS = {
     "LeViT-192": _published((192, 288, 384), 32, (3, 5, 6), (4, 4, 4)),
     "LeViT-256": _published((256, 384, 512), 32, (4, 6, 8), (4, 4, 4)),
     "LeViT-384": _published((384, 512, 768), 32, (6, 9, 12), (4, 4, 4)),
+}
+
+# timm's own, in timm/models/levit.py (model_cfgs): other widths, depths and stems, and SiLU.
+TIMM_VARIANTS = {
+    "levit_384_s8": _published((384, 512, 768), 32, (6, 9, 12), (4, 4, 4), "silu", 3),
+    "levit_512_s8": _published((512, 640, 896), 64, (8, 10, 14), (4, 4, 4), "silu", 3),
+    "levit_512": _published((512, 768, 1024), 64, (8, 12, 16), (4, 4, 4), "silu"),
+    "levit_256d": _published((256, 384, 512), 32, (4, 6, 8), (4, 8, 6), "silu"),
+    "levit_512d": _published((512, 640, 768), 64, (8, 10, 12), (4, 8, 6), "silu"),
 }

@@ -8,6 +8,7 @@ a linear layer is the stride of that convolution.
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from levit_deploy.model import Attention, AttentionSubsample, LeViT, MeanPool, Subsample, ToTokens
 from levit_deploy.passes.pool_early import PooledResidual
@@ -23,13 +24,16 @@ class SpatialAttention(nn.Module):
         super().__init__()
         self.num_heads, self.grid = attention.num_heads, attention.grid
         self.key_dim, self.value_dim = attention.key_dim, attention.value_dim
+        self.norm = attention.norm
         self.qkv = attention.qkv
         self.scale = attention.scale
         self.attention_bias = attention.attention_bias
         self.proj = attention.proj
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x).flatten(2).unflatten(1, (self.num_heads, -1))  # B, h, 2k + d, N
+        qkv = (
+            self.qkv(self.norm(x)).flatten(2).unflatten(1, (self.num_heads, -1))
+        )  # B, h, 2k + d, N
         q, k, v = qkv.split([self.key_dim, self.key_dim, self.value_dim], dim=2)
         scores = self.scale(q.transpose(2, 3) @ k) + self.attention_bias()  # B, h, N, N
         x = v @ scores.softmax(dim=-1).transpose(2, 3)  # B, h, d, N
@@ -63,6 +67,18 @@ class SpatialAttentionSubsample(nn.Module):
         return out
 
 
+class SpatialLayerNorm(nn.Module):
+    """LayerNorm over the channels, without weight and bias: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.shape, self.eps = norm.normalized_shape, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.layer_norm(x.permute(0, 2, 3, 1), self.shape, eps=self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
 class SpatialMeanPool(nn.Module):
     """Average over the feature map: (B, C, H, W) -> (B, C)."""
 
@@ -86,6 +102,7 @@ def to_spatial(model: LeViT) -> LeViT:
         return _as_convolution(linear) if trunk else linear
 
     model = replace_modules(model, nn.Linear, convolution)
+    model = replace_modules(model, nn.LayerNorm, lambda leaf, _: SpatialLayerNorm(leaf))
     model = replace_modules(model, Attention, lambda leaf, _: SpatialAttention(leaf))
     model = replace_modules(model, AttentionSubsample, _spatial_subsample)
     model = replace_modules(model, MeanPool, lambda _leaf, _: SpatialMeanPool())

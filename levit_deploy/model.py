@@ -8,6 +8,9 @@ What only training needs lives in leaves: ``Conv2d_BN``, ``Linear_BN``, ``BN_Lin
 ``AttentionBias``, ``Scale`` and the second head. The passes put plain modules in their place;
 no ``forward`` here knows whether that has happened.
 
+Where other implementations build a layer in another way, the config says so (``norm``, the
+activations, ``bias_over_scale``) and only the choice of leaf differs.
+
 Shapes: B batch, C channels, H and W the token grid, N = H * W tokens, h heads,
 k and d the key and value widths per head, Nq and Nk the numbers of queries and keys.
 """
@@ -20,12 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from levit_deploy.config import Downsample, LeViTConfig, Stage, subsampled
+from levit_deploy.config import NORMS, Downsample, LeViTConfig, Stage, subsampled
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
+    "none": nn.Identity,
 }
 
 
@@ -39,13 +43,21 @@ class Conv2d_BN(nn.Sequential):
 
 
 class Linear_BN(nn.Sequential):
-    """A bias-free linear layer, then BatchNorm over the channels: (B, N, C) -> (B, N, C')."""
+    """A linear layer, then BatchNorm over the channels: (B, N, C) -> (B, N, C').
+
+    The linear layer has no bias, which BatchNorm would undo, except in vit-pytorch.
+    """
 
     def __init__(
-        self, in_features: int, out_features: int, eps: float, bn_weight: float = 1.0
+        self,
+        in_features: int,
+        out_features: int,
+        eps: float,
+        bn_weight: float = 1.0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.c = nn.Linear(in_features, out_features, bias=False)
+        self.c = nn.Linear(in_features, out_features, bias=bias)
         self.bn = nn.BatchNorm1d(out_features, eps=eps)
         nn.init.constant_(self.bn.weight, bn_weight)
 
@@ -81,18 +93,22 @@ class AttentionBias(nn.Module):
     """The learned bias of every (query, key) pair, gathered by offset: () -> (h, Nq, Nk).
 
     One number a head for each |dy|, |dx| (section 4.2 of the paper), in row-major order
-    |dy| * W + |dx|. It is gathered at every call, so weights loaded at any time are the ones used.
+    |dy| * W + |dx|, times ``factor``. It is gathered at every call, so weights loaded at any time
+    are the ones used.
     """
 
     idxs: Tensor
 
-    def __init__(self, num_heads: int, grid: tuple[int, int], stride: int) -> None:
+    def __init__(
+        self, num_heads: int, grid: tuple[int, int], stride: int, factor: float = 1.0
+    ) -> None:
         super().__init__()
         self.biases = nn.Parameter(torch.zeros(num_heads, grid[0] * grid[1]))
         self.register_buffer("idxs", offset_indices(grid, stride))
+        self.factor = factor
 
     def forward(self) -> Tensor:
-        return self.biases[:, self.idxs]
+        return self.biases[:, self.idxs] * self.factor
 
 
 def offset_indices(grid: tuple[int, int], stride: int) -> Tensor:
@@ -110,10 +126,11 @@ def offset_indices(grid: tuple[int, int], stride: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention with a bias per offset: (B, N, C) -> (B, N, C).
 
-    The rows of ``qkv`` stand head by head, each head's q, k and v together.
+    The rows of ``qkv`` stand head by head, each head's q, k and v together. ``norm`` does nothing
+    but where a LayerNorm stands before ``qkv``.
     """
 
-    def __init__(self, stage: Stage, grid: tuple[int, int], activation: str, eps: float) -> None:
+    def __init__(self, stage: Stage, grid: tuple[int, int], config: LeViTConfig) -> None:
         super().__init__()
         self.num_heads, self.key_dim, self.value_dim = (
             stage.num_heads,
@@ -121,16 +138,20 @@ class Attention(nn.Module):
             stage.value_dim,
         )
         self.grid, self.tokens = grid, grid[0] * grid[1]
-        self.qkv = Linear_BN(stage.dim, self.num_heads * (2 * self.key_dim + self.value_dim), eps)
+        layernorm = config.norm == "layernorm"
+        self.norm = nn.LayerNorm(stage.dim, eps=config.ln_eps) if layernorm else nn.Identity()
+        rows = self.num_heads * (2 * self.key_dim + self.value_dim)
+        self.qkv = linear("attention", stage.dim, rows, config)
         self.scale = Scale(self.key_dim**-0.5)
-        self.attention_bias = AttentionBias(self.num_heads, grid, stride=1)
-        self.proj = nn.Sequential(
-            ACTIVATION_MODULES[activation](),
-            Linear_BN(self.num_heads * self.value_dim, stage.dim, eps, bn_weight=0.0),
+        self.attention_bias = AttentionBias(
+            self.num_heads, grid, stride=1, factor=bias_factor(self.key_dim, config)
         )
+        values = self.num_heads * self.value_dim
+        self.proj = projection("attention", values, stage.dim, config, bn_weight=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x).view(-1, self.tokens, self.num_heads, 2 * self.key_dim + self.value_dim)
+        rows = 2 * self.key_dim + self.value_dim
+        qkv = self.qkv(self.norm(x)).view(-1, self.tokens, self.num_heads, rows)
         q, k, v = qkv.transpose(1, 2).split([self.key_dim, self.key_dim, self.value_dim], dim=3)
         scores = self.scale(q @ k.transpose(2, 3)) + self.attention_bias()  # B, h, N, N
         x = scores.softmax(dim=-1) @ v  # B, h, N, d
@@ -163,23 +184,24 @@ class AttentionSubsample(nn.Module):
         out_dim: int,
         down: Downsample,
         grid: tuple[int, int],
-        activation: str,
-        eps: float,
+        config: LeViTConfig,
     ) -> None:
         super().__init__()
         self.num_heads, self.key_dim, self.value_dim = down.num_heads, down.key_dim, down.value_dim
         self.grid, self.out_grid = grid, subsampled(grid, down.stride)
         self.tokens, self.out_tokens = grid[0] * grid[1], self.out_grid[0] * self.out_grid[1]
-        self.kv = Linear_BN(dim, self.num_heads * (self.key_dim + self.value_dim), eps)
+        rows = self.num_heads * (self.key_dim + self.value_dim)
+        self.kv = linear("subsampling", dim, rows, config)
         self.q = nn.Sequential(
-            Subsample(grid, down.stride), Linear_BN(dim, self.num_heads * self.key_dim, eps)
+            Subsample(grid, down.stride),
+            linear("subsampling", dim, self.num_heads * self.key_dim, config),
         )
         self.scale = Scale(self.key_dim**-0.5)
-        self.attention_bias = AttentionBias(self.num_heads, grid, down.stride)
-        self.proj = nn.Sequential(
-            ACTIVATION_MODULES[activation](),
-            Linear_BN(self.num_heads * self.value_dim, out_dim, eps),
+        self.attention_bias = AttentionBias(
+            self.num_heads, grid, down.stride, factor=bias_factor(self.key_dim, config)
         )
+        values = self.num_heads * self.value_dim
+        self.proj = projection("subsampling", values, out_dim, config)
 
     def forward(self, x: Tensor) -> Tensor:
         kv = self.kv(x).view(-1, self.tokens, self.num_heads, self.key_dim + self.value_dim)
@@ -222,13 +244,69 @@ class MeanPool(nn.Module):
         return x.mean(1)
 
 
-def mlp(dim: int, hidden_dim: int, activation: str, eps: float) -> nn.Sequential:
+def linear(
+    part: str,
+    in_features: int,
+    out_features: int,
+    config: LeViTConfig,
+    *,
+    bn_weight: float = 1.0,
+    bias: bool = False,
+) -> nn.Module:
+    """A linear layer of the trunk, with the BatchNorm that ``part`` has, or none and a bias."""
+    if part in NORMS[config.norm]:
+        return Linear_BN(in_features, out_features, config.bn_eps, bn_weight, bias)
+    return nn.Linear(in_features, out_features)
+
+
+def projection(
+    part: str, in_features: int, out_features: int, config: LeViTConfig, bn_weight: float = 1.0
+) -> nn.Sequential:
+    """What stands behind attention: (B, N, C) -> (B, N, C')."""
+    if config.norm == "layernorm" and part == "attention":
+        activation = "none"
+    else:
+        activation = config.attention_activation or config.activation
+    bias = config.norm == "batchnorm-in-attention"
+    return nn.Sequential(
+        ACTIVATION_MODULES[activation](),
+        linear(part, in_features, out_features, config, bn_weight=bn_weight, bias=bias),
+    )
+
+
+def bias_factor(key_dim: int, config: LeViTConfig) -> float:
+    """What attention biases are multiplied by: 1, or 1 / key_dim^-0.5."""
+    return key_dim**0.5 if config.bias_over_scale else 1.0
+
+
+def mlp(dim: int, hidden_dim: int, config: LeViTConfig) -> nn.Sequential:
     """Two linear layers with an activation between: (B, N, C) -> (B, N, C)."""
     return nn.Sequential(
-        Linear_BN(dim, hidden_dim, eps),
-        ACTIVATION_MODULES[activation](),
-        Linear_BN(hidden_dim, dim, eps, bn_weight=0.0),
+        linear("mlp", dim, hidden_dim, config),
+        ACTIVATION_MODULES[config.activation](),
+        linear("mlp", hidden_dim, dim, config, bn_weight=0.0),
     )
+
+
+def stem(config: LeViTConfig) -> nn.Sequential:
+    """Convolutions of stride 2, activations between: (B, C, H, W) -> (B, C', H', W')."""
+    activation = config.stem_activation or config.activation
+    layers: list[nn.Module] = []
+    for in_dim, out_dim in itertools.pairwise((config.in_channels, *config.stem_dims)):
+        if "stem" in NORMS[config.norm]:
+            layers.append(Conv2d_BN(in_dim, out_dim, config.bn_eps))
+        else:
+            layers.append(nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1))
+        layers.append(ACTIVATION_MODULES[activation]())
+    return nn.Sequential(*layers[:-1])
+
+
+def classifier(config: LeViTConfig) -> nn.Module:
+    """One head: (B, C) -> (B, classes)."""
+    dim, classes = config.stages[-1].dim, config.num_classes
+    if "head" in NORMS[config.norm]:
+        return BN_Linear(dim, classes, config.bn_eps)
+    return nn.Linear(dim, classes)
 
 
 class LeViT(nn.Module):
@@ -240,33 +318,26 @@ class LeViT(nn.Module):
 
     def __init__(self, config: LeViTConfig) -> None:
         super().__init__()
-        activation, eps = config.activation, config.bn_eps
-
-        stem: list[nn.Module] = []
-        for in_dim, out_dim in itertools.pairwise((config.in_channels, *config.stem_dims)):
-            stem += [Conv2d_BN(in_dim, out_dim, eps), ACTIVATION_MODULES[activation]()]
-        self.patch_embed = nn.Sequential(*stem[:-1])  # no activation after the last convolution
+        self.patch_embed = stem(config)
         self.to_tokens = ToTokens()
 
         blocks: list[nn.Module] = []
         for i, (stage, grid) in enumerate(zip(config.stages, config.resolutions, strict=True)):
             for _ in range(stage.depth):
-                blocks.append(Residual(Attention(stage, grid, activation, eps)))
+                blocks.append(Residual(Attention(stage, grid, config)))
                 if stage.mlp_dim:
-                    blocks.append(Residual(mlp(stage.dim, stage.mlp_dim, activation, eps)))
+                    blocks.append(Residual(mlp(stage.dim, stage.mlp_dim, config)))
             if i < len(config.downsamples):
                 down, out_dim = config.downsamples[i], config.stages[i + 1].dim
-                blocks.append(AttentionSubsample(stage.dim, out_dim, down, grid, activation, eps))
+                blocks.append(AttentionSubsample(stage.dim, out_dim, down, grid, config))
                 if down.mlp_dim:
-                    blocks.append(Residual(mlp(out_dim, down.mlp_dim, activation, eps)))
+                    blocks.append(Residual(mlp(out_dim, down.mlp_dim, config)))
         self.blocks = nn.Sequential(*blocks)
 
-        dim, (height, width) = config.stages[-1].dim, config.resolutions[-1]
+        height, width = config.resolutions[-1]
         self.pool: nn.Module = MeanPool(height * width)
-        self.head: nn.Module = BN_Linear(dim, config.num_classes, eps)
-        self.head_dist: nn.Module | None = (
-            BN_Linear(dim, config.num_classes, eps) if config.distillation else None
-        )
+        self.head = classifier(config)
+        self.head_dist = classifier(config) if config.distillation else None
         self.register_state_dict_post_hook(_write_official_names)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_read_official_names)  # type: ignore[no-untyped-call]
 

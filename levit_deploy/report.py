@@ -84,7 +84,8 @@ def print_checkpoint(data: Data, console: Console) -> None:
         ("input", f"{config['in_channels']} x {height} x {width}"),
         ("classes", str(config["num_classes"])),
         ("heads", heads),
-        ("activation", config["activation"]),
+        *_activations(config),
+        ("normalisation", _NORMS[config["norm"]]),
         ("parameters", f"{data['parameters'] / 1e6:.2f} M"),
         ("multiply-accumulates", f"{data['macs'] / 1e6:.1f} M an image"),
         *(("assumed", assumption) for assumption in data["assumed"]),
@@ -110,6 +111,23 @@ def print_checkpoint(data: Data, console: Console) -> None:
                 "subsampling", _grid(data["resolutions"][i + 1]), widths, "1", *_attention(down)
             )
     console.print(parts)
+
+
+_NORMS = {
+    "batchnorm": "BatchNorm",
+    "layernorm": "BatchNorm, and LayerNorm before attention",
+    "batchnorm-in-attention": "BatchNorm in attention only",
+    "none": "none: fused already",
+}
+
+
+def _activations(config: Data) -> list[tuple[str, str]]:
+    """The activation, and those that parts have of their own."""
+    rows = [("activation", config["activation"])]
+    for part in ("stem", "attention"):
+        if own := config[f"{part}_activation"]:
+            rows.append((f"activation, {part}", own))
+    return rows
 
 
 def print_published(data: Data, console: Console) -> None:

@@ -4,7 +4,6 @@ A fresh LeViT is a trap: its residual branches are multiplied by 0, its BatchNor
 and 1 and its attention biases 0, so that a broken fusion passes.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from levit_deploy.config import Downsample, LeViTConfig, Stage
+from levit_deploy.config import ACTIVATIONS, NORMS, Downsample, LeViTConfig, Stage
+from levit_deploy.infer import Known
 from levit_deploy.model import AttentionBias, LeViT
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -50,6 +50,9 @@ def trained(config: LeViTConfig = SMALL, seed: int = 0) -> LeViT:
                     module.running_var.uniform_(0.3, 2)
                 elif isinstance(module, AttentionBias):
                     module.biases.normal_()
+                elif isinstance(module, nn.LayerNorm):
+                    module.weight.uniform_(0.5, 1.5)
+                    module.bias.normal_(0, 0.3)
                 elif isinstance(module, nn.Conv2d | nn.Linear):
                     # so that the images, not the biases, decide the logits
                     module.weight.normal_(0, module.weight[0].numel() ** -0.5)
@@ -74,7 +77,10 @@ def float64_logits(model: nn.Module, x: torch.Tensor) -> np.ndarray:
 
 @st.composite
 def configs(draw: Any) -> LeViTConfig:
-    """Any small LeViT: one to three stages, with or without MLPs, one head or two, rectangular."""
+    """Any small LeViT: one to three stages, with or without MLPs, one head or two, rectangular.
+
+    With the layers of any family, in any combination.
+    """
     stages = draw(st.integers(1, 3))
     dims = draw(st.lists(st.integers(3, 24), min_size=stages, max_size=stages))
     stem = draw(st.lists(st.integers(1, 6), max_size=3))
@@ -107,14 +113,29 @@ def configs(draw: Any) -> LeViTConfig:
             for _ in dims[1:]
         ),
         distillation=draw(st.booleans()),
-        activation=draw(st.sampled_from(["hardswish", "silu", "gelu"])),
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+        stem_activation=draw(st.sampled_from([None, "none", *ACTIVATIONS])),
+        attention_activation=draw(st.sampled_from([None, "none", *ACTIVATIONS])),
+        norm=draw(st.sampled_from(sorted(NORMS))),
+        bias_over_scale=draw(st.booleans()),
+    )
+
+
+def known(config: LeViTConfig) -> Known:
+    """What a reader would have to know of a network, as its tensors do not tell."""
+    return Known(
+        activation=config.activation,
+        stem_activation=config.stem_activation,
+        attention_activation=config.attention_activation,
+        bias_over_scale=config.bias_over_scale,
     )
 
 
 def golden(name: str) -> tuple[Path, np.ndarray, np.ndarray]:
-    """A file saved by upstream code: its path, three inputs, and upstream's float64 logits."""
+    """What upstream code saved: the file or folder, three inputs, upstream's float64 logits."""
     folder = GOLDENS / name
     expected = np.load(folder / "expected.npz")
-    family = json.loads((folder / "meta.json").read_text())["family"]
-    suffix = "checkpoint.pth" if family == "facebook" else "model.safetensors"
-    return folder / suffix, expected["input"], expected["logits_float64"]
+    if (folder / "config.json").exists():
+        return folder, expected["input"], expected["logits_float64"]
+    (path,) = [*folder.glob("*.pth"), *folder.glob("*.safetensors")]
+    return path, expected["input"], expected["logits_float64"]

@@ -7,9 +7,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from levit_deploy.checkpoint.strict import load_strictly
-from levit_deploy.config import VARIANTS
+from levit_deploy.config import NORMS, TIMM_VARIANTS, VARIANTS
 from levit_deploy.errors import CheckpointError
-from levit_deploy.infer import infer_config
+from levit_deploy.infer import Known, infer_config
 from levit_deploy.model import LeViT
 
 SMALL = networks.SMALL
@@ -44,7 +44,7 @@ def without_indices(state):
 def test_any_config_is_read_back_from_its_tensors(config):
     height, width = config.resolutions[0]
     assume(width > 1 or height == 1)  # a column of tokens has the same offsets as a row
-    inferred = infer_config(LeViT(config).state_dict(), activation=config.activation)
+    inferred = infer_config(LeViT(config).state_dict(), networks.known(config))
     assert inferred.config == config
 
 
@@ -59,7 +59,7 @@ def test_any_config_is_read_back_when_the_image_size_is_given(config, data):
         )
     )
     state = without_indices(LeViT(config).state_dict())
-    inferred = infer_config(state, activation=config.activation, image_size=config.image_size)
+    inferred = infer_config(state, networks.known(config), image_size=config.image_size)
     assert inferred.config == config
 
 
@@ -73,7 +73,7 @@ def test_any_stride_is_read_back_up_to_others_with_the_same_grids(config, data):
         )
     )
     state = LeViT(config).state_dict()
-    inferred = infer_config(state, activation=config.activation, image_size=config.image_size)
+    inferred = infer_config(state, networks.known(config), image_size=config.image_size)
     assert inferred.config.resolutions == config.resolutions
     same_strides = inferred.config.replace(downsamples=config.downsamples)
     assert same_strides == config
@@ -135,9 +135,88 @@ def test_without_indices_a_rectangle_asks_for_the_image_size():
         infer_config(without_indices(small_state()))
 
 
-def test_an_image_size_that_contradicts_the_tensors_is_refused():
-    with pytest.raises(CheckpointError, match=r"224x224 has 14x14 tokens.* 24"):
-        infer_config(small_state(), image_size=(224, 224))
+@pytest.mark.parametrize("size", [(224, 224), (96, 64)])
+def test_an_image_size_that_does_not_fit_the_indices_is_left_to_the_caller(size):
+    inferred = infer_config(small_state(), image_size=size)
+    assert inferred.config.image_size == (64, 96)
+    assert any("64x96" in text for text in inferred.assumed)
+
+
+def test_an_image_size_that_does_not_fit_a_square_is_left_to_the_caller():
+    square = SMALL.replace(image_size=(64, 64))
+    state = without_indices(LeViT(square).state_dict())
+    assert infer_config(state, image_size=(96, 96)).config == square
+
+
+def test_an_image_size_that_does_not_fit_a_rectangle_is_refused():
+    with pytest.raises(CheckpointError, match=r"24 tokens.*--image-size.*224x224 is not it"):
+        infer_config(without_indices(small_state()), image_size=(224, 224))
+
+
+def test_a_stated_image_size_must_fit():
+    for state in (small_state(), without_indices(small_state())):
+        known = Known(image_size=(96, 96))
+        with pytest.raises(CheckpointError, match=r"config\.json.*96x96.*6x6 tokens.* 24"):
+            infer_config(state, known)
+    with pytest.raises(CheckpointError, match=r"config\.json"):  # the sides the wrong way round
+        infer_config(small_state(), Known(image_size=(96, 64)))
+
+
+def test_a_stated_image_size_is_not_assumed():
+    inferred = infer_config(without_indices(small_state()), Known(image_size=(64, 96)))
+    assert inferred.config.image_size == (64, 96)
+    assert not any("image size" in text for text in inferred.assumed)
+
+
+def test_a_usual_image_size_is_taken_where_it_fits():
+    state = without_indices(small_state())
+    assert infer_config(state, Known(usual_image_size=(64, 96))).config.image_size == (64, 96)
+    inferred = infer_config(state, Known(usual_image_size=(224, 224)), image_size=(96, 64))
+    assert inferred.config.image_size == (96, 64)
+    inferred = infer_config(state, Known(usual_image_size=(64, 96)), image_size=(96, 64))
+    assert inferred.config.image_size == (64, 96)  # which the user then wants resized
+
+
+# Layers built another way
+
+
+@pytest.mark.parametrize("name", TIMM_VARIANTS)
+def test_timms_silu_variants_are_known_by_their_shapes(name):
+    published = TIMM_VARIANTS[name]
+    inferred = infer_config(without_indices(meta_state(published)))
+    assert inferred.config == published
+    assert inferred.config.activation == "silu"
+    assert any("silu" in text and name in text for text in inferred.assumed)
+
+
+def test_a_silu_variant_may_have_another_activation():
+    published = TIMM_VARIANTS["levit_256d"]
+    inferred = infer_config(without_indices(meta_state(published)), activation="hardswish")
+    assert inferred.config == published.replace(activation="hardswish")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_norm_is_read_from_the_names(norm):
+    inferred = infer_config(LeViT(SMALL.replace(norm=norm)).state_dict())
+    assert inferred.config.norm == norm
+    assert any("BatchNorm eps" in text for text in inferred.assumed) == (norm != "none")
+    assert any("LayerNorm eps" in text for text in inferred.assumed) == (norm == "layernorm")
+
+
+def test_that_the_original_returns_both_heads_is_said():
+    state = LeViT(SMALL).state_dict()
+    both = infer_config(state, Known(averages_heads=False)).assumed
+    assert any("mean of both heads" in text for text in both)
+    assert not any("heads" in text for text in infer_config(state).assumed)
+
+
+@pytest.mark.parametrize("norm", ["batchnorm", "none"])
+def test_heads_of_different_classes_are_refused(norm):
+    state = LeViT(SMALL.replace(norm=norm)).state_dict()
+    key = "head_dist.weight" if norm == "none" else "head_dist.l.weight"
+    state[key] = torch.zeros(20, 18)
+    with pytest.raises(CheckpointError, match=r"7 classes.* 20.*cannot be averaged"):
+        infer_config(state)
 
 
 # Broken shapes

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from levit_deploy.checkpoint import fused, official
+from levit_deploy.checkpoint.families import Reader, recognise
 from levit_deploy.checkpoint.files import CheckpointFile, read_file
+from levit_deploy.checkpoint.folder import locate
 from levit_deploy.checkpoint.state import find_state
 from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, UsageError
-from levit_deploy.infer import infer_config
+from levit_deploy.infer import Inferred, Known, infer_config
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import is_ours
-
-
-class Reader(Protocol):
-    """A module for one family of checkpoints.
-
-    ``matches`` says whether these are the family's keys; ``convert`` gives the tensors their
-    canonical names.
-    """
-
-    FAMILY: str
-
-    def matches(self, keys: Collection[str]) -> bool: ...
-
-    def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
-
-
-READERS: tuple[Reader, ...] = (official,)
+from levit_deploy.resize import resize
 
 
 @dataclass(frozen=True)
@@ -65,33 +50,67 @@ def read_checkpoint(
     activation: str | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Checkpoint:
-    """Load the LeViT in a file.
+    """Load the LeViT in a file, or in a folder as timm or transformers save it.
 
-    ``weights`` is 'model' or 'ema' where a training run saved both; ``activation`` and
-    ``image_size`` (height, width) say what tensor shapes cannot. Raises CheckpointError,
-    UnsafeInputError, or UsageError for an option that contradicts the file.
+    ``weights`` is 'model' or 'ema' where a training run saved both; ``activation`` says what
+    neither the tensors nor a config do. ``image_size`` (height, width) does, too, where the size
+    is open; another than the model was trained at has its attention biases interpolated. Raises
+    CheckpointError, UnsafeInputError, or UsageError for an option that contradicts the file.
     """
-    path = Path(path)
-    file = read_file(path)
+    weights_path, saved_config = locate(Path(path))
+    file = read_file(weights_path)
     if is_ours(file.metadata):
         return _fused(file, weights, activation, image_size)
 
-    weights, state = find_state(file.contents, weights, path)
-    reader = _reader(state, path)
-    state = reader.convert(state)
-    inferred = infer_config(state, activation=activation, image_size=image_size)
-    model = LeViT(inferred.config).eval()
-    load_strictly(model, state)
+    weights, state = find_state(file.contents, weights, file.path)
+    reader = recognise(state, file.path)
+    known = reader.known(saved_config)
+    if activation is not None and known.activation not in (None, activation):
+        raise UsageError(
+            f"--activation {activation} was asked for, but a checkpoint of {reader.FAMILY} with "
+            f"this config has {known.activation}. Leave the option out."
+        )
+    inferred, model = _build(reader, state, known, activation, image_size)
+    config, assumed = inferred.config, [*inferred.assumed, *_stored_precision(state)]
+    if image_size is not None and image_size != config.image_size:
+        model, config = resize(model, config, image_size)
+        assumed.append(_resized(inferred.config, config))
     return Checkpoint(
-        path,
-        file.sha256,
-        reader.FAMILY,
-        weights,
-        "mean",
-        inferred.config,
-        (*inferred.assumed, *_stored_precision(state)),
-        model,
+        file.path, file.sha256, reader.FAMILY, weights, "mean", config, tuple(assumed), model
     )
+
+
+def _build(
+    reader: Reader,
+    state: Mapping[str, Tensor],
+    known: Known,
+    activation: str | None,
+    image_size: tuple[int, int] | None,
+) -> tuple[Inferred, LeViT]:
+    """The architecture, and the model with the weights in it."""
+    try:
+        converted = reader.convert(state)
+        inferred = infer_config(converted, known, activation=activation, image_size=image_size)
+        model = LeViT(inferred.config).eval()
+        load_strictly(model, converted)
+    except CheckpointError as error:
+        if reader is official:
+            raise
+        raise CheckpointError(
+            f"{error} (The file is {reader.FAMILY}'s; names beginning with patch_embed, blocks and "
+            "head are the official code's for the same tensors.)"
+        ) from error
+    return inferred, model
+
+
+def _resized(trained: LeViTConfig, config: LeViTConfig) -> str:
+    """Say in words what another image size has done."""
+    sizes = "{}x{} instead of the {}x{} it was trained at".format(
+        *config.image_size, *trained.image_size
+    )
+    if config.resolutions == trained.resolutions:
+        return f"images of {sizes}: re-measure the accuracy"
+    return f"images of {sizes}, with interpolated attention biases: re-measure the accuracy"
 
 
 def _fused(
@@ -125,25 +144,6 @@ def _fused(
         config,
         provenance.assumed,
         model,
-    )
-
-
-def _reader(state: Mapping[str, Tensor], path: Path) -> Reader:
-    matching = [reader for reader in READERS if reader.matches(state.keys())]
-    if len(matching) == 1:
-        return matching[0]
-    for prefix in ("module.", "_orig_mod."):
-        bare = {key.removeprefix(prefix) for key in state}
-        if any(reader.matches(bare) for reader in READERS):
-            raise CheckpointError(
-                f"{path} holds a LeViT whose names all begin with {prefix!r}, as a wrapper left "
-                "them. Save the state dict of the module inside the wrapper."
-            )
-    keys = ", ".join(list(state)[:4])
-    raise CheckpointError(
-        f"{path} holds {len(state)} tensors, such as {keys}: not the names of a LeViT this tool "
-        f"knows ({', '.join(reader.FAMILY for reader in READERS)}). Expected names such as "
-        "patch_embed.0.c.weight and blocks.0.m.qkv.c.weight. It may be another network's."
     )
 
 

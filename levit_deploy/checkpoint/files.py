@@ -42,11 +42,6 @@ def read_file(path: Path) -> CheckpointFile:
 
     Raises CheckpointError where it is neither, UnsafeInputError where it needs code to be read.
     """
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path} is a folder. Expected a checkpoint file: .pth as torch.save writes it, or "
-            ".safetensors. Give the file inside the folder."
-        )
     try:
         with path.open("rb") as file:
             start = file.read(9)

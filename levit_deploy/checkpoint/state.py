@@ -1,8 +1,8 @@
-"""Find the one state dict in a file's contents."""
+"""Find the one state dict in a file's contents, whatever it is wrapped in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -11,30 +11,35 @@ from torch import Tensor
 
 from levit_deploy.errors import CheckpointError, UsageError
 
+# Where training code keeps the weights it trains, and their moving average.
+PLAIN_KEYS = ("model", "state_dict", "model_state", "model_state_dict", "module")
+EMA_KEYS = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
+MAX_DEPTH = 8  # a pickle can hold itself
+
+# What wrappers put before every name: DataParallel, torch.compile, Lightning, transformers' timm.
+PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
+
+States = dict[str, dict[str, Tensor]]  # by the dotted key they were found under
+
 
 def find_state(
     contents: Mapping[str, Any], weights: str | None, path: Path
 ) -> tuple[str, dict[str, Tensor]]:
-    """Return which weights were found, 'model' or 'ema', and the tensors by name.
+    """Return which weights were found, 'model' or 'ema', and the tensors by bare name.
 
     ``weights`` chooses between a training run's plain weights ('model') and their moving average
     ('ema'); it may be None where there is no choice to make. Raises CheckpointError where there
     is no state dict or the choice is open, UsageError where ``weights`` names what is not there.
     """
-    if _is_state(contents):
-        states = {"model": dict(contents)}
-    else:
-        keys = {"model": "model", "ema": "model_ema"}
-        states = {
-            name: dict(contents[key])
-            for name, key in keys.items()
-            if isinstance(contents.get(key), Mapping) and _is_state(contents[key])
-        }
-    if not states:
+    found: dict[str, States] = {}
+    for kind, key, state in _states(contents, "model", ()):
+        found.setdefault(kind, {})[key] = _bare(state, path)
+    if not found:
         raise CheckpointError(
             f"{path} holds {_some(contents)}, and no state dict among them. Expected tensors by "
             "name, or a dict with them under 'model'. Save {'model': model.state_dict()}."
         )
+    states = {kind: _only(candidates, path) for kind, candidates in sorted(found.items())}
     if weights is not None:
         if weights not in states:
             raise UsageError(
@@ -48,7 +53,54 @@ def find_state(
             "one set. Choose with --weights model (what the official code evaluates) or "
             "--weights ema (what timm loads)."
         )
-    return next(iter(states.items()))
+    kind = "model" if "model" in states else "ema"
+    return kind, states[kind]
+
+
+def _states(
+    contents: Mapping[str, Any], kind: str, keys: tuple[str, ...]
+) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
+    """Every state dict under wrapper keys: what kind of weights, under which keys, the tensors."""
+    if _is_state(contents):
+        yield kind, ".".join(keys), dict(contents)
+    elif len(keys) < MAX_DEPTH:
+        for key, value in contents.items():
+            if isinstance(value, Mapping) and key in (*PLAIN_KEYS, *EMA_KEYS):
+                yield from _states(value, "ema" if key in EMA_KEYS else kind, (*keys, key))
+
+
+def _only(candidates: States, path: Path) -> dict[str, Tensor]:
+    """The one set of weights of a kind; several must be the same."""
+    (first, state), *others = candidates.items()
+    for key, other in others:
+        if not _equal(state, other):
+            raise CheckpointError(
+                f"{path} holds different weights under {first!r} and {key!r}. Expected one set. "
+                "Save the one you mean alone."
+            )
+    return state
+
+
+def _bare(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors without what wrappers put into their names.
+
+    ``n_averaged`` is torch's own count beside an averaged model's weights.
+    """
+    bare: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = key.replace("._orig_mod.", ".")
+        while name.startswith(PREFIXES):
+            name = name.partition(".")[2]
+        if name in bare:
+            raise CheckpointError(
+                f"{path} holds {name} twice, once of them as {key}. Expected each name once when "
+                f"prefixes such as {PREFIXES[0]!r} are taken off. Save the state dict of one "
+                "module alone."
+            )
+        bare[name] = tensor
+    if "n_averaged" in bare and bare["n_averaged"].dim() == 0:
+        del bare["n_averaged"]
+    return bare
 
 
 def _is_state(contents: Mapping[str, Any]) -> TypeGuard[Mapping[str, Tensor]]:

@@ -26,6 +26,7 @@ MapAttention = SpatialAttention | SpatialAttentionSubsample
 
 def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir.Value:
     parts = {"q": module.key_dim, "k": module.key_dim, "v": module.value_dim}
+    x = g.emit(module.norm, x, f"{name}.norm")
     if g.opset >= ATTENTION_OPSET:
         q, k, v = _side_by_side(g, module, module.qkv, parts, x, f"{name}.qkv")
         return _attend_by_operator(g, module, q, k, v, name)
@@ -131,6 +132,7 @@ def _spatial_attention(
     g: GraphBuilder, module: SpatialAttention, x: ir.Value, name: str
 ) -> ir.Value:
     parts = {"q": module.key_dim, "k": module.key_dim, "v": module.value_dim}
+    x = g.emit(module.norm, x, f"{name}.norm")
     qkv = _heads_of_map(g, module, g.emit(module.qkv, x, f"{name}.qkv"), f"{name}.qkv")
     q, k, v = g.split(qkv, _qualified(parts, name), 2, f"{name}.split")
     return _attend_on_map(g, module, q, k, v, module.grid, name)

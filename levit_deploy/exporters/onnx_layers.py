@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from levit_deploy.config import subsampled
 from levit_deploy.exporters.onnx_graph import Emitter, GraphBuilder, dims
-from levit_deploy.layout import SpatialMeanPool
+from levit_deploy.layout import SpatialLayerNorm, SpatialMeanPool
 from levit_deploy.model import MeanPool, Residual, Subsample, ToTokens
 from levit_deploy.passes.pool_early import PooledResidual
 
@@ -78,6 +78,24 @@ def _gelu(g: GraphBuilder, _module: nn.GELU, x: ir.Value, name: str) -> ir.Value
     return g.like("Mul", [half, gate], f"{name}.gelu")
 
 
+def _layer_norm(g: GraphBuilder, norm: nn.LayerNorm, x: ir.Value, name: str) -> ir.Value:
+    # the operator wants a scale; fold_layernorm has put the real one into the next layer
+    ones = g.weight(np.ones(norm.normalized_shape, np.float32), f"{name}.ones")
+    return g.op("LayerNormalization", [x, ones], name, dims(x), axis=-1, epsilon=norm.eps)
+
+
+def _spatial_layer_norm(
+    g: GraphBuilder, norm: SpatialLayerNorm, x: ir.Value, name: str
+) -> ir.Value:
+    # the operator knows trailing axes only
+    mean = g.mean(x, [1], f"{name}.mean", keepdims=True)
+    centred = g.like("Sub", [x, mean], f"{name}.centred")
+    square = g.like("Mul", [centred, centred], f"{name}.square")
+    variance = g.mean(square, [1], f"{name}.variance", keepdims=True)
+    safe = g.like("Add", [variance, g.scalar(norm.eps)], f"{name}.variance_eps")
+    return g.like("Div", [centred, g.like("Sqrt", [safe], f"{name}.deviation")], f"{name}.div")
+
+
 def _identity(_g: GraphBuilder, _module: nn.Identity, x: ir.Value, _name: str) -> ir.Value:
     return x
 
@@ -137,6 +155,8 @@ LAYER_EMITTERS: dict[type[nn.Module], Emitter] = {
     nn.Hardswish: _hardswish,
     nn.SiLU: _silu,
     nn.GELU: _gelu,
+    nn.LayerNorm: _layer_norm,
+    SpatialLayerNorm: _spatial_layer_norm,
     nn.Identity: _identity,
     nn.Sequential: _sequential,
     Residual: _residual,

@@ -10,6 +10,7 @@ import torch
 from levit_deploy.errors import CheckpointError
 from levit_deploy.model import LeViT
 from levit_deploy.passes.bake_attention_bias import bake_attention_bias
+from levit_deploy.passes.fold_layernorm import fold_layernorm
 from levit_deploy.passes.fold_scale import fold_scale
 from levit_deploy.passes.fuse_batchnorm import fuse_batchnorm
 from levit_deploy.passes.heads import HEADS
@@ -20,7 +21,14 @@ Pass = Callable[[LeViT], LeViT]
 
 def passes(head: str = "mean") -> tuple[Pass, ...]:
     """Every pass in order. ``head`` is 'mean', 'class' or 'distill'."""
-    return (fuse_batchnorm, bake_attention_bias, fold_scale, HEADS[head], pool_early)
+    return (
+        fuse_batchnorm,
+        fold_layernorm,
+        bake_attention_bias,
+        fold_scale,
+        HEADS[head],
+        pool_early,
+    )
 
 
 def to_plain(model: LeViT, head: str = "mean") -> LeViT:

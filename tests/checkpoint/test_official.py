@@ -10,7 +10,7 @@ def golden_state(name):
     return torch.load(path, weights_only=False)["model"]
 
 
-@pytest.mark.parametrize("name", ["official", "official-training-run"])
+@pytest.mark.parametrize("name", ["official", "official-conv", "official-training-run"])
 def test_official_names_match(name):
     assert official.matches(golden_state(name).keys())
 
@@ -47,6 +47,20 @@ def test_conversion_keeps_every_tensor_under_its_name():
     converted = official.convert(state)
     assert list(converted) == list(state)
     assert all(converted[key] is state[key] for key in state)
+
+
+def test_the_convolutional_form_has_the_names_and_shapes_of_the_linear_one():
+    converted = official.convert(golden_state("official-conv"))
+    assert converted["blocks.0.m.qkv.c.weight"].shape == (64, 16)
+    assert converted["patch_embed.0.c.weight"].shape == (2, 3, 3, 3)
+
+
+def test_what_official_code_has_fused_matches():
+    assert official.matches(["blocks.0.m.qkv.weight", "patch_embed.0.weight", "head.weight"])
+
+
+def test_the_layernorm_variant_does_not_match():
+    assert not official.matches(["patch_embed.0.c.weight", "blocks.0.m.norm.weight"])
 
 
 def test_conversion_gives_a_dict_of_its_own():

@@ -1,5 +1,8 @@
+import argparse
 import hashlib
+import json
 
+import foreign
 import networks
 import numpy as np
 import pytest
@@ -10,8 +13,10 @@ from levit_deploy.checkpoint import fused, read_checkpoint
 from levit_deploy.errors import CheckpointError, UnsafeInputError, UsageError
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
+from levit_deploy.resize import resize
 
 SMALL = networks.SMALL
+SAFETENSORS = "model.safetensors"
 
 
 @pytest.fixture
@@ -109,17 +114,145 @@ def test_the_image_size_asked_for_is_the_one_in_the_config(tmp_path):
     assert read_checkpoint(path, image_size=(50, 82)).config.image_size == (50, 82)
 
 
-def test_the_sides_the_wrong_way_round_are_refused(tmp_path):
-    path = saved(tmp_path, networks.trained().state_dict())
-    with pytest.raises(CheckpointError, match="attention_bias_idxs does not hold the offsets"):
-        read_checkpoint(path, image_size=(96, 64))
-
-
 def test_safetensors_with_official_names_are_read(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file(networks.trained().state_dict(), path, metadata={"format": "pt"})
     expected = networks.float64_logits(networks.trained(), networks.images())
     assert np.array_equal(logits(read_checkpoint(path)), expected)
+
+
+# Folders, and what their configs say
+
+
+def hub_folder(tmp_path, config, **fields):
+    """A folder as timm's push_to_hf_hub leaves it."""
+    model = networks.trained(config)
+    state = foreign.timm(model, config)
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / SAFETENSORS)
+    pretrained = {"input_size": [3, 224, 224], "crop_pct": 0.9}
+    saved = {"architecture": "levit_256d", "pretrained_cfg": pretrained} | fields
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    return model
+
+
+def test_a_folder_needs_no_flags(tmp_path):
+    config = SMALL.replace(activation="silu", attention_activation="gelu")
+    arguments = {"img_size": [64, 96], "attn_act_layer": "gelu"}
+    model = hub_folder(tmp_path, config, model_args=arguments)
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.config == config
+    assert checkpoint.path == tmp_path / SAFETENSORS
+    assert [text for text in checkpoint.assumed if "eps" not in text] == []
+    assert np.array_equal(logits(checkpoint), networks.float64_logits(model, networks.images()))
+
+
+def test_pickled_weights_in_a_folder_are_read(tmp_path):
+    state = foreign.state_of("transformers", SMALL.replace(image_size=(64, 64)))
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "levit", "image_size": 64}))
+    assert read_checkpoint(tmp_path).config == SMALL.replace(image_size=(64, 64))
+
+
+def test_a_config_that_contradicts_the_tensors_is_refused(tmp_path):
+    hub_folder(tmp_path, SMALL, model_args={"img_size": 224})
+    with pytest.raises(CheckpointError, match=r"config\.json.*224x224.* 24"):
+        read_checkpoint(tmp_path)
+
+
+def test_an_option_that_contradicts_the_config_is_a_usage_error(tmp_path):
+    hub_folder(tmp_path, SMALL, model_args={"img_size": [64, 96]})
+    with pytest.raises(UsageError, match=r"--activation hardswish .*timm.* silu"):
+        read_checkpoint(tmp_path, activation="hardswish")
+    assert read_checkpoint(tmp_path, activation="silu").config.activation == "silu"
+
+
+def test_an_option_that_contradicts_the_familys_code_is_a_usage_error(tmp_path):
+    path = saved(tmp_path, foreign.state_of("vit-pytorch", SMALL))
+    with pytest.raises(UsageError, match=r"--activation gelu .*vit-pytorch.* hardswish"):
+        read_checkpoint(path, activation="gelu")
+
+
+# Another image size
+
+
+def test_another_image_size_interpolates_the_biases_and_says_so(tmp_path):
+    path = saved(tmp_path, networks.trained().state_dict())
+    checkpoint = read_checkpoint(path, image_size=(96, 160))
+    expected, config = resize(networks.trained(), SMALL, (96, 160))
+    assert checkpoint.config == config
+    x = networks.images(config)
+    assert np.array_equal(logits(checkpoint, x), networks.float64_logits(expected, x))
+    assert any(
+        "96x160 instead of the 64x96" in text and "re-measure" in text and "interpolated" in text
+        for text in checkpoint.assumed
+    )
+
+
+def test_another_size_with_as_many_tokens_is_said_to_be_another(tmp_path):
+    hub_folder(tmp_path, SMALL, model_args={"img_size": [64, 96]})
+    checkpoint = read_checkpoint(tmp_path, image_size=(63, 96))
+    assert checkpoint.config.image_size == (63, 96)
+    (text,) = [text for text in checkpoint.assumed if "63x96" in text]
+    assert "re-measure" in text
+    assert "interpolated" not in text
+
+
+def test_the_size_trained_at_changes_nothing(tmp_path):
+    path = saved(tmp_path, networks.trained().state_dict())
+    checkpoint = read_checkpoint(path, image_size=(64, 96))
+    assert not any("re-measure" in text for text in checkpoint.assumed)
+
+
+# Wrapped, and in other precisions
+
+
+def test_an_error_in_a_foreign_file_explains_its_names(tmp_path):
+    state = foreign.state_of("timm", SMALL)
+    del state["stages.0.blocks.0.attn.proj.ln.linear.weight"]
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.m\.proj.*The file is timm's"):
+        read_checkpoint(saved(tmp_path, state), image_size=(64, 96))
+
+
+def test_a_training_checkpoint_of_timm_is_read(tmp_path):
+    state = foreign.state_of("timm", SMALL)
+    average = foreign.state_of("timm", SMALL, seed=1)
+    run = argparse.Namespace(model="levit_256", img_size=None, lr=1e-3)
+    contents = {"epoch": 3, "arch": "levit_256", "state_dict": state, "args": run, "version": 2}
+    path = saved(tmp_path, {**contents, "state_dict_ema": average, "optimizer": {"state": {}}})
+    with pytest.raises(CheckpointError, match=r"--weights model .*--weights ema"):
+        read_checkpoint(path, image_size=(64, 96))
+    for weights, seed in (("model", 0), ("ema", 1)):
+        checkpoint = read_checkpoint(path, weights=weights, image_size=(64, 96))
+        expected = networks.float64_logits(networks.trained(seed=seed), networks.images())
+        assert np.array_equal(logits(checkpoint), expected)
+        assert checkpoint.weights == weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("family", foreign.FAMILIES)
+def test_other_precisions_load_and_are_said(family, dtype, tmp_path):
+    state = {
+        f"module.{key}": tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for key, tensor in foreign.state_of(family, SMALL).items()
+    }
+    checkpoint = read_checkpoint(saved(tmp_path, {"ema": state}), image_size=(64, 96))
+    assert any(str(dtype) in text for text in checkpoint.assumed)
+    config = SMALL.replace(**foreign.FAMILIES[family][1])
+    assert checkpoint.config == config
+    rounded = networks.trained(config).to(dtype).double()
+    x = networks.images(config)
+    tolerance = 1e-6 if dtype == torch.float64 else 1e-12  # float64 is rounded to float32
+    expected = networks.float64_logits(rounded, x)
+    assert np.abs(logits(checkpoint, x) - expected).max() < tolerance * np.abs(expected).max()
+
+
+def test_wrong_indices_are_refused_in_every_family_that_stores_them(tmp_path):
+    for family, suffix in (("official", "attention_bias_idxs"), ("vit-pytorch", "pos_indices")):
+        state = foreign.state_of(family, SMALL)
+        key = [key for key in state if key.endswith(suffix)][-1]
+        state[key] = state[key].flip(0)
+        with pytest.raises(CheckpointError, match="does not hold the offsets"):
+            read_checkpoint(saved(tmp_path, state))
 
 
 # Other files

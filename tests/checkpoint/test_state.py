@@ -115,3 +115,84 @@ def test_the_contents_are_left_alone():
     contents = {"model": dict(ONE)}
     find_state(contents, None, PATH)[1].clear()
     assert same(contents["model"], ONE)
+
+
+# Wrappers and prefixes
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("state_dict",),
+        ("model_state",),
+        ("model_state_dict",),
+        ("module",),
+        ("model", "state_dict"),
+        ("state_dict", "model", "module"),
+        ("ema",),
+        ("model_ema", "module"),
+        ("state_dict_ema",),
+        ("ema", "model"),
+        ("model", "ema", "state_dict"),
+    ],
+)
+def test_a_state_is_found_under_any_nesting(keys):
+    contents = ONE
+    for key in reversed(keys):
+        contents = {key: contents, "epoch": 3, "optimizer": {"state": {0: TWO}, "model": None}}
+    kind, state = find_state(contents, None, PATH)
+    assert same(state, ONE)
+    assert kind == ("ema" if any("ema" in key for key in keys) else "model")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "timm_model."],
+)
+def test_what_wrappers_put_before_names_is_taken_off(prefix):
+    contents = {"state_dict": {prefix + key: value for key, value in ONE.items()}}
+    assert same(find_state(contents, None, PATH)[1], ONE)
+
+
+def test_compiled_parts_lose_their_mark_inside_names():
+    contents = {"blocks._orig_mod.0.module.w": ONE["a"]}
+    assert find_state(contents, None, PATH)[1].keys() == {"blocks.0.module.w"}
+
+
+def test_only_whole_prefixes_are_taken_off():
+    contents = {"models.a": ONE["a"], "modules.b": ONE["b"], "a.module.b": ONE["b"]}
+    assert find_state(contents, None, PATH)[1].keys() == contents.keys()
+
+
+def test_a_name_that_two_prefixes_lead_to_is_refused():
+    contents = {"a": ONE["a"], "module.a": TWO["a"]}
+    with pytest.raises(CheckpointError, match=r"holds a twice, once of them as module\.a"):
+        find_state(contents, None, PATH)
+
+
+def test_the_count_of_an_averaged_model_is_no_weight():
+    averaged = {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in ONE.items()}}
+    assert same(find_state({"model_ema": averaged}, None, PATH)[1], ONE)
+    state = {**ONE, "n_averaged": torch.ones(2)}
+    assert find_state(state, None, PATH)[1].keys() == state.keys()
+
+
+def test_an_average_is_compared_under_bare_names():
+    average = {f"module.{key}": value.clone() for key, value in ONE.items()}
+    kind, state = find_state({"state_dict": ONE, "state_dict_ema": average}, None, PATH)
+    assert kind == "model"
+    assert same(state, ONE)
+
+
+def test_different_weights_of_one_kind_are_refused():
+    with pytest.raises(CheckpointError, match="different weights under 'model' and 'state_dict'"):
+        find_state({"model": ONE, "state_dict": TWO}, None, PATH)
+    contents = {"model": ONE, "state_dict": copied(ONE)}
+    assert same(find_state(contents, None, PATH)[1], ONE)
+
+
+def test_a_file_that_holds_itself_comes_to_an_end():
+    contents = {"epoch": 1}
+    contents["model"] = contents
+    with pytest.raises(CheckpointError, match="no state dict"):
+        find_state(contents, None, PATH)

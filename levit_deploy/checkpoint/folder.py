@@ -1,0 +1,69 @@
+"""A folder as the hub libraries save it: weights, and a config beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from levit_deploy.errors import CheckpointError
+
+CONFIG = "config.json"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order the hub libraries prefer
+MAX_CONFIG_BYTES = 1 << 20  # a thousand class names take 50 kB
+
+
+def locate(path: Path) -> tuple[Path, Mapping[str, Any]]:
+    """Return the weights file at ``path``, a file or a folder, and the folder's config.
+
+    The config is empty for a file. Raises CheckpointError for a folder without weights and for a
+    config that is no JSON object.
+    """
+    if not path.is_dir():
+        return path, {}
+    weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(
+            f"{path} is a folder with neither {' nor '.join(WEIGHTS)} in it. Expected one as timm "
+            "or transformers save it, or a checkpoint file such as a .pth. Give the file."
+        )
+    return weights, _read_config(path / CONFIG)
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
+        config = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not the config of a model: {error}. Expected a JSON object. Repair it, or "
+            "give the weights file alone."
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(config).__name__}. Expected a JSON object. Repair it, or give "
+            "the weights file alone."
+        )
+    return config
+
+
+def image_size_of(value: object) -> tuple[int, int]:
+    """Read (height, width) from a config: one side, both, or channels and both.
+
+    Raises CheckpointError for anything else.
+    """
+    sides = [value, value] if isinstance(value, int) else value
+    if isinstance(sides, list) and len(sides) in (2, 3):
+        height, width = sides[-2:]
+        if all(type(side) is int and 0 < side < 100_000 for side in (height, width)):
+            return height, width
+    raise CheckpointError(
+        f"config.json says that the image size is {value!r}. Expected a number of pixels, or "
+        "height and width. Correct it, or give the weights file alone."
+    )

@@ -1,0 +1,86 @@
+"""The layout of Hugging Face transformers, ``models/levit/modeling_levit.py``.
+
+Two heads for ``LevitForImageClassificationWithTeacher``, one for ``LevitForImageClassification``.
+A stage ends with the subsampling behind it. Its activation is hard-coded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from levit_deploy.checkpoint.folder import image_size_of
+from levit_deploy.checkpoint.rename import InBlock, rename
+from levit_deploy.errors import CheckpointError
+from levit_deploy.infer import Known
+
+FAMILY = "transformers"
+
+_PREFIX = r"(?:levit\.)?"  # LevitModel itself, which has no head, saves without it
+_OURS = re.compile(
+    _PREFIX + r"(patch_embeddings\.embedding_layer_\d\..+"
+    r"|encoder\.stages\.\d+\.layers\.\d+\.module\.queries_keys_values\..+)"
+)
+_STEM = re.compile(_PREFIX + r"patch_embeddings\.embedding_layer_(\d)\.(.+)")
+_LAYER = re.compile(_PREFIX + r"encoder\.stages\.(\d{1,4})\.layers\.(\d{1,4})\.(module\.)?(.+)")
+_HEAD = re.compile(r"classifier(_distill)?\.(.+)")
+_LAYERS = {
+    "queries_keys_values": "qkv",
+    "keys_values": "kv",
+    "queries": "q.1",
+    "projection": "proj.1",
+    "linear_up": "0",
+    "linear_down": "2",
+}
+_STEM_GEOMETRY = {"kernel_size": 3, "stride": 2, "padding": 1}
+
+
+def matches(keys: Collection[str]) -> bool:
+    """Whether these are the parameter names of a LeViT in transformers."""
+    return any(map(_OURS.fullmatch, keys))
+
+
+def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under their canonical names."""
+    return rename(state, _canonical)
+
+
+def known(config: Mapping[str, Any]) -> Known:
+    """Read ``config.json`` (``LevitConfig``); the activation is known without it."""
+    if config.get("model_type", "levit") != "levit":
+        raise CheckpointError(
+            f"config.json is for {config['model_type']!r}, but the weights beside it are a "
+            "LeViT's. Put the two files of one model into the folder, or give the weights file "
+            "alone."
+        )
+    for field, expected in _STEM_GEOMETRY.items():
+        if config.get(field, expected) != expected:
+            raise CheckpointError(
+                f"config.json says that the stem's {field} is {config[field]}. Expected "
+                f"{expected}, as in every published LeViT; no other is supported."
+            )
+    size = config.get("image_size")
+    return Known(activation="hardswish", image_size=None if size is None else image_size_of(size))
+
+
+def _canonical(key: str) -> str | InBlock:
+    if match := _STEM.fullmatch(key):
+        return f"patch_embed.{2 * int(match[1]) - 2}.{_leaf(match[2], 'c')}"
+    if match := _LAYER.fullmatch(key):
+        stage, layer, residual, name = match.groups()
+        theirs, dot, leaf = name.partition(".")
+        name = _LAYERS.get(theirs, theirs) + dot + _leaf(leaf, "c")
+        return InBlock((int(stage), int(layer)), f"m.{name}" if residual else name)
+    if match := _HEAD.fullmatch(key):
+        return f"head{'_dist' if match[1] else ''}.{_leaf(match[2], 'l')}"
+    return key
+
+
+def _leaf(name: str, linear: str) -> str:
+    """``linear.weight`` or ``convolution.weight`` or ``batch_norm.bias`` in canonical terms."""
+    layer, dot, parameter = name.partition(".")
+    layers = {"linear": linear, "convolution": linear, "batch_norm": "bn"}
+    return layers.get(layer, layer) + dot + parameter

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from levit_deploy.checkpoint.folder import image_size_of, locate
+from levit_deploy.errors import CheckpointError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_text('{"image_size": 96}')
+    return tmp_path
+
+
+def test_a_file_is_itself_and_has_no_config(folder):
+    path = folder / "model.safetensors"
+    assert locate(path) == (path, {})
+
+
+def test_a_folder_is_its_weights_and_its_config(folder):
+    assert locate(folder) == (folder / "model.safetensors", {"image_size": 96})
+
+
+def test_pickled_weights_are_found_and_safetensors_come_first(folder):
+    (folder / "pytorch_model.bin").write_bytes(b"weights")
+    assert locate(folder)[0].name == "model.safetensors"
+    (folder / "model.safetensors").unlink()
+    assert locate(folder)[0].name == "pytorch_model.bin"
+
+
+def test_a_folder_may_be_without_a_config(folder):
+    (folder / "config.json").unlink()
+    assert locate(folder) == (folder / "model.safetensors", {})
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        locate(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b'"levit"',
+        b"\xff\xfe{",
+        b"[" * 100_000,
+        b'{"a": "' + b"x" * (1 << 20) + b'"}',
+        b'{"a": ' + b"1" * 5000 + b"}",
+    ],
+)
+def test_a_config_that_is_no_json_object_is_refused(folder, text):
+    (folder / "config.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"config\.json .*give the weights file alone"):
+        locate(folder)
+
+
+def test_a_config_that_cannot_be_read_is_refused(folder):
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        locate(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(96, (96, 96)), ([64, 96], (64, 96)), ([3, 64, 96], (64, 96))],
+)
+def test_image_sizes(value, size):
+    assert image_size_of(json.loads(json.dumps(value))) == size
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 0, -1, True, "224", 224.0, [], [224], [64, "96"], [64, 0], [1, 2, 3, 4], {}, 10**9],
+)
+def test_what_is_no_image_size_is_refused(value):
+    with pytest.raises(CheckpointError, match="image size"):
+        image_size_of(value)

@@ -1,0 +1,87 @@
+import foreign
+import networks
+import pytest
+import torch
+from networks import SMALL
+
+from levit_deploy.checkpoint import timm
+from levit_deploy.errors import CheckpointError
+from levit_deploy.infer import Known
+
+
+def hub(**fields):
+    """A config.json as timm's ``save_for_hf`` writes it."""
+    pretrained = {"input_size": [3, 224, 224], "crop_pct": 0.9, "mean": [0.485, 0.456, 0.406]}
+    return {"architecture": "levit_256", "num_classes": 10, "pretrained_cfg": pretrained} | fields
+
+
+@pytest.mark.parametrize(
+    ("architecture", "activation"),
+    [
+        ("levit_256", "hardswish"),
+        ("levit_conv_128s", "hardswish"),
+        ("levit_256.fb_dist_in1k", "hardswish"),
+        ("levit_256d", "silu"),
+        ("levit_conv_384_s8", "silu"),
+        ("levit_512.untrained", "silu"),
+    ],
+)
+def test_the_architecture_tells_the_activation(architecture, activation):
+    assert timm.known(hub(architecture=architecture)).activation == activation
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("hard_swish", "hardswish"), ("silu", "silu"), ("swish", "silu"), ("gelu", "gelu")],
+)
+def test_arguments_tell_the_activation_before_the_architecture_does(theirs, ours):
+    for architecture in ("levit_256", "levit_256d"):
+        config = hub(architecture=architecture, model_args={"act_layer": theirs})
+        assert timm.known(config).activation == ours
+
+
+def test_attention_may_have_its_own_activation():
+    assert timm.known(hub()).attention_activation is None
+    config = hub(model_args={"act_layer": "silu", "attn_act_layer": "gelu"})
+    known = timm.known(config)
+    assert (known.activation, known.attention_activation) == ("silu", "gelu")
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu_tanh", "", None, 3, ["silu"]])
+def test_an_activation_without_a_counterpart_is_refused(name):
+    with pytest.raises(CheckpointError, match="activation"):
+        timm.known(hub(model_args={"act_layer": name}))
+
+
+def test_what_the_model_was_built_with_must_fit_and_what_it_began_with_need_not():
+    known = timm.known(hub())
+    assert (known.image_size, known.usual_image_size) == (None, (224, 224))
+    known = timm.known(hub(model_args={"img_size": [64, 96]}))
+    assert (known.image_size, known.usual_image_size) == ((64, 96), (224, 224))
+    assert timm.known(hub(model_args={"img_size": 96})).image_size == (96, 96)
+
+
+def test_older_configs_are_flat():
+    config = {"architecture": "levit_256d", "num_classes": 10, "input_size": [3, 96, 96]}
+    known = timm.known(config)
+    assert (known.activation, known.usual_image_size) == ("silu", (96, 96))
+
+
+def test_without_a_config_nothing_is_known():
+    assert timm.known({}) == Known()
+
+
+def test_the_config_of_another_network_is_refused():
+    with pytest.raises(CheckpointError, match="deit_tiny"):
+        timm.known(hub(architecture="deit_tiny_patch16_224"))
+
+
+def test_what_timm_has_fused_is_read_too():
+    model = networks.trained(SMALL.replace(norm="none"))
+    state = foreign.timm(model, SMALL)
+    assert "stages.1.downsample.attn_downsample.q.ln.weight" in state
+    assert timm.matches(state)
+    converted = timm.convert(state)
+    original = model.state_dict()
+    assert all(torch.equal(tensor, original[key]) for key, tensor in converted.items())
+    assert original.keys() - converted.keys() == {k for k in original if k.endswith("_idxs")}

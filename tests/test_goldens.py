@@ -1,0 +1,99 @@
+"""Every family's own files, saved by its own code, through every command."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from networks import GOLDENS, float64_logits, golden
+from typer.testing import CliRunner
+
+from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.cli import app
+from levit_deploy.layout import LAYOUTS
+
+FAMILIES = {
+    "official": "official",
+    "official-conv": "official",
+    "official-training-run": "official",
+    "timm": "timm",
+    "timm-conv-silu": "timm",
+    "timm-rectangular-64x96-single-head": "timm",
+    "timm-stride8": "timm",
+    "transformers": "transformers",
+    "transformers-single-head": "transformers",
+    "vit-pytorch": "vit-pytorch",
+    "vit-pytorch-single-head": "vit-pytorch",
+}
+# What neither the tensors nor a config of these files tell.
+OPTIONS = {
+    "timm-conv-silu": {"activation": "silu"},
+    "timm-rectangular-64x96-single-head": {"image_size": (64, 96)},
+}
+
+
+def arguments(name):
+    """The same options on the command line."""
+    options = OPTIONS.get(name, {})
+    flags = ["--activation", options["activation"]] if "activation" in options else []
+    if "image_size" in options:
+        flags += ["--image-size", "{}x{}".format(*options["image_size"])]
+    return flags
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_there_is_a_golden_of_every_kind():
+    assert {path.name for path in GOLDENS.iterdir()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_are_upstreams_in_float64(name):
+    path, inputs, expected = golden(name)
+    checkpoint = read_checkpoint(path, **OPTIONS.get(name, {}))
+    actual = float64_logits(checkpoint.model, torch.from_numpy(inputs))
+    assert np.abs(actual - expected).max() < 1e-10 * np.abs(expected).max()
+    assert checkpoint.family == FAMILIES[name]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_data_sheet_says_what_upstream_built(name):
+    path, _, _ = golden(name)
+    meta = json.loads((GOLDENS / name / "meta.json").read_text())
+    sheet = json.loads(run("inspect", path, *arguments(name), "--json", "-"))
+    assert sheet["config"]["image_size"] == meta["image_size"]
+    assert sheet["config"]["in_channels"] == meta["in_channels"]
+    assert sheet["config"]["num_classes"] == meta["num_classes"]
+    assert sheet["config"]["distillation"] == meta["distillation"]
+    assert sheet["parameters"] == meta["parameters"]
+    if "activation" in meta:
+        assert sheet["config"]["activation"] == meta["activation"]
+
+
+def test_three_families_hold_the_same_network():
+    configs = [read_checkpoint(golden(name)[0]).config for name in ("official", "timm")]
+    configs.append(read_checkpoint(golden("transformers")[0]).config)
+    assert configs[0] == configs[1] == configs[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_command_takes_it_and_proves_what_it_writes(name, tmp_path):
+    path, _, _ = golden(name)
+    options = arguments(name)
+    assert FAMILIES[name] in run("inspect", path, *options)
+    artifacts = [tmp_path / "fused.safetensors"]
+    assert "proven" in run("fuse", path, *options, "-o", artifacts[0])
+    for format in ("onnx", "torchscript"):
+        for layout in LAYOUTS:
+            artifact = tmp_path / f"{layout}.{format}"
+            words = ["--format", format, "--layout", layout, "-o", artifact]
+            assert "proven" in run("export", path, *options, *words)
+            artifacts.append(artifact)
+    for artifact in artifacts:
+        assert "proven" in run("verify", path, *options, artifact)
+    assert "proven" in run("export", artifacts[0], "-o", tmp_path / "from-fused.onnx")
