@@ -31,7 +31,8 @@ class Known:
 
     None where they are silent. ``image_size`` (height, width) must fit the tensors;
     ``usual_image_size`` is taken where it does. ``attention_activation`` is also that of the
-    subsamplings. ``averages_heads`` says that the code averages two heads when it evaluates.
+    subsamplings, ``stride`` theirs. ``averages_heads`` says that the code averages two heads when
+    it evaluates.
     """
 
     activation: str | None = None
@@ -39,6 +40,7 @@ class Known:
     attention_activation: str | None = None
     bias_over_scale: bool = False
     averages_heads: bool = True
+    stride: int | None = None
     image_size: Grid | None = None
     usual_image_size: Grid | None = None
 
@@ -75,7 +77,7 @@ def infer_config(
             f"{grid[0]}x{grid[1]} token grid"
         )
     for i, next_tokens in enumerate(tokens[1:]):
-        strides = _strides(grid, next_tokens, f"stage {i + 1}")
+        strides = _strides(grid, next_tokens, known.stride, f"stage {i + 1}")
         idxs = state.get(f"{names[i]}.attention_bias_idxs")
         if idxs is not None:  # they tell; the strict loader refuses what fits none
             matching = [s for s in strides if torch.equal(idxs, offset_indices(grid, s))]
@@ -327,14 +329,13 @@ def _grid_of_indices(idxs: Tensor) -> Grid:
     return tokens // width, width
 
 
-def _strides(grid: Grid, next_tokens: int, where: str) -> list[int]:
+def _strides(grid: Grid, next_tokens: int, known: int | None, where: str) -> list[int]:
     """The strides that leave ``next_tokens`` of a grid; first 2, the published one, if it does."""
+    candidates = [2, 1, *range(3, max(grid) + 1)] if known is None else [known]
     if grid == (1, 1):
-        return [2]  # of a single token, every stride keeps that token
+        candidates = candidates[:1]  # of a single token, every stride keeps that token
     strides = [
-        stride
-        for stride in (2, 1, *range(3, max(grid) + 1))
-        if math.prod(subsampled(grid, stride)) == next_tokens
+        stride for stride in candidates if math.prod(subsampled(grid, stride)) == next_tokens
     ]
     if not strides:
         raise CheckpointError(

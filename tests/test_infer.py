@@ -177,6 +177,15 @@ def test_a_usual_image_size_is_taken_where_it_fits():
     assert inferred.config.image_size == (64, 96)  # which the user then wants resized
 
 
+def test_a_known_stride_is_not_assumed():
+    config = SMALL.replace(image_size=(64, 64))  # 4x4, 2x2, 1x1: every stride leads from the last
+    state = without_indices(LeViT(config).state_dict())
+    assert any("stride 2" in text for text in infer_config(state).assumed)
+    assert not any("stride" in text for text in infer_config(state, Known(stride=2)).assumed)
+    with pytest.raises(CheckpointError, match="No stride leads from the 4x4 tokens"):
+        infer_config(state, Known(stride=4))
+
+
 # Layers built another way
 
 

@@ -49,7 +49,7 @@ def known(config: Mapping[str, Any]) -> Known:
     weights were made for; fine-tuning at another size does not change it.
     """
     if not config:
-        return Known()
+        return Known(stride=2)
     architecture = str(config.get("architecture", "levit"))
     if not architecture.startswith("levit"):
         raise CheckpointError(
@@ -67,6 +67,7 @@ def known(config: Mapping[str, Any]) -> Known:
     input_size = pretrained.get("input_size")
     return Known(
         activation=activation,
+        stride=2,
         attention_activation=(
             _activation(arguments["attn_act_layer"]) if arguments.get("attn_act_layer") else None
         ),

@@ -63,7 +63,11 @@ def known(config: Mapping[str, Any]) -> Known:
                 f"{expected}, as in every published LeViT; no other is supported."
             )
     size = config.get("image_size")
-    return Known(activation="hardswish", image_size=None if size is None else image_size_of(size))
+    return Known(
+        activation="hardswish",
+        stride=2,  # LevitConfig's down_ops
+        image_size=None if size is None else image_size_of(size),
+    )
 
 
 def _canonical(key: str) -> str | InBlock:

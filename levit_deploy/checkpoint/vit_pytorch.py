@@ -58,6 +58,7 @@ def known(_config: Mapping[str, Any]) -> Known:
         attention_activation="gelu",
         bias_over_scale=True,
         averages_heads=False,
+        stride=2,
     )
 
 

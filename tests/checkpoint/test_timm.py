@@ -67,8 +67,8 @@ def test_older_configs_are_flat():
     assert (known.activation, known.usual_image_size) == ("silu", (96, 96))
 
 
-def test_without_a_config_nothing_is_known():
-    assert timm.known({}) == Known()
+def test_without_a_config_only_the_code_is_known():
+    assert timm.known({}) == Known(stride=2)
 
 
 def test_the_config_of_another_network_is_refused():

@@ -1,0 +1,157 @@
+"""Networks built and saved by the upstream libraries themselves, where those are installed.
+
+The goldens are the same check on stored files; this one follows what the libraries do today. timm
+and vit-pytorch need torchvision, which has no build for some of the torches we test with.
+"""
+
+import copy
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from levit_deploy.checkpoint import read_checkpoint
+
+ARCHITECTURES = [
+    {"dims": (16, 24, 32), "depths": (1, 2, 1), "heads": (2, 3, 4), "size": 96},
+    {"dims": (24, 40), "depths": (2, 1), "heads": (3, 2), "size": 64},
+    {"dims": (8,), "depths": (1,), "heads": (1,), "size": 32},
+]
+
+
+def upstream(module):
+    """Import a module of an upstream library, or skip and say why."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a library that does not fit torch raises whatever it likes
+        pytest.skip(f"{module} does not import here: {type(error).__name__}: {error}")
+
+
+def randomised(model, seed=0):
+    """Give every parameter and statistic a random value, in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor, low, high):
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if name.endswith("running_var"):
+                uniform(tensor, 0.3, 2)
+            elif name.endswith("running_mean"):
+                uniform(tensor, -0.5, 0.5)
+            elif tensor.dim() == 1:
+                uniform(tensor, 0.5, 1.5)
+            elif tensor.is_floating_point():
+                width = tensor[0].numel() ** -0.5
+                uniform(tensor, -2 * width, 2 * width)
+    return model.eval()
+
+
+def logits(model, x):
+    with torch.inference_mode():
+        out = copy.deepcopy(model).double()(x.double())
+    if isinstance(out, tuple):
+        out = sum(out) / len(out)
+    return np.asarray(getattr(out, "logits", out))
+
+
+def assert_same(checkpoint, model, size):
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    assert checkpoint.config.image_size == size
+    expected = logits(model, x)
+    actual = logits(checkpoint.model, x)
+    assert np.abs(actual - expected).max() < 1e-10 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES[:2])
+@pytest.mark.parametrize(
+    "head", ["LevitForImageClassification", "LevitForImageClassificationWithTeacher"]
+)
+def test_transformers(architecture, head, tmp_path):
+    transformers = upstream("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    n = len(architecture["dims"])
+    if n < 3:
+        architecture = ARCHITECTURES[0] | {"size": 64, "depths": (2, 1, 3)}  # it knows only three
+    config = transformers.LevitConfig(
+        image_size=architecture["size"],
+        hidden_sizes=list(architecture["dims"]),
+        depths=list(architecture["depths"]),
+        num_attention_heads=list(architecture["heads"]),
+        key_dim=[8, 8, 8],
+        num_labels=5,
+    )
+    model = randomised(getattr(transformers, head)(config))
+    model.save_pretrained(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    assert_same(checkpoint, model, (architecture["size"], architecture["size"]))
+    assert checkpoint.config.distillation == head.endswith("WithTeacher")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("use_conv", [False, True])
+@pytest.mark.parametrize("kind", ["Levit", "LevitDistilled"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"act_layer": "silu"},
+        {"act_layer": "gelu", "attn_act_layer": "silu", "stem_type": "s8"},
+        {"img_size": (64, 128)},
+    ],
+)
+def test_timm(architecture, use_conv, kind, arguments, tmp_path):
+    levit = upstream("timm.models.levit")
+    built_with = {
+        "img_size": architecture["size"],
+        "num_classes": 5,
+        "embed_dim": architecture["dims"],
+        "key_dim": 8,
+        "depth": architecture["depths"],
+        "num_heads": architecture["heads"],
+        "use_conv": use_conv,
+        **arguments,
+    }
+    model = randomised(getattr(levit, kind)(**built_with))
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "pytorch_model.bin")
+    saved = {"architecture": "levit_256", "model_args": built_with}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    size = built_with["img_size"]
+    assert_same(read_checkpoint(tmp_path), model, (size, size) if isinstance(size, int) else size)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("distill", [None, 5])
+def test_vit_pytorch(architecture, distill, tmp_path):
+    levit = upstream("vit_pytorch.levit")
+    model = levit.LeViT(
+        image_size=architecture["size"],
+        num_classes=5,
+        dim=architecture["dims"],
+        depth=architecture["depths"],
+        heads=architecture["heads"],
+        mlp_mult=2,
+        stages=len(architecture["dims"]),
+        dim_key=8,
+        dim_value=12,
+        num_distill_classes=distill,
+    )
+    model = randomised(model)
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    checkpoint = read_checkpoint(tmp_path / "a.pt")
+    assert_same(checkpoint, model, (architecture["size"], architecture["size"]))
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "levit_conv_256d", "levit_384_s8"])
+def test_a_hub_folder_of_timm(name, tmp_path):
+    timm = upstream("timm")
+    model = timm.create_model(name, num_classes=5, img_size=64)
+    model = randomised(model)
+    timm.models.save_for_hf(model, str(tmp_path))
+    checkpoint = read_checkpoint(tmp_path)
+    assert_same(checkpoint, model, (64, 64))
+    assert checkpoint.config.activation == ("hardswish" if name == "levit_128s" else "silu")
+    assert [text for text in checkpoint.assumed if "eps" not in text] == []
