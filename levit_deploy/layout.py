@@ -8,7 +8,6 @@ a linear layer is the stride of that convolution.
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from levit_deploy.model import Attention, AttentionSubsample, LeViT, MeanPool, Subsample, ToTokens
 from levit_deploy.passes.pool_early import PooledResidual
@@ -68,15 +67,15 @@ class SpatialAttentionSubsample(nn.Module):
 
 
 class SpatialLayerNorm(nn.Module):
-    """LayerNorm over the channels, without weight and bias: (B, C, H, W) -> (B, C, H, W)."""
+    """LayerNorm over the channels: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
-        self.shape, self.eps = norm.normalized_shape, norm.eps
+        self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.layer_norm(x.permute(0, 2, 3, 1), self.shape, eps=self.eps)
-        return x.permute(0, 3, 1, 2)
+        out: Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return out
 
 
 class SpatialMeanPool(nn.Module):

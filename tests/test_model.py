@@ -106,6 +106,30 @@ def attention_by_hand(module, queries, per_head):
     return linear_bn(module.proj[1], hardswish(np.array(rows)))
 
 
+def test_attention_with_layernorm_is_the_formula():
+    config = SMALL.replace(norm="layernorm", ln_eps=1e-3)
+    module = networks.trained(config).double().blocks[0].m
+    parameters = {name: p.detach().numpy() for name, p in module.named_parameters()}
+    x = np.random.default_rng(0).normal(size=(2, 24, 12))
+    for tokens, actual in zip(x, module(torch.from_numpy(x)).detach().numpy(), strict=True):
+        centred = tokens - tokens.mean(1, keepdims=True)
+        normal = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-3)
+        normal = normal * parameters["norm.weight"] + parameters["norm.bias"]
+        qkv = normal @ parameters["qkv.weight"].T + parameters["qkv.bias"]
+        qkv = qkv.reshape(24, 3, 4 + 4 + 10)
+        points = list(itertools.product(range(4), range(6)))
+        table = parameters["attention_bias.biases"]
+        for i, (y, z) in enumerate(points):
+            row = []
+            for head in range(3):
+                q, k, v = qkv[:, head, :4], qkv[:, head, 4:8], qkv[:, head, 8:]
+                bias = np.array([table[head, abs(y - a) * 6 + abs(z - b)] for a, b in points])
+                row.append(attended(q[i], k, v, bias, 4))
+            # no activation before the projection
+            out = parameters["proj.1.weight"] @ np.concatenate(row) + parameters["proj.1.bias"]
+            assert np.abs(actual[i] - out).max() < 1e-12
+
+
 def test_attention_is_the_formula():
     module = networks.trained().double().blocks[0].m
     x = np.random.default_rng(0).normal(size=(2, 24, 12))

@@ -80,15 +80,12 @@ class GraphBuilder:
         self.nodes.append(ir.node("Split", inputs, {"axis": axis}, outputs=outputs, name=name))
         return outputs
 
-    def mean(self, x: ir.Value, axes: list[int], name: str, *, keepdims: bool = False) -> ir.Value:
-        """Append a ReduceMean that drops ``axes``, or leaves them with size 1."""
-        shape = [1 if axis in axes else size for axis, size in enumerate(dims(x))]
-        if not keepdims:
-            shape = [size for axis, size in enumerate(shape) if axis not in axes]
+    def mean(self, x: ir.Value, axes: list[int], name: str) -> ir.Value:
+        """Append a ReduceMean that drops ``axes``."""
+        shape = [size for axis, size in enumerate(dims(x)) if axis not in axes]
         if self.opset < 18:  # the axes became an input in opset 18
-            return self.op("ReduceMean", [x], name, shape, axes=axes, keepdims=int(keepdims))
-        inputs = [x, self.integers(axes)]
-        return self.op("ReduceMean", inputs, name, shape, keepdims=int(keepdims))
+            return self.op("ReduceMean", [x], name, shape, axes=axes, keepdims=0)
+        return self.op("ReduceMean", [x, self.integers(axes)], name, shape, keepdims=0)
 
     def weight(self, array: npt.NDArray[np.float32], name: str) -> ir.Value:
         """Add a float32 initializer."""
