@@ -49,7 +49,7 @@ def trained(config: LeViTConfig = SMALL, seed: int = 0) -> LeViT:
                     module.running_mean.normal_(0, 0.3)
                     module.running_var.uniform_(0.3, 2)
                 elif isinstance(module, AttentionBias):
-                    module.biases.normal_()
+                    module.biases.normal_(0, 1 / module.factor)
                 elif isinstance(module, nn.LayerNorm):
                     module.weight.uniform_(0.5, 1.5)
                     module.bias.normal_(0, 0.3)

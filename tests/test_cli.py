@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import golden, trained
+from networks import GOLDENS, golden, trained
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -140,6 +141,72 @@ def test_a_fixed_batch(folder):
     assert run("verify", folder / "ckpt.pth", folder / "ckpt.onnx")[0] == 0
 
 
+@pytest.fixture
+def hub(tmp_path):
+    """A folder as transformers saves it, in a folder of its own."""
+    folder = tmp_path / "levit.v1"
+    shutil.copytree(GOLDENS / "transformers", folder)
+    return folder
+
+
+def test_the_artifacts_of_a_folder_go_beside_it(hub):
+    before = names_in(hub)
+    assert run("export", hub)[0] == 0
+    assert run("fuse", f"{hub}/")[0] == 0
+    assert names_in(hub.parent) == ["levit.v1", "levit.v1.fused.safetensors", "levit.v1.onnx"]
+    assert names_in(hub) == before
+    assert run("verify", hub, hub.parent / "levit.v1.onnx")[0] == 0
+
+
+def test_the_folder_one_stands_in_is_a_checkpoint_too(hub, monkeypatch):
+    monkeypatch.chdir(hub)
+    assert run("export", ".")[0] == 0
+    assert names_in(hub.parent) == ["levit.v1", "levit.v1.onnx"]
+
+
+def test_no_file_of_a_folder_is_overwritten(hub):
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        before = (hub / name).read_bytes()
+        code, _, err = run("export", hub, "-o", hub / name, "--force")
+        assert code == 5
+        assert "own files" in err
+        assert (hub / name).read_bytes() == before
+    code, _, err = run("inspect", hub, "--json", hub / "config.json", "--force")
+    assert code == 5
+    assert "own files" in err
+
+
+def test_another_image_size_goes_through_every_command(folder):
+    path, artifact = folder / "ckpt.pth", folder / "large.onnx"
+    size = ("--image-size", "96x128")
+    code, out, _ = run("inspect", path, *size)
+    assert code == 0
+    assert "3 x 96 x 128" in out
+    code, out, _ = run("export", path, *size, "-o", artifact)
+    assert code == 0
+    assert "interpolated attention biases: re-measure the accuracy" in out
+    code, out, _ = run("verify", path, artifact, *size)
+    assert code == 0
+    code, _, err = run("verify", path, artifact)
+    assert code == 1
+    assert "(3, 96, 128)" in err
+    code, out, _ = run("fuse", path, *size, "-o", folder / "large.safetensors")
+    assert code == 0
+    code, out, _ = run("export", folder / "large.safetensors", "-o", folder / "again.onnx")
+    assert code == 0
+    assert "re-measure the accuracy" in out
+
+
+def test_the_data_sheet_of_another_implementation():
+    _, out, _ = run("inspect", GOLDENS / "vit-pytorch" / "checkpoint.pth")
+    words = " ".join(out.split())
+    assert "activation hardswish" in words
+    assert "activation, stem none" in words
+    assert "activation, attention gelu" in words
+    assert "normalisation BatchNorm in attention only" in words
+    assert "the mean of both heads" in words
+
+
 def test_version_and_help():
     assert run("--version")[1].startswith("levit-deploy ")
     code, out, _ = run("--help")
@@ -174,9 +241,20 @@ def text_file(folder):
     return folder / "notes.pth"
 
 
+ONE = torch.ones(1)
+TIMM = {"stem.conv1.linear.weight": ONE}
+
 REFUSED = {
     "missing file": (lambda folder: folder / "nowhere.pth", "cannot be read"),
-    "a folder": (lambda folder: folder, "is a folder"),
+    "a folder of neither library": (lambda folder: folder, "neither model.safetensors nor"),
+    "names of two families": (
+        lambda folder: broken(folder, lambda state: state.update(TIMM)),
+        "the names of official and timm at once",
+    ),
+    "a name twice": (
+        lambda folder: broken(folder, lambda state: state.update({"module.head.bn.bias": ONE})),
+        "holds head.bn.bias twice",
+    ),
     "not a checkpoint": (text_file, "not a checkpoint"),
     "another network": (other_network, "conv1.weight"),
     "a missing key": (

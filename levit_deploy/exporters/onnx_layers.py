@@ -79,8 +79,8 @@ def _gelu(g: GraphBuilder, _module: nn.GELU, x: ir.Value, name: str) -> ir.Value
 
 
 def _layer_norm(g: GraphBuilder, norm: nn.LayerNorm, x: ir.Value, name: str) -> ir.Value:
-    # the operator wants a scale; fold_layernorm has put the real one into the next layer
-    ones = g.weight(np.ones(norm.normalized_shape, np.float32), f"{name}.ones")
+    assert not norm.elementwise_affine  # fold_layernorm has put that part into the next layer
+    ones = g.weight(np.ones(norm.normalized_shape, np.float32), f"{name}.ones")  # not optional
     return g.op("LayerNormalization", [x, ones], name, dims(x), axis=-1, epsilon=norm.eps)
 
 
