@@ -69,3 +69,10 @@ def test_false_alarms_counts_artifacts_and_finds_none():
     out = script("false_alarms.py", "--seconds", 5)
     assert "0 false alarms" in out
     assert int(out.split()[0]) > 4
+
+
+@pytest.mark.slow
+def test_compare_image_sizes_measures_each():
+    out = script("compare_image_sizes.py", 64, 48)
+    assert "64x64, 4x4 tokens: 99.17 % of 360" in out
+    assert "48x48, 3x3 tokens:" in out
