@@ -277,14 +277,14 @@ def _batch_size(text: str) -> int | None:
 
 def _is_count(text: str) -> bool:
     """Whether a text is a positive number of pixels or images, and a sensible one."""
-    return text.isdecimal() and len(text) < 7 and int(text) > 0
+    return text.isascii() and text.isdecimal() and len(text) < 7 and int(text) > 0
 
 
 def _beside(checkpoint: Path, suffix: str) -> Path:
     """The checkpoint's path with another suffix, for a folder with one more."""
     if checkpoint.is_dir():
-        folder = checkpoint.resolve()
-        return folder.parent / (folder.name + suffix)
+        named = checkpoint if checkpoint.name not in ("", "..") else checkpoint.resolve()
+        return named.parent / (named.name + suffix)
     return checkpoint.parent / (checkpoint.stem + suffix)
 
 
@@ -300,9 +300,11 @@ def _check_paths(
     from levit_deploy.publish import refuse_bad_destination
 
     inputs = [path for path in (checkpoint, artifact) if path is not None]
-    for path in inputs:
+    for path in list(inputs):
         try:
             path.stat()
+            if path is checkpoint and path.is_dir():  # its files are not to be overwritten
+                inputs += path.iterdir()
         except OSError as error:
             raise InputError(
                 f"{path} cannot be read: {error.strerror}. Expected an existing file. Check the "
@@ -313,8 +315,6 @@ def _check_paths(
             f"{artifact} is a folder. Expected an artifact: an ONNX, TorchScript or fused file. "
             "Give the file inside the folder."
         )
-    if checkpoint is not None and checkpoint.is_dir():  # its files are not to be overwritten
-        inputs += [path for path in checkpoint.iterdir() if path.is_file()]
     if output is not None:
         refuse_bad_destination(output, inputs, force)
     if json_file not in (None, "-"):

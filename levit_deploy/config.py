@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+Grid = tuple[int, int]  # (height, width), in pixels or tokens
+
 MAX_TOKENS = 4096  # attention needs memory for heads x tokens x tokens numbers
 ACTIVATIONS = ("hardswish", "silu", "gelu")
 
@@ -62,7 +64,7 @@ class LeViTConfig:
     scores, as vit-pytorch does.
     """
 
-    image_size: tuple[int, int]
+    image_size: Grid
     in_channels: int
     num_classes: int
     stem_dims: tuple[int, ...]
@@ -119,7 +121,7 @@ class LeViTConfig:
                 raise ValueError(f"{name} must be a positive number, not {eps}")
 
     @property
-    def resolutions(self) -> tuple[tuple[int, int], ...]:
+    def resolutions(self) -> tuple[Grid, ...]:
         """The token grid (height, width) of each stage."""
         height, width = self.image_size
         for _ in self.stem_dims:
@@ -164,7 +166,12 @@ class LeViTConfig:
         return cls(**fields)
 
 
-def subsampled(grid: tuple[int, int], stride: int) -> tuple[int, int]:
+def size_text(size: Grid) -> str:
+    """A size as the command line takes it: height x width."""
+    return f"{size[0]}x{size[1]}"
+
+
+def subsampled(grid: Grid, stride: int) -> Grid:
     """The grid left by keeping every ``stride``-th row and column, the first included."""
     height, width = grid
     return (height - 1) // stride + 1, (width - 1) // stride + 1

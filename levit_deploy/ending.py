@@ -44,7 +44,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             if verbose:
                 logging.getLogger(__name__).exception("traceback")
             code, message = _ending(error)
-            typer.echo(f"levit-deploy: {message}", err=True)
+            typer.echo(f"levit-deploy: {_printable(message)}", err=True)
             raise typer.Exit(code) from None
 
     return wrapped
@@ -65,6 +65,11 @@ def _ended_by_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _printable(message: str) -> str:
+    """The message without what names in a file could do to a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 
 
 def _ending(error: BaseException) -> tuple[int, str]:

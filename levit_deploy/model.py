@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from levit_deploy.config import NORMS, Downsample, LeViTConfig, Stage, subsampled
+from levit_deploy.config import NORMS, Downsample, Grid, LeViTConfig, Stage, subsampled
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
@@ -99,9 +99,7 @@ class AttentionBias(nn.Module):
 
     idxs: Tensor
 
-    def __init__(
-        self, num_heads: int, grid: tuple[int, int], stride: int, factor: float = 1.0
-    ) -> None:
+    def __init__(self, num_heads: int, grid: Grid, stride: int, factor: float = 1.0) -> None:
         super().__init__()
         self.biases = nn.Parameter(torch.zeros(num_heads, grid[0] * grid[1]))
         self.register_buffer("idxs", offset_indices(grid, stride))
@@ -111,7 +109,7 @@ class AttentionBias(nn.Module):
         return self.biases[:, self.idxs] * self.factor
 
 
-def offset_indices(grid: tuple[int, int], stride: int) -> Tensor:
+def offset_indices(grid: Grid, stride: int) -> Tensor:
     """The offset between each query and key, as an index |dy| * W + |dx|: int64 (Nq, Nk).
 
     Keys stand on every point of ``grid`` (height, width), queries on every ``stride``-th.
@@ -130,7 +128,7 @@ class Attention(nn.Module):
     but where a LayerNorm stands before ``qkv``.
     """
 
-    def __init__(self, stage: Stage, grid: tuple[int, int], config: LeViTConfig) -> None:
+    def __init__(self, stage: Stage, grid: Grid, config: LeViTConfig) -> None:
         super().__init__()
         self.num_heads, self.key_dim, self.value_dim = (
             stage.num_heads,
@@ -163,7 +161,7 @@ class Attention(nn.Module):
 class Subsample(nn.Module):
     """Keep every ``stride``-th row and column of the token grid: (B, N, C) -> (B, Nq, C)."""
 
-    def __init__(self, grid: tuple[int, int], stride: int) -> None:
+    def __init__(self, grid: Grid, stride: int) -> None:
         super().__init__()
         self.grid, self.stride = grid, stride
 
@@ -183,7 +181,7 @@ class AttentionSubsample(nn.Module):
         dim: int,
         out_dim: int,
         down: Downsample,
-        grid: tuple[int, int],
+        grid: Grid,
         config: LeViTConfig,
     ) -> None:
         super().__init__()

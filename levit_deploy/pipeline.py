@@ -124,7 +124,7 @@ def _publish(
 ) -> Published:
     """Write, prove and rename: what every kind of file goes through."""
     _one_of("head", head, HEADS)
-    with staged(output, sources=(checkpoint.path,), force=force) as temporary:
+    with staged(output, sources=checkpoint.files, force=force) as temporary:
         temporary.write_bytes(serialize())
         log.info("wrote the file under a temporary name; proving it")
         facts = check_file(temporary)

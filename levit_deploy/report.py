@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.config import Grid
 from levit_deploy.cost import count_macs
 from levit_deploy.pipeline import Published
 from levit_deploy.verification import Verification
@@ -221,7 +222,7 @@ def _attention(part: Data) -> tuple[str, str, str, str]:
     )
 
 
-def _grid(sides: tuple[int, int]) -> str:
+def _grid(sides: Grid) -> str:
     return f"{sides[0]} x {sides[1]}"
 
 

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from levit_deploy.config import LeViTConfig
+from levit_deploy.config import Grid, LeViTConfig, size_text
 from levit_deploy.errors import UsageError
 from levit_deploy.model import Attention, AttentionSubsample, LeViT
-
-Grid = tuple[int, int]
 
 
 def resize(model: LeViT, config: LeViTConfig, image_size: Grid) -> tuple[LeViT, LeViTConfig]:
@@ -26,7 +24,7 @@ def resize(model: LeViT, config: LeViTConfig, image_size: Grid) -> tuple[LeViT, 
     try:
         resized_config = config.replace(image_size=image_size)
     except ValueError as error:
-        raise UsageError(f"--image-size {image_size[0]}x{image_size[1]}: {error}.") from error
+        raise UsageError(f"--image-size {size_text(image_size)}: {error}.") from error
     resized = LeViT(resized_config).eval()
     state = model.state_dict()
     with torch.no_grad():

@@ -296,6 +296,15 @@ def test_bad_checkpoints_are_refused_in_one_paragraph(folder, case, command):
     assert names_in(folder) == before
 
 
+def test_names_in_a_file_do_nothing_to_the_terminal(folder):
+    forged = "patch\x1b[2Jx\n\nlevit-deploy: all is well\u202e"
+    path = broken(folder, lambda state: state.update({forged: ONE}))
+    code, _, err = run("inspect", path)
+    assert code == 3
+    assert r"patch\x1b[2Jx\n\nlevit-deploy: all is well\u202e" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_code_in_a_checkpoint_is_refused_as_unsafe(folder):
     class Payload:
         def __reduce__(self):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.config import NORMS, TIMM_VARIANTS, VARIANTS
 from levit_deploy.errors import CheckpointError
-from levit_deploy.infer import Known, infer_config
+from levit_deploy.infer import infer_config
+from levit_deploy.known import Known, facts
 from levit_deploy.model import LeViT
 
 SMALL = networks.SMALL
@@ -50,7 +51,7 @@ def test_any_config_is_read_back_from_its_tensors(config):
 
 @settings(deadline=None, max_examples=30)
 @given(networks.configs(), st.data())
-def test_any_config_is_read_back_when_the_image_size_is_given(config, data):
+def test_any_config_is_read_back_when_the_image_size_is_stated(config, data):
     height, width = config.image_size  # one that the stem does not divide, too
     config = config.replace(
         image_size=(
@@ -59,8 +60,8 @@ def test_any_config_is_read_back_when_the_image_size_is_given(config, data):
         )
     )
     state = without_indices(LeViT(config).state_dict())
-    inferred = infer_config(state, networks.known(config), image_size=config.image_size)
-    assert inferred.config == config
+    known = dataclasses.replace(networks.known(config), image_size=config.image_size)
+    assert infer_config(state, known).config == config
 
 
 @settings(deadline=None, max_examples=30)
@@ -131,7 +132,7 @@ def test_without_indices_a_square_is_assumed():
 
 
 def test_without_indices_a_rectangle_asks_for_the_image_size():
-    with pytest.raises(CheckpointError, match=r"24 tokens.*--image-size"):
+    with pytest.raises(CheckpointError, match=r"for 24, then 6, then 2 tokens.*--image-size"):
         infer_config(without_indices(small_state()))
 
 
@@ -149,7 +150,7 @@ def test_an_image_size_that_does_not_fit_a_square_is_left_to_the_caller():
 
 
 def test_an_image_size_that_does_not_fit_a_rectangle_is_refused():
-    with pytest.raises(CheckpointError, match=r"24 tokens.*--image-size.*224x224 is not it"):
+    with pytest.raises(CheckpointError, match=r"24, then.*--image-size.*224x224 is not it"):
         infer_config(without_indices(small_state()), image_size=(224, 224))
 
 
@@ -172,7 +173,7 @@ def test_a_usual_image_size_is_taken_where_it_fits():
     state = without_indices(small_state())
     assert infer_config(state, Known(usual_image_size=(64, 96))).config.image_size == (64, 96)
     inferred = infer_config(state, Known(usual_image_size=(224, 224)), image_size=(96, 64))
-    assert inferred.config.image_size == (96, 64)
+    assert inferred.config.image_size == (96, 64)  # nothing else fits
     inferred = infer_config(state, Known(usual_image_size=(64, 96)), image_size=(96, 64))
     assert inferred.config.image_size == (64, 96)  # which the user then wants resized
 
@@ -182,8 +183,43 @@ def test_a_known_stride_is_not_assumed():
     state = without_indices(LeViT(config).state_dict())
     assert any("stride 2" in text for text in infer_config(state).assumed)
     assert not any("stride" in text for text in infer_config(state, Known(stride=2)).assumed)
-    with pytest.raises(CheckpointError, match="No stride leads from the 4x4 tokens"):
+    with pytest.raises(CheckpointError, match="16, then 4, then 1 tokens, which fit no"):
         infer_config(state, Known(stride=4))
+
+
+def test_a_size_must_fit_every_stage():
+    wide = SMALL.replace(image_size=(64, 144))  # 4x9, 2x5, 1x3 tokens: 36 would make a square
+    state = without_indices(LeViT(wide).state_dict())
+    with pytest.raises(CheckpointError, match="36, then 10, then 3 tokens, which fit no square"):
+        infer_config(state)
+    assert infer_config(state, image_size=(64, 144)).config == wide
+    usual = Known(usual_image_size=(96, 96))
+    assert infer_config(state, usual, image_size=(64, 144)).config == wide
+
+
+def test_a_square_is_trusted_before_the_users_word():
+    config = SMALL.replace(image_size=(64, 64), stages=SMALL.stages[:1], downsamples=())
+    state = without_indices(LeViT(config).state_dict())
+    for size in ((32, 128), (60, 60)):  # as many tokens, or the same
+        inferred = infer_config(state, image_size=size)
+        assert inferred.config == config
+        assert any("image size 64x64" in text for text in inferred.assumed)
+    inferred = infer_config(state, image_size=(64, 64))
+    assert not any("image size" in text for text in inferred.assumed)
+
+
+def test_a_config_that_says_otherwise_is_refused():
+    told = facts(SMALL)
+    assert infer_config(small_state(), Known(stated=told)).config == SMALL
+    for name, value in told.items():
+        wrong = (*value, 5) if isinstance(value, tuple) else value + 1
+        with pytest.raises(CheckpointError, match=rf"config\.json says {name}: .*the tensors say"):
+            infer_config(small_state(), Known(stated={name: wrong}))
+
+
+def test_more_tokens_than_any_memory_holds_are_refused():
+    with pytest.raises(CheckpointError, match=r"5000 tokens\. Expected at most 4096"):
+        infer_config(small_state(blocks__0__m__attention_biases=(3, 5000)))
 
 
 # Layers built another way
@@ -332,7 +368,7 @@ def test_a_trunk_that_starts_with_a_subsampling_is_no_levit():
 
 
 def test_token_counts_that_no_stride_connects_are_refused():
-    with pytest.raises(CheckpointError, match=r"4x6 tokens.* 5 of"):
+    with pytest.raises(CheckpointError, match=r"24, then 5, then 2 tokens"):
         infer_config(small_state(blocks__6__m__attention_biases=(2, 5)))
 
 

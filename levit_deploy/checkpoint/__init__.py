@@ -15,9 +15,10 @@ from levit_deploy.checkpoint.files import CheckpointFile, read_file
 from levit_deploy.checkpoint.folder import locate
 from levit_deploy.checkpoint.state import find_state
 from levit_deploy.checkpoint.strict import load_strictly
-from levit_deploy.config import LeViTConfig
+from levit_deploy.config import ACTIVATIONS, Grid, LeViTConfig, size_text
 from levit_deploy.errors import CheckpointError, UsageError
-from levit_deploy.infer import Inferred, Known, infer_config
+from levit_deploy.infer import Inferred, infer_config
+from levit_deploy.known import Known
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import is_ours
 from levit_deploy.resize import resize
@@ -27,6 +28,7 @@ from levit_deploy.resize import resize
 class Checkpoint:
     """A loaded checkpoint.
 
+    ``path`` is the weights' file, whose SHA-256 is ``sha256``; ``files`` are all that were read.
     ``model`` is float32, in evaluation mode, in training form (or plain, where the file was already
     fused): the reference. ``weights`` is 'model' or 'ema'; ``head`` is what the model's logits are:
     'mean' of its one or two heads, or what was chosen when it was fused. ``assumed`` says in words
@@ -34,6 +36,7 @@ class Checkpoint:
     """
 
     path: Path
+    files: tuple[Path, ...]
     sha256: str
     family: str
     weights: str
@@ -48,7 +51,7 @@ def read_checkpoint(
     *,
     weights: str | None = None,
     activation: str | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: Grid | None = None,
 ) -> Checkpoint:
     """Load the LeViT in a file, or in a folder as timm or transformers save it.
 
@@ -57,8 +60,9 @@ def read_checkpoint(
     is open; another than the model was trained at has its attention biases interpolated. Raises
     CheckpointError, UnsafeInputError, or UsageError for an option that contradicts the file.
     """
-    weights_path, saved_config = locate(Path(path))
-    file = read_file(weights_path)
+    _require_sensible(activation, image_size)
+    files, saved_config = locate(Path(path))
+    file = read_file(files[0])
     if is_ours(file.metadata):
         return _fused(file, weights, activation, image_size)
 
@@ -67,8 +71,8 @@ def read_checkpoint(
     known = reader.known(saved_config)
     if activation is not None and known.activation not in (None, activation):
         raise UsageError(
-            f"--activation {activation} was asked for, but a checkpoint of {reader.FAMILY} with "
-            f"this config has {known.activation}. Leave the option out."
+            f"--activation {activation} was asked for, but the code or the config of "
+            f"{reader.FAMILY} says {known.activation}. Leave the option out."
         )
     inferred, model = _build(reader, state, known, activation, image_size)
     config, assumed = inferred.config, [*inferred.assumed, *_stored_precision(state)]
@@ -76,8 +80,30 @@ def read_checkpoint(
         model, config = resize(model, config, image_size)
         assumed.append(_resized(inferred.config, config))
     return Checkpoint(
-        file.path, file.sha256, reader.FAMILY, weights, "mean", config, tuple(assumed), model
+        file.path,
+        files,
+        file.sha256,
+        reader.FAMILY,
+        weights,
+        "mean",
+        config,
+        tuple(assumed),
+        model,
     )
+
+
+def _require_sensible(activation: str | None, image_size: Grid | None) -> None:
+    """Raise UsageError for what no command line would let through."""
+    if activation not in (None, *ACTIVATIONS):
+        raise UsageError(f"--activation {activation!r} is not one of {', '.join(ACTIVATIONS)}.")
+    if image_size is not None and not (
+        isinstance(image_size, tuple)
+        and len(image_size) == 2
+        and all(type(side) is int and side > 0 for side in image_size)
+    ):
+        raise UsageError(
+            f"--image-size {image_size!r} is no size. Expected (height, width) in pixels."
+        )
 
 
 def _build(
@@ -85,7 +111,7 @@ def _build(
     state: Mapping[str, Tensor],
     known: Known,
     activation: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: Grid | None,
 ) -> tuple[Inferred, LeViT]:
     """The architecture, and the model with the weights in it."""
     try:
@@ -97,27 +123,27 @@ def _build(
         if reader is official:
             raise
         raise CheckpointError(
-            f"{error} (The file is {reader.FAMILY}'s; names beginning with patch_embed, blocks and "
-            "head are the official code's for the same tensors.)"
+            f"{error} (The file is in the layout of {reader.FAMILY}; names beginning with "
+            "patch_embed, blocks and head are the official code's for the same tensors.)"
         ) from error
     return inferred, model
 
 
 def _resized(trained: LeViTConfig, config: LeViTConfig) -> str:
     """Say in words what another image size has done."""
-    sizes = "{}x{} instead of the {}x{} it was trained at".format(
-        *config.image_size, *trained.image_size
+    wanted, was = size_text(config.image_size), size_text(trained.image_size)
+    same_grid = config.resolutions == trained.resolutions
+    how = "" if same_grid else ", with interpolated attention biases"
+    return (
+        f"images of {wanted} instead of the {was} it was trained at{how}: re-measure the accuracy"
     )
-    if config.resolutions == trained.resolutions:
-        return f"images of {sizes}: re-measure the accuracy"
-    return f"images of {sizes}, with interpolated attention biases: re-measure the accuracy"
 
 
 def _fused(
     file: CheckpointFile,
     weights: str | None,
     activation: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: Grid | None,
 ) -> Checkpoint:
     if weights is not None:
         raise UsageError(
@@ -126,17 +152,20 @@ def _fused(
         )
     model, provenance = fused.restore(file.contents, file.metadata, file.path)
     config = provenance.config
-    for option, asked, found in (
-        ("--activation", activation, config.activation),
-        ("--image-size", image_size, config.image_size),
-    ):
-        if asked is not None and asked != found:
-            raise UsageError(
-                f"{option} asks for {asked}, but {file.path} was fused with {found}. Leave the "
-                "option out, or fuse the original checkpoint again."
-            )
+    contradictions = []
+    if activation not in (None, config.activation):
+        contradictions.append((f"--activation {activation}", config.activation))
+    if image_size is not None and image_size != config.image_size:
+        asked, found = size_text(image_size), size_text(config.image_size)
+        contradictions.append((f"--image-size {asked}", found))
+    for asked, found in contradictions:
+        raise UsageError(
+            f"{asked} was asked for, but {file.path} was fused with {found}. Leave the option out, "
+            "or fuse the original checkpoint again."
+        )
     return Checkpoint(
         file.path,
+        (file.path,),
         file.sha256,
         fused.FAMILY,
         provenance.weights,

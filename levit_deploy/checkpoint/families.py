@@ -11,7 +11,7 @@ from torch import Tensor
 
 from levit_deploy.checkpoint import layernorm, official, timm, transformers, vit_pytorch
 from levit_deploy.errors import CheckpointError
-from levit_deploy.infer import Known
+from levit_deploy.known import Known
 
 
 class Reader(Protocol):

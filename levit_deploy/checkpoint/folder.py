@@ -7,33 +7,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from levit_deploy.config import Grid
 from levit_deploy.errors import CheckpointError
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order the hub libraries prefer
+PAIR = (
+    "The weights beside it are of another kind of LeViT. Put the two files of one model into the "
+    "folder, or give the weights file alone."
+)
 MAX_CONFIG_BYTES = 1 << 20  # a thousand class names take 50 kB
 
 
-def locate(path: Path) -> tuple[Path, Mapping[str, Any]]:
-    """Return the weights file at ``path``, a file or a folder, and the folder's config.
+def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
+    """Return the files to read at ``path``, a file or a folder, and the folder's config.
 
-    The config is empty for a file. Raises CheckpointError for a folder without weights and for a
-    config that is no JSON object.
+    The weights come first. The config is empty for a file. Raises CheckpointError for a folder
+    without weights and for a config that is no JSON object.
     """
-    if not path.is_dir():
-        return path, {}
-    weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    try:
+        if not path.is_dir():
+            return (path,), {}
+        weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if weights is None:
         raise CheckpointError(
             f"{path} is a folder with neither {' nor '.join(WEIGHTS)} in it. Expected one as timm "
             "or transformers save it, or a checkpoint file such as a .pth. Give the file."
         )
-    return weights, _read_config(path / CONFIG)
+    config = path / CONFIG
+    if not config.exists():
+        return (weights,), {}
+    return (weights, config), _read_config(config)
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
-        return {}
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
@@ -53,7 +62,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
     return config
 
 
-def image_size_of(value: object) -> tuple[int, int]:
+def image_size_of(value: object) -> Grid:
     """Read (height, width) from a config: one side, both, or channels and both.
 
     Raises CheckpointError for anything else.

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from levit_deploy.checkpoint.rename import rename
-from levit_deploy.infer import Known
+from levit_deploy.known import Known
 
 FAMILY = "LayerNorm variant"
 
-_OURS = re.compile(r"blocks\.\d+\.m\.norm\..+")
-_PROJECTION = re.compile(r"(blocks\.\d+\.m\.proj)\.(weight|bias)")
+_OURS = re.compile(r"blocks\.[0-9]+\.m\.norm\..+")
+_PROJECTION = re.compile(r"(blocks\.[0-9]+\.m\.proj)\.(weight|bias)")
 
 
 def matches(keys: Collection[str]) -> bool:

@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from levit_deploy.checkpoint.rename import rename
-from levit_deploy.infer import Known
+from levit_deploy.known import Known
 
 FAMILY = "official"
 
-_OURS = re.compile(r"patch_embed\.0\.c\..+|blocks\.\d+\.m\.qkv\..+")
-_OTHERS = re.compile(r"blocks\.\d+\.m\.norm\..+")  # the LayerNorm variant
+_OURS = re.compile(r"patch_embed\.0\.c\..+|blocks\.[0-9]+\.m\.qkv\..+")
+_OTHERS = re.compile(r"blocks\.[0-9]+\.m\.norm\..+")  # the LayerNorm variant
 
 
 def matches(keys: Collection[str]) -> bool:

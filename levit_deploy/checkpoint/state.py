@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -13,8 +14,8 @@ from levit_deploy.errors import CheckpointError, UsageError
 
 # Where training code keeps the weights it trains, and their moving average.
 PLAIN_KEYS = ("model", "state_dict", "model_state", "model_state_dict", "module")
-EMA_KEYS = ("ema", "model_ema", "state_dict_ema", "ema_state_dict")
-MAX_DEPTH = 8  # a pickle can hold itself
+MAX_DEPTH = 8
+EMA_KEY = re.compile(r"(.+_)?(ema|swa|averaged?)(_.+)?")
 
 # What wrappers put before every name: DataParallel, torch.compile, Lightning, transformers' timm.
 PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
@@ -31,15 +32,21 @@ def find_state(
     ('ema'); it may be None where there is no choice to make. Raises CheckpointError where there
     is no state dict or the choice is open, UsageError where ``weights`` names what is not there.
     """
-    found: dict[str, States] = {}
-    for kind, key, state in _states(contents, "model", ()):
-        found.setdefault(kind, {})[key] = _bare(state, path)
-    if not found:
+    found: dict[str, States] = {"model": {}, "ema": {}, "other": {}}
+    for kind, key, state in _states(contents, "model", (), set()):
+        found[kind][key] = _bare(state, path)
+    states = {kind: _only(found[kind], path) for kind in ("model", "ema") if found[kind]}
+    if not states:
         raise CheckpointError(
             f"{path} holds {_some(contents)}, and no state dict among them. Expected tensors by "
-            "name, or a dict with them under 'model'. Save {'model': model.state_dict()}."
+            "name and nothing else, or a dict with them under 'model'. Save "
+            "{'model': model.state_dict()}."
         )
-    states = {kind: _only(candidates, path) for kind, candidates in sorted(found.items())}
+    if len(states) == 2 and states["model"].keys().isdisjoint(states["ema"]):
+        del states["ema"]  # an average of something else, such as a count
+    for key, other in found["other"].items():
+        if other.keys() == next(iter(states.values())).keys():
+            _only({**found["model"], **found["ema"], key: other}, path)
     if weights is not None:
         if weights not in states:
             raise UsageError(
@@ -58,15 +65,28 @@ def find_state(
 
 
 def _states(
-    contents: Mapping[str, Any], kind: str, keys: tuple[str, ...]
+    contents: Mapping[str, Any], kind: str, keys: tuple[str, ...], seen: set[int]
 ) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
-    """Every state dict under wrapper keys: what kind of weights, under which keys, the tensors."""
+    """Every state dict: what kind of weights, under which keys, the tensors.
+
+    The kind is 'other' under keys that are no wrapper's; ``seen`` are the dicts looked into
+    already, as a pickle can hold itself.
+    """
     if _is_state(contents):
         yield kind, ".".join(keys), dict(contents)
-    elif len(keys) < MAX_DEPTH:
-        for key, value in contents.items():
-            if isinstance(value, Mapping) and key in (*PLAIN_KEYS, *EMA_KEYS):
-                yield from _states(value, "ema" if key in EMA_KEYS else kind, (*keys, key))
+        return
+    if len(keys) == MAX_DEPTH:
+        return
+    seen.add(id(contents))
+    for key, value in contents.items():
+        if not isinstance(key, str) or not isinstance(value, Mapping) or id(value) in seen:
+            continue
+        if EMA_KEY.fullmatch(key):
+            yield from _states(value, "ema", (*keys, key), seen)
+        elif key in PLAIN_KEYS:
+            yield from _states(value, kind, (*keys, key), seen)
+        elif _is_state(value):
+            yield "other", ".".join((*keys, key)), dict(value)
 
 
 def _only(candidates: States, path: Path) -> dict[str, Tensor]:
@@ -88,7 +108,8 @@ def _bare(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """
     bare: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = key.replace("._orig_mod.", ".")
+        _require_ordinary(key, tensor)
+        name = ".".join(part for part in key.split(".") if part != "_orig_mod")
         while name.startswith(PREFIXES):
             name = name.partition(".")[2]
         if name in bare:
@@ -101,6 +122,22 @@ def _bare(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     if "n_averaged" in bare and bare["n_averaged"].dim() == 0:
         del bare["n_averaged"]
     return bare
+
+
+def _require_ordinary(key: str, tensor: Tensor) -> None:
+    """Raise CheckpointError for what is no plain array of numbers, each stored once."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise CheckpointError(
+            f"{key} is stored as {tensor.dtype}, {tensor.layout}, on {tensor.device}. Expected an "
+            "ordinary tensor. A quantized or sparse checkpoint has lost what this tool needs; give "
+            "the one it was made from."
+        )
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > stored:
+        raise CheckpointError(
+            f"{key} has the shape {tuple(tensor.shape)}, but {stored} numbers are stored for it. "
+            "Expected each number to be stored. Save the state dict of a trained model, unchanged."
+        )
 
 
 def _is_state(contents: Mapping[str, Any]) -> TypeGuard[Mapping[str, Tensor]]:

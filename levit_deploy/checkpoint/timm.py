@@ -12,20 +12,29 @@ from typing import Any
 
 from torch import Tensor
 
-from levit_deploy.checkpoint.folder import image_size_of
+from levit_deploy.checkpoint.folder import PAIR, image_size_of
 from levit_deploy.checkpoint.rename import InBlock, rename
-from levit_deploy.config import TIMM_VARIANTS
+from levit_deploy.config import TIMM_VARIANTS, VARIANTS
 from levit_deploy.errors import CheckpointError
-from levit_deploy.infer import Known
+from levit_deploy.known import Known, facts
 
 FAMILY = "timm"
 
-_OURS = re.compile(r"stem\.conv\d\.linear\..+|stages\..+\.(attn\.qkv\.linear|attn_downsample)\..+")
-_STEM = re.compile(r"stem\.conv(\d)\.(.+)")
+_OURS = re.compile(
+    r"stem\.conv[0-9]\.linear\..+|stages\..+\.(attn\.qkv\.linear|attn_downsample)\..+"
+)
+_STEM = re.compile(r"stem\.conv([0-9])\.(.+)")
 _BLOCK = re.compile(
-    r"stages\.(\d{1,4})\.(?:downsample|blocks\.(\d{1,4}))\.(attn|attn_downsample|mlp)\.(.+)"
+    r"stages\.([0-9]{1,4})\.(?:downsample|blocks\.([0-9]{1,4}))\.(attn|attn_downsample|mlp)\.(.+)"
 )
 _LAYERS = {"proj.ln": "proj.1", "q.ln": "q.1", "ln1": "0", "ln2": "2"}
+
+_VARIANTS = {name.lower().replace("-", "_"): config for name, config in VARIANTS.items()}
+_VARIANTS |= TIMM_VARIANTS
+_VARIANT_FACTS = ("stem widths", "stage widths", "blocks a stage", "attention heads a stage")
+# the arguments that make another architecture of a variant (timm's Levit.__init__)
+_ARCHITECTURE = {"embed_dim", "key_dim", "depth", "num_heads", "attn_ratio", "mlp_ratio"}
+_ARCHITECTURE |= {"stem_type", "stem_backbone"}
 
 # timm's names for activations (timm/layers/create_act.py)
 _ACTIVATIONS = {"hard_swish": "hardswish", "hardswish": "hardswish", "silu": "silu"}
@@ -45,35 +54,47 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def known(config: Mapping[str, Any]) -> Known:
     """Read a hub folder's ``config.json``.
 
-    ``model_args`` is what the model was built with. ``pretrained_cfg`` is what its pretrained
-    weights were made for; fine-tuning at another size does not change it.
+    ``architecture`` names one of timm's variants, which ``model_args`` may change.
+    ``pretrained_cfg`` is what the pretrained weights were made for; fine-tuning at another size
+    does not change it. Raises CheckpointError for another library's config.
     """
-    if not config:
-        return Known(stride=2)
-    architecture = str(config.get("architecture", "levit"))
-    if not architecture.startswith("levit"):
-        raise CheckpointError(
-            f"config.json is for {architecture}, but the weights beside it are a LeViT's. Put the "
-            "two files of one model into the folder, or give the weights file alone."
-        )
-    arguments, pretrained = config.get("model_args"), config.get("pretrained_cfg")
-    arguments = arguments if isinstance(arguments, dict) else {}
-    pretrained = pretrained if isinstance(pretrained, dict) else config
+    if (library := config.get("model_type")) not in (None, "timm_wrapper"):
+        raise CheckpointError(f"config.json is for {library!r}. {PAIR}")
+    name = str(config.get("architecture") or "")
+    if name and not name.rpartition(":")[2].startswith("levit"):
+        raise CheckpointError(f"config.json is for {name!r}. {PAIR}")
+    variant = _VARIANTS.get(name.rpartition(":")[2].replace("_conv", "").partition(".")[0])
+    arguments = _object(config, "model_args")
+    pretrained = _object(config, "pretrained_cfg") or config
 
-    variant = architecture.replace("_conv", "").partition(".")[0]
-    activation = "silu" if variant in TIMM_VARIANTS else "hardswish"  # create_levit's default
-    if "act_layer" in arguments:
+    activation = variant.activation if variant is not None else None
+    if arguments.get("act_layer") is not None:
         activation = _activation(arguments["act_layer"])
-    input_size = pretrained.get("input_size")
+    attention_activation = arguments.get("attn_act_layer")
+    image_size, input_size = arguments.get("img_size"), pretrained.get("input_size")
+    stated: dict[str, object] = {}
+    if variant is not None and not _ARCHITECTURE & arguments.keys():
+        stated = {key: facts(variant)[key] for key in _VARIANT_FACTS}
+    if type(classes := config.get("num_classes")) is int:
+        stated["classes"] = classes
     return Known(
         activation=activation,
         stride=2,
-        attention_activation=(
-            _activation(arguments["attn_act_layer"]) if arguments.get("attn_act_layer") else None
-        ),
-        image_size=image_size_of(arguments["img_size"]) if "img_size" in arguments else None,
+        attention_activation=_activation(attention_activation) if attention_activation else None,
+        image_size=None if image_size is None else image_size_of(image_size),
         usual_image_size=None if input_size is None else image_size_of(input_size),
+        stated=stated,
     )
+
+
+def _object(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise CheckpointError(
+            f"config.json has {value!r} under {key!r}. Expected an object, as timm writes it. "
+            "Correct it, or give the weights file alone."
+        )
+    return value or {}
 
 
 def _activation(name: object) -> str:

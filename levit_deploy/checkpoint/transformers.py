@@ -12,20 +12,22 @@ from typing import Any
 
 from torch import Tensor
 
-from levit_deploy.checkpoint.folder import image_size_of
+from levit_deploy.checkpoint.folder import PAIR, image_size_of
 from levit_deploy.checkpoint.rename import InBlock, rename
 from levit_deploy.errors import CheckpointError
-from levit_deploy.infer import Known
+from levit_deploy.known import Known
 
 FAMILY = "transformers"
 
 _PREFIX = r"(?:levit\.)?"  # LevitModel itself, which has no head, saves without it
 _OURS = re.compile(
-    _PREFIX + r"(patch_embeddings\.embedding_layer_\d\..+"
-    r"|encoder\.stages\.\d+\.layers\.\d+\.module\.queries_keys_values\..+)"
+    _PREFIX + r"(patch_embeddings\.embedding_layer_[0-9]\..+"
+    r"|encoder\.stages\.[0-9]+\.layers\.[0-9]+\.module\.queries_keys_values\..+)"
 )
-_STEM = re.compile(_PREFIX + r"patch_embeddings\.embedding_layer_(\d)\.(.+)")
-_LAYER = re.compile(_PREFIX + r"encoder\.stages\.(\d{1,4})\.layers\.(\d{1,4})\.(module\.)?(.+)")
+_STEM = re.compile(_PREFIX + r"patch_embeddings\.embedding_layer_([0-9])\.(.+)")
+_LAYER = re.compile(
+    _PREFIX + r"encoder\.stages\.([0-9]{1,4})\.layers\.([0-9]{1,4})\.(module\.)?(.+)"
+)
 _HEAD = re.compile(r"classifier(_distill)?\.(.+)")
 _LAYERS = {
     "queries_keys_values": "qkv",
@@ -34,6 +36,13 @@ _LAYERS = {
     "projection": "proj.1",
     "linear_up": "0",
     "linear_down": "2",
+}
+_FACTS = {
+    "classes": "num_labels",
+    "input channels": "num_channels",
+    "stage widths": "hidden_sizes",
+    "blocks a stage": "depths",
+    "attention heads a stage": "num_attention_heads",
 }
 _STEM_GEOMETRY = {"kernel_size": 3, "stride": 2, "padding": 1}
 
@@ -49,17 +58,16 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def known(config: Mapping[str, Any]) -> Known:
-    """Read ``config.json`` (``LevitConfig``); the activation is known without it."""
+    """Read ``config.json`` (``LevitConfig``); the activation and the stride are known without it.
+
+    Raises CheckpointError for another network's config, and for a stem built in another way.
+    """
     if config.get("model_type", "levit") != "levit":
-        raise CheckpointError(
-            f"config.json is for {config['model_type']!r}, but the weights beside it are a "
-            "LeViT's. Put the two files of one model into the folder, or give the weights file "
-            "alone."
-        )
+        raise CheckpointError(f"config.json is for {config['model_type']!r}. {PAIR}")
     for field, expected in _STEM_GEOMETRY.items():
         if config.get(field, expected) != expected:
             raise CheckpointError(
-                f"config.json says that the stem's {field} is {config[field]}. Expected "
+                f"config.json says that the stem's {field} is {config[field]!r}. Expected "
                 f"{expected}, as in every published LeViT; no other is supported."
             )
     size = config.get("image_size")
@@ -67,7 +75,22 @@ def known(config: Mapping[str, Any]) -> Known:
         activation="hardswish",
         stride=2,  # LevitConfig's down_ops
         image_size=None if size is None else image_size_of(size),
+        stated=_stated(config),
     )
+
+
+def _stated(config: Mapping[str, Any]) -> dict[str, object]:
+    """What the config says of the architecture; its lists become tuples."""
+    stated: dict[str, object] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, field in _FACTS.items()
+        if (value := config.get(field)) is not None
+    }
+    if isinstance(labels := config.get("id2label"), dict):
+        stated["classes"] = len(labels)
+    if config.get("architectures") == ["LevitForImageClassification"]:
+        stated["classifier heads"] = 1
+    return stated
 
 
 def _canonical(key: str) -> str | InBlock:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.rename import InBlock, rename
 from levit_deploy.errors import CheckpointError
-from levit_deploy.infer import Known
+from levit_deploy.known import Known
 
 FAMILY = "vit-pytorch"
 
-_OURS = re.compile(r"conv_embedding\.\d\..+|backbone\.\d+\.layers\.\d+\.0\.to_q\..+")
-_STEM = re.compile(r"conv_embedding\.(\d)\.(weight|bias)")
-_ATTENTION = re.compile(r"(backbone\.\d{1,4}\.layers\.\d{1,4}\.0)\.pos_bias\.weight")
-_LAYER = re.compile(r"backbone\.(\d{1,4})\.layers\.(\d{1,4})\.([01])\.(.+)")
+_OURS = re.compile(r"conv_embedding\.[0-9]\..+|backbone\.[0-9]+\.layers\.[0-9]+\.0\.to_q\..+")
+_STEM = re.compile(r"conv_embedding\.([0-9])\.(weight|bias)")
+_ATTENTION = re.compile(r"(backbone\.[0-9]{1,4}\.layers\.[0-9]{1,4}\.0)\.pos_bias\.weight")
+_LAYER = re.compile(r"backbone\.([0-9]{1,4})\.layers\.([0-9]{1,4})\.([01])\.(.+)")
 _ATTENTION_NAMES = {
     "to_q.0.": "q.1.c.",
     "to_q.1.": "q.1.bn.",
@@ -95,13 +95,16 @@ def _merge(state: dict[str, Tensor], name: str) -> None:
 def _head_by_head(tensors: list[Tensor], heads: int, keys: list[str]) -> Tensor:
     """(heads * q, ...), (heads * k, ...), ... -> (heads * (q + k + ...), ...)."""
     tails = {tensor.shape[1:] for tensor in tensors}
-    if len(tails) != 1 or any(t.dim() == 0 or t.shape[0] % heads for t in tensors):
-        shapes = ", ".join(
-            f"{key} {tuple(tensor.shape)}" for key, tensor in zip(keys, tensors, strict=True)
+    if len(tails) != 1 or any(
+        t.dim() == 0 or t.shape[0] % heads or not t.is_floating_point() for t in tensors
+    ):
+        found = ", ".join(
+            f"{key} {tuple(tensor.shape)} {tensor.dtype}"
+            for key, tensor in zip(keys, tensors, strict=True)
         )
         raise CheckpointError(
-            f"{shapes}: these do not divide among the {heads} heads that the pos_bias beside them "
-            "has. The tensors come from different networks."
+            f"{found}: these do not divide among the {heads} heads that the pos_bias beside them "
+            "has, or are no floating-point numbers. The tensors come from different networks."
         )
     return torch.cat([t.unflatten(0, (heads, -1)) for t in tensors], dim=1).flatten(0, 1)
 

@@ -66,7 +66,8 @@ def measure(
     if artifact.image_shape != expected:
         raise VerificationError(
             f"{artifact.path} takes images of shape {artifact.image_shape}, the checkpoint takes "
-            f"{expected} (channels, height, width). It was made from another network."
+            f"{expected} (channels, height, width). It was made from another network, or with "
+            "another --image-size, which verify has to be given as well."
         )
     reference = Reference(model)
     cases = (*standard_cases(config, seed), *extra)

@@ -15,23 +15,24 @@ def folder(tmp_path):
 
 def test_a_file_is_itself_and_has_no_config(folder):
     path = folder / "model.safetensors"
-    assert locate(path) == (path, {})
+    assert locate(path) == ((path,), {})
 
 
 def test_a_folder_is_its_weights_and_its_config(folder):
-    assert locate(folder) == (folder / "model.safetensors", {"image_size": 96})
+    files = (folder / "model.safetensors", folder / "config.json")
+    assert locate(folder) == (files, {"image_size": 96})
 
 
 def test_pickled_weights_are_found_and_safetensors_come_first(folder):
     (folder / "pytorch_model.bin").write_bytes(b"weights")
-    assert locate(folder)[0].name == "model.safetensors"
+    assert locate(folder)[0][0].name == "model.safetensors"
     (folder / "model.safetensors").unlink()
-    assert locate(folder)[0].name == "pytorch_model.bin"
+    assert locate(folder)[0][0].name == "pytorch_model.bin"
 
 
 def test_a_folder_may_be_without_a_config(folder):
     (folder / "config.json").unlink()
-    assert locate(folder) == (folder / "model.safetensors", {})
+    assert locate(folder) == ((folder / "model.safetensors",), {})
 
 
 def test_a_folder_without_weights_is_refused(folder):

@@ -1,6 +1,7 @@
 import argparse
 import hashlib
 import json
+from dataclasses import replace
 
 import foreign
 import networks
@@ -131,6 +132,7 @@ def hub_folder(tmp_path, config, **fields):
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / SAFETENSORS)
     pretrained = {"input_size": [3, 224, 224], "crop_pct": 0.9}
     saved = {"architecture": "levit_256d", "pretrained_cfg": pretrained} | fields
+    saved["model_args"] = {"embed_dim": [12, 16, 18]} | saved.get("model_args", {})
     (tmp_path / "config.json").write_text(json.dumps(saved))
     return model
 
@@ -203,13 +205,58 @@ def test_the_size_trained_at_changes_nothing(tmp_path):
     assert not any("re-measure" in text for text in checkpoint.assumed)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_size": 64},
+        {"image_size": (64.0, 64.0)},
+        {"image_size": (3, 64, 64)},
+        {"image_size": (-64, 64)},
+        {"image_size": [64, 64]},
+        {"activation": "relu"},
+    ],
+)
+def test_options_of_no_sense_are_usage_errors(tmp_path, options):
+    path = saved(tmp_path, networks.trained().state_dict())
+    with pytest.raises(UsageError):
+        read_checkpoint(path, **options)
+
+
+def test_a_block_left_out_is_missed_in_every_family(tmp_path):
+    deep = SMALL.replace(stages=(replace(SMALL.stages[0], depth=4), *SMALL.stages[1:]))
+    for family, left_out in (
+        ("official", "blocks.2."),
+        ("timm", "stages.0.blocks.1."),
+        ("transformers", "levit.encoder.stages.0.layers.2."),
+        ("vit-pytorch", "backbone.0.layers.1."),
+        ("LayerNorm variant", "blocks.2."),
+    ):
+        state = foreign.state_of(family, deep)
+        less = {key: tensor for key, tensor in state.items() if not key.startswith(left_out)}
+        assert len(less) < len(state)
+        with pytest.raises(CheckpointError):
+            read_checkpoint(saved(tmp_path, less), image_size=(64, 96))
+
+
+def test_a_file_cast_as_a_whole_computes_with_the_right_biases(tmp_path):
+    config = SMALL.replace(image_size=(272, 272))
+    state = {k: t.bfloat16() for k, t in networks.trained(config).state_dict().items()}
+    checkpoint = read_checkpoint(saved(tmp_path, state))
+    assert checkpoint.config == config
+    x = networks.images(config, 1)
+    rounded = networks.trained(config).bfloat16().float()
+    assert np.array_equal(logits(checkpoint, x), networks.float64_logits(rounded, x))
+
+
 # Wrapped, and in other precisions
 
 
 def test_an_error_in_a_foreign_file_explains_its_names(tmp_path):
     state = foreign.state_of("timm", SMALL)
     del state["stages.0.blocks.0.attn.proj.ln.linear.weight"]
-    with pytest.raises(CheckpointError, match=r"blocks\.0\.m\.proj.*The file is timm's"):
+    with pytest.raises(
+        CheckpointError, match=r"blocks\.0\.m\.proj.*The file is in the layout of timm"
+    ):
         read_checkpoint(saved(tmp_path, state), image_size=(64, 96))
 
 
@@ -304,8 +351,8 @@ def test_options_that_agree_with_a_fused_file_are_accepted(fused_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"activation": "silu"}, "--activation asks for silu"),
-        ({"image_size": (96, 64)}, "--image-size asks for"),
+        ({"activation": "silu"}, "--activation silu was asked for.* with hardswish"),
+        ({"image_size": (96, 64)}, "--image-size 96x64 was asked for.* with 64x96"),
         ({"weights": "ema"}, "--weights"),
     ],
 )

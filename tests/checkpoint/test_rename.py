@@ -6,7 +6,7 @@ from levit_deploy.errors import CheckpointError
 
 
 def test_blocks_are_numbered_in_the_order_of_their_positions():
-    places = {"a": (10,), "b": (9, 1), "c": (9, 0), "d": (10,)}
+    places = {"a": (1,), "b": (0, 1), "c": (0, 0), "d": (1,)}
     state = {key: torch.tensor(float(i)) for i, key in enumerate(places)}
     renamed = rename(state, lambda key: InBlock(places[key], f"m.{key}"))
     assert {name: tensor.item() for name, tensor in renamed.items()} == {
@@ -33,3 +33,28 @@ def test_wider_kernels_stay():
 def test_two_tensors_under_one_name_are_refused():
     with pytest.raises(CheckpointError, match="y and another tensor are both same"):
         rename({"x": torch.ones(1), "y": torch.ones(1)}, lambda _: "same")
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        [(0, 0), (0, 2)],
+        [(0, 0), (2, 0)],
+        [(1, 0)],
+        [(0, 1)],
+        [(0, -1, 0), (0, 1, 0)],
+        [(0, 0, 0), (0, 1, 1)],
+        [(0, 0), (77, 0)],
+    ],
+)
+def test_a_gap_between_blocks_is_refused(positions):
+    names = {str(position): InBlock(position, "w") for position in positions}
+    with pytest.raises(CheckpointError, match=r"nothing in the place before that of \("):
+        rename(dict.fromkeys(names, torch.ones(1)), names.__getitem__)
+
+
+def test_what_comes_before_the_first_may_be_there_or_not():
+    for positions in ([(0, -1), (0, 0)], [(0, 0), (0, 1)]):
+        names = {str(position): InBlock(position, "w") for position in positions}
+        renamed = rename(dict.fromkeys(names, torch.ones(1)), names.__getitem__)
+        assert list(renamed) == ["blocks.0.w", "blocks.1.w"]

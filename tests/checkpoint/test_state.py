@@ -196,3 +196,64 @@ def test_a_file_that_holds_itself_comes_to_an_end():
     contents["model"] = contents
     with pytest.raises(CheckpointError, match="no state dict"):
         find_state(contents, None, PATH)
+
+
+def test_another_dict_with_the_same_names_is_not_passed_over():
+    with pytest.raises(CheckpointError, match="different weights under 'model' and 'best'"):
+        find_state({"model": ONE, "best": TWO}, None, PATH)
+    assert same(find_state({"model": ONE, "best": copied(ONE)}, None, PATH)[1], ONE)
+    assert same(find_state({"model": ONE, "loss": {"weight": torch.ones(3)}}, None, PATH)[1], ONE)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["ema_model", "model_ema_state_dict", "ema_weights", "params_ema", "ema_state", "swa_model"],
+)
+def test_an_average_goes_by_many_names(key):
+    contents = {"model": ONE, key: TWO}
+    with pytest.raises(CheckpointError, match="--weights ema"):
+        find_state(contents, None, PATH)
+    assert same(find_state(contents, "ema", PATH)[1], TWO)
+
+
+def test_an_average_of_something_else_is_no_choice():
+    contents = {"model": ONE, "ema": {"decay": torch.tensor(0.99)}}
+    kind, state = find_state(contents, None, PATH)
+    assert kind == "model"
+    assert same(state, ONE)
+
+
+def test_dicts_that_hold_each_other_come_to_an_end_soon():
+    contents = {}
+    for key in ("model", "state_dict", "module", "ema", "model_ema", "model_state"):
+        contents[key] = contents
+    with pytest.raises(CheckpointError, match="no state dict"):
+        find_state(contents, None, PATH)
+
+
+def test_a_deep_nesting_comes_to_an_end():
+    contents = {"model": ONE}
+    for _ in range(10_000):
+        contents = {"model": contents}
+    with pytest.raises(CheckpointError, match="no state dict"):
+        find_state(contents, None, PATH)
+
+
+def test_repeated_marks_of_compilation_are_all_taken_off():
+    contents = {"blocks._orig_mod._orig_mod.0.w": ONE["a"]}
+    assert find_state(contents, None, PATH)[1].keys() == {"blocks.0.w"}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.eye(2).to_sparse(), "sparse"),
+        (torch.ones(2, device="meta"), "meta"),
+        (torch.ones(1).expand(2**40), "1 numbers are stored"),
+        (torch.ones(1, 1).expand(2**62, 1), "1 numbers are stored"),
+    ],
+)
+def test_what_is_no_array_of_stored_numbers_is_refused(tensor, reason):
+    for contents in ({"w": tensor, "v": ONE["a"]}, {"model": ONE, "ema": {**ONE, "w": tensor}}):
+        with pytest.raises(CheckpointError, match=f"^w .*{reason}"):
+            find_state(contents, "model", PATH)

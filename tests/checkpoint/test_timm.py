@@ -6,7 +6,6 @@ from networks import SMALL
 
 from levit_deploy.checkpoint import timm
 from levit_deploy.errors import CheckpointError
-from levit_deploy.infer import Known
 
 
 def hub(**fields):
@@ -47,7 +46,7 @@ def test_attention_may_have_its_own_activation():
     assert (known.activation, known.attention_activation) == ("silu", "gelu")
 
 
-@pytest.mark.parametrize("name", ["relu", "gelu_tanh", "", None, 3, ["silu"]])
+@pytest.mark.parametrize("name", ["relu", "gelu_tanh", "", 3, ["silu"]])
 def test_an_activation_without_a_counterpart_is_refused(name):
     with pytest.raises(CheckpointError, match="activation"):
         timm.known(hub(model_args={"act_layer": name}))
@@ -67,13 +66,54 @@ def test_older_configs_are_flat():
     assert (known.activation, known.usual_image_size) == ("silu", (96, 96))
 
 
-def test_without_a_config_only_the_code_is_known():
-    assert timm.known({}) == Known(stride=2)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"num_classes": 1000},
+        {"architecture": None},
+        {"architecture": "levit_future_9000"},
+        {"architecture": "levitation", "model_args": None, "pretrained_cfg": None},
+        {"model_type": "timm_wrapper", "model_args": {"act_layer": None, "img_size": None}},
+    ],
+)
+def test_what_no_config_says_is_not_known(config):
+    known = timm.known(config)
+    assert (known.activation, known.image_size, known.stride) == (None, None, 2)
 
 
-def test_the_config_of_another_network_is_refused():
-    with pytest.raises(CheckpointError, match="deit_tiny"):
-        timm.known(hub(architecture="deit_tiny_patch16_224"))
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architecture": "deit_tiny_patch16_224"},
+        {"model_type": "levit"},  # transformers'
+        {"model_type": "vit"},
+    ],
+)
+def test_the_config_of_another_network_is_refused(config):
+    with pytest.raises(CheckpointError, match=r"config\.json is for '"):
+        timm.known(config)
+
+
+@pytest.mark.parametrize("field", ["model_args", "pretrained_cfg"])
+@pytest.mark.parametrize("value", ["x", [1], 3, True])
+def test_a_field_of_another_type_is_refused(field, value):
+    with pytest.raises(CheckpointError, match=f"under {field!r}"):
+        timm.known(hub(**{field: value}))
+
+
+def test_a_named_variant_states_its_architecture():
+    stated = timm.known(hub(architecture="levit_conv_256d.untrained")).stated
+    assert stated["blocks a stage"] == (4, 8, 6)
+    assert stated["stage widths"] == (256, 384, 512)
+    assert stated["attention heads a stage"] == (4, 6, 8)
+    assert stated["stem widths"] == (32, 64, 128, 256)
+    assert stated["classes"] == 10
+
+
+def test_arguments_that_change_a_variant_leave_it_to_the_tensors():
+    for argument in ("embed_dim", "depth", "num_heads", "stem_type"):
+        assert timm.known(hub(model_args={argument: 1})).stated == {"classes": 10}
 
 
 def test_what_timm_has_fused_is_read_too():

@@ -21,9 +21,11 @@ def test_both_sides_of_an_image_may_be_given():
     assert transformers.known({"image_size": [64, 96]}).image_size == (64, 96)
 
 
-@pytest.mark.parametrize(("field", "value"), [("kernel_size", 5), ("stride", 1), ("padding", 0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("kernel_size", 5), ("stride", 1), ("padding", 0), ("padding", "1")]
+)
 def test_another_stem_is_refused(field, value):
-    with pytest.raises(CheckpointError, match=f"{field} is {value}"):
+    with pytest.raises(CheckpointError, match=f"{field} is {value!r}"):
         transformers.known({"model_type": "levit", field: value})
 
 
@@ -36,3 +38,17 @@ def test_a_model_without_a_head_matches_and_has_the_head_missing():
     keys = ["patch_embeddings.embedding_layer_1.convolution.weight"]
     assert transformers.matches(keys)
     assert list(transformers.convert(dict.fromkeys(keys))) == ["patch_embed.0.c.weight"]
+
+
+def test_the_config_states_the_architecture():
+    stated = transformers.known(locate(GOLDENS / "transformers")[1]).stated
+    assert stated == {
+        "classes": 10,
+        "input channels": 3,
+        "stage widths": (16, 24, 32),
+        "blocks a stage": (1, 1, 1),
+        "attention heads a stage": (2, 3, 4),
+    }
+    stated = transformers.known(locate(GOLDENS / "transformers-single-head")[1]).stated
+    assert stated["classifier heads"] == 1
+    assert transformers.known({"num_labels": 7}).stated == {"classes": 7}

@@ -1,0 +1,62 @@
+"""What tensors do not tell, and the code or the config that saved them does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from levit_deploy.config import Grid, LeViTConfig
+from levit_deploy.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Known:
+    """None where code and config are silent.
+
+    ``image_size`` (height, width) must fit the tensors; ``usual_image_size`` is taken where it
+    does. ``attention_activation`` is also that of the subsamplings, ``stride`` theirs.
+    ``averages_heads`` says that the code averages two heads when it evaluates. ``stated`` is what
+    a config says of the architecture, in the terms of ``facts``, and must agree with the tensors.
+    """
+
+    activation: str | None = None
+    stem_activation: str | None = None
+    attention_activation: str | None = None
+    bias_over_scale: bool = False
+    averages_heads: bool = True
+    stride: int | None = None
+    image_size: Grid | None = None
+    usual_image_size: Grid | None = None
+    stated: Mapping[str, object] = field(default_factory=dict)
+
+
+NOTHING = Known()
+
+
+def facts(config: LeViTConfig) -> dict[str, object]:
+    """What both a config and the tensors tell, by the words for it."""
+    return {
+        "classes": config.num_classes,
+        "input channels": config.in_channels,
+        "classifier heads": 2 if config.distillation else 1,
+        "stem widths": config.stem_dims,
+        "stage widths": tuple(stage.dim for stage in config.stages),
+        "blocks a stage": tuple(stage.depth for stage in config.stages),
+        "attention heads a stage": tuple(stage.num_heads for stage in config.stages),
+    }
+
+
+def require_agreement(config: LeViTConfig, known: Known) -> None:
+    """Raise CheckpointError where a config states what the tensors do not show."""
+    found = facts(config)
+    for name, stated in known.stated.items():
+        if stated != found[name]:
+            raise CheckpointError(
+                f"config.json says {name}: {_shown(stated)}; the tensors say "
+                f"{_shown(found[name])}. Expected a config of this network. Correct it, or give "
+                "the weights file alone."
+            )
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
