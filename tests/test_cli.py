@@ -489,7 +489,13 @@ def command_line(*arguments):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_130_and_leaves_nothing(folder, number):
     command = command_line("export", folder / "ckpt.pth")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # what runs in the background, as a CI may run the tests, ignores interrupts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         while not any(name.endswith(".tmp") for name in names_in(folder)):
             assert process.poll() is None, "it ended before it could be interrupted"
             time.sleep(0.005)

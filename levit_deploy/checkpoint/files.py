@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
+import pickle
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from levit_deploy.checkpoint.pickle_scan import (
+    MAX_BYTES,
+    OTHER_TENSORS,
+    TRAINING,
+    WEIGHTS,
+    Scan,
+    scan,
+)
 from levit_deploy.errors import (
     CheckpointError,
     UnsafeInputError,
     first_line,
     is_out_of_memory,
 )
-
-# The one class beyond torch's own allow-list that official training runs save (main.py: 'args').
-ALLOWED_GLOBALS = {"argparse.Namespace"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,11 @@ def read_file(path: Path) -> CheckpointFile:
     Raises CheckpointError where it is neither, UnsafeInputError where it needs code to be read.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise CheckpointError(
+                f"{path} is no regular file. Expected a .pth as torch.save writes it, or a "
+                ".safetensors file."
+            )
         with path.open("rb") as file:
             start = file.read(9)
             file.seek(0)
@@ -71,30 +81,22 @@ def read_file(path: Path) -> CheckpointFile:
 def _read_torch(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{path} is a TorchScript program, not a checkpoint. Expected a state dict as "
-                    "torch.save writes it. Give the file the program was made from."
-                )
-        unsafe = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - ALLOWED_GLOBALS
-        if unsafe:
-            raise UnsafeInputError(
-                f"{path} can only be read by running code it names: {', '.join(sorted(unsafe))}. "
-                "Expected tensors, plain values and argparse.Namespace. Nothing was run. Where you "
-                "trust the file, load it yourself and save its state dict alone."
-            )
+            _require_plain_archive(archive, path)
+            _require_harmless_pickle(archive, path)
         # given a path, torch.load would choose its reader by the file's name
-        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+        with path.open("rb") as file, torch.serialization.safe_globals(_INERT):
             contents = torch.load(file, map_location="cpu", weights_only=True)
     except (CheckpointError, UnsafeInputError):
         raise
     except Exception as error:  # the readers raise whatever a damaged archive leads them to
         if is_out_of_memory(error):
             raise
+        reason = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's advice is to load it unsafely
+            reason = "its pickle has an instruction or a value that no weights need"
         raise CheckpointError(
-            f"{path} looks like a torch file but cannot be read: {first_line(error)}. It may "
-            "be truncated or damaged, or saved with other than torch.save's defaults. Copy or save "
-            "it again."
+            f"{path} looks like a torch file but cannot be read: {reason}. It may be truncated or "
+            "damaged, or saved with other than torch.save's defaults. Copy or save it again."
         ) from error
     if not isinstance(contents, dict):
         raise CheckpointError(
@@ -104,13 +106,76 @@ def _read_torch(path: Path) -> dict[str, Any]:
     return contents
 
 
+class _Inert:
+    """Stands for what a training run kept beside its weights and nobody needs here."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, _state: object) -> None: ...
+
+
+_INERT: list[Any] = [(_Inert, name) for name in sorted(TRAINING - {"_codecs.encode"})]
+
+
+def _require_plain_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise CheckpointError for an archive that torch.save does not write."""
+    members, size = archive.infolist(), path.stat().st_size
+    names = [member.filename.lower() for member in members]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, not a checkpoint. Expected a state dict as "
+            "torch.save writes it. Give the file the program was made from."
+        )
+    problems = []
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        problems.append("its members are compressed")
+    if any(member.flag_bits & 1 for member in members):
+        problems.append("its members are encrypted")
+    if sum(member.file_size for member in members) > size:
+        problems.append("its members are larger than the file")
+    if len(set(names)) < len(names):
+        problems.append("two members have one name")
+    if sum(name.rpartition("/")[2] == "data.pkl" for name in names) != 1:
+        problems.append("it has not one data.pkl")
+    if problems:
+        raise CheckpointError(
+            f"{path} is an archive, but not as torch.save writes it: {', '.join(problems)}. Save "
+            "the state dict again with torch.save."
+        )
+
+
+def _require_harmless_pickle(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise UnsafeInputError for names outside the list, CheckpointError for other oddities."""
+    member = next(name for name in archive.namelist() if name.lower().endswith("data.pkl"))
+    if archive.getinfo(member).file_size > MAX_BYTES:
+        found = Scan(frozenset(), f"its pickle has more than {MAX_BYTES} bytes")
+    else:
+        found = scan(archive.read(member))
+    unknown = found.names - WEIGHTS - TRAINING
+    kinds = unknown & OTHER_TENSORS
+    if unsafe := unknown - kinds:
+        raise UnsafeInputError(
+            f"{path} can only be read by running code it names: {', '.join(sorted(unsafe))}. "
+            "Expected tensors, plain values, argparse.Namespace and numpy scalars. Nothing was "
+            "run. Where you trust the file, load it yourself and save its state dict alone."
+        )
+    if kinds or found.problem:
+        reason = found.problem or f"it holds tensors of another kind ({', '.join(sorted(kinds))})"
+        raise CheckpointError(
+            f"{path} is no checkpoint of weights: {reason}. Expected what torch.save writes for a "
+            "state dict of ordinary tensors. Save the state dict alone."
+        )
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
         return dict(load_file(path)), metadata
-    except SafetensorError as error:
+    except Exception as error:  # the library's own, and what a type it does not know leads to
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
-            f"{path} looks like a safetensors file but cannot be read: {error}. It may be "
-            "truncated or damaged. Copy it again."
+            f"{path} looks like a safetensors file but cannot be read: {first_line(error)}. It may "
+            "be truncated or damaged. Copy it again."
         ) from error
