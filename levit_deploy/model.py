@@ -101,9 +101,9 @@ class AttentionBias(nn.Module):
 
     def __init__(self, num_heads: int, grid: Grid, stride: int, factor: float = 1.0) -> None:
         super().__init__()
+        self.grid, self.stride, self.factor = grid, stride, factor
         self.biases = nn.Parameter(torch.zeros(num_heads, grid[0] * grid[1]))
         self.register_buffer("idxs", offset_indices(grid, stride))
-        self.factor = factor
 
     def forward(self) -> Tensor:
         return self.biases[:, self.idxs] * self.factor

@@ -400,7 +400,7 @@ def test_whatever_is_deleted_or_reshaped_the_answer_is_success_or_a_checkpoint_e
             state[key] = torch.randint(0, 40, shape, generator=generator).to(dtype)
     try:
         inferred = infer_config(state)
-        load_strictly(LeViT(inferred.config), state)
+        load_strictly(inferred.config, state)
     except CheckpointError:
         return
     needless = ("_idxs", "num_batches_tracked")
@@ -420,7 +420,7 @@ def test_one_side_of_another_length_is_another_network_or_a_checkpoint_error(key
     state[key] = torch.zeros(shape)
     try:
         config = infer_config(state).config
-        load_strictly(LeViT(config), state)
+        load_strictly(config, state)
     except CheckpointError:
         assert not unchanged
         return

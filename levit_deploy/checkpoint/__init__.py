@@ -117,8 +117,7 @@ def _build(
     try:
         converted = reader.convert(state)
         inferred = infer_config(converted, known, activation=activation, image_size=image_size)
-        model = LeViT(inferred.config).eval()
-        load_strictly(model, converted)
+        model = load_strictly(inferred.config, converted)
     except CheckpointError as error:
         if reader is official:
             raise

@@ -9,9 +9,14 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
-from levit_deploy.checkpoint.strict import load_strictly
+from levit_deploy.checkpoint.strict import (
+    empty_model,
+    refuse_other_names_or_shapes,
+    require_numbers,
+)
+from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError
-from levit_deploy.model import LeViT
+from levit_deploy.model import AttentionBias, LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 
@@ -39,6 +44,33 @@ def restore(
             f"({type(error).__name__}: {error}). Fuse the original checkpoint again."
         ) from error
     config = provenance.config.replace(distillation=False)  # fusing leaves one head
+    _require_plausible(config, tensors, path)
     model = to_plain(LeViT(config))
-    load_strictly(model, tensors)
+    _load(model, tensors)
     return model, replace(provenance, config=config)
+
+
+def _require_plausible(config: LeViTConfig, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError where a config asks for far more memory than the file has numbers."""
+    stored = sum(tensor.numel() for tensor in tensors.values())
+    plausible = sum(stage.depth for stage in config.stages) <= len(tensors)
+    if plausible:
+        model = empty_model(config)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        biases = [module for module in model.modules() if isinstance(module, AttentionBias)]
+        tables = sum(bias.biases.shape[0] * bias.idxs.numel() for bias in biases)
+        # a BatchNorm has two numbers a channel, a layer at least as many
+        plausible = parameters <= 3 * stored and tables <= stored
+    if not plausible:
+        raise CheckpointError(
+            f"{path} says in its metadata that it is a far larger network than its {stored} "
+            "numbers make. Expected the two to agree. Fuse the original checkpoint again."
+        )
+
+
+def _load(model: LeViT, tensors: Mapping[str, Tensor]) -> None:
+    expected = model.state_dict()
+    refuse_other_names_or_shapes(expected, tensors)
+    for key, tensor in tensors.items():
+        require_numbers(key, tensor, expected[key].dtype)
+    model.load_state_dict(dict(tensors))

@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from levit_deploy.errors import CheckpointError
-from levit_deploy.model import LeViT
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import CheckpointError, first_line
+from levit_deploy.grids import same_indices
+from levit_deploy.model import AttentionBias, LeViT, offset_indices
 
+COUNTS, INDICES = ".num_batches_tracked", ".attention_bias_idxs"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load_strictly(model: LeViT, state: Mapping[str, Tensor]) -> None:
-    """Load ``state`` into ``model``, in the model's dtype.
+def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
+    """Build the model of an architecture from ``state``: float32, in evaluation mode.
 
     Only two kinds of tensor may be missing, as they say nothing a trained network computes with:
     ``num_batches_tracked``, and the offset indices, which follow from the image size. Indices that
     are there must agree with the ones computed, which are the ones used: a file cast to bfloat16
-    as a whole has them rounded. Raises CheckpointError for anything missing, surplus, of
-    another shape, quantized, sparse, or not finite.
+    as a whole has them rounded. No memory is taken for weights before every shape has been found
+    in ``state``. Raises CheckpointError for anything missing, surplus, of another shape or type, or
+    not finite.
     """
+    model = empty_model(config)
     expected = model.state_dict()
-    loaded = dict(state)
-    for key, tensor in expected.items():
-        if key.endswith((".num_batches_tracked", ".attention_bias_idxs")):
-            loaded.setdefault(key, tensor)
+    optional = {key for key in expected if key.endswith((COUNTS, INDICES))}
+    refuse_other_names_or_shapes(expected, state, optional)
 
+    model.to_empty(device="cpu")
+    for name, module in model.named_modules():
+        if isinstance(module, AttentionBias):
+            module.idxs = offset_indices(module.grid, module.stride)
+            key = name.removesuffix(".attention_bias") + INDICES
+            if key in state and not same_indices(state[key], module.grid, module.stride):
+                raise CheckpointError(
+                    f"{key} does not hold the offsets of its token grid. Expected |dy| * width + "
+                    "|dx| for every query and key. The file orders its attention biases in a way "
+                    "this tool does not know."
+                )
+    loaded = {key: torch.zeros(()) for key in optional if key.endswith(COUNTS)}
+    loaded |= {key: tensor for key, tensor in state.items() if not key.endswith(INDICES)}
+    for key, tensor in loaded.items():
+        require_numbers(key, tensor, expected[key].dtype)
+    indices = {key: tensor for key, tensor in model.state_dict().items() if key.endswith(INDICES)}
+    model.load_state_dict({**loaded, **indices})
+    return model.eval()
+
+
+def refuse_other_names_or_shapes(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: Collection[str] = ()
+) -> None:
+    """Raise CheckpointError, naming them, for tensors missing, surplus or of another shape."""
     problems = []
-    if missing := expected.keys() - loaded.keys():
+    if missing := expected.keys() - state.keys() - set(optional):
         problems.append(f"missing {_listed(missing)}")
-    if surplus := loaded.keys() - expected.keys():
+    if surplus := state.keys() - expected.keys():
         problems.append(f"surplus {_listed(surplus)}")
     if wrong := [
-        f"{key} ({_sides(loaded[key])} instead of {_sides(expected[key])})"
-        for key in expected.keys() & loaded.keys()
-        if loaded[key].shape != expected[key].shape
+        f"{key} ({_sides(state[key])} instead of {_sides(expected[key])})"
+        for key in expected.keys() & state.keys()
+        if state[key].shape != expected[key].shape
     ]:
         problems.append(f"wrong shapes: {_listed(wrong)}")
     if problems:
@@ -45,29 +72,35 @@ def load_strictly(model: LeViT, state: Mapping[str, Tensor]) -> None:
             "parameters of the architecture their shapes describe. Save the whole "
             "model.state_dict(), unchanged."
         )
-    for key, tensor in loaded.items():
-        wanted = expected[key].dtype
-        if wanted.is_floating_point and tensor.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{key} is stored as {tensor.dtype}. Expected floating-point numbers. A quantized "
-                "checkpoint has lost what this tool needs; give the one it was made from."
-            )
-        if not torch.isfinite(tensor.to(wanted)).all():
-            raise CheckpointError(
-                f"{key} holds NaN or infinity in float32, so the network computes nothing of use. "
-                "Check the training run that wrote the file."
-            )
-        computed = expected[key]
-        if key.endswith(".attention_bias_idxs") and not torch.equal(
-            tensor, computed.to(tensor.dtype)
-        ):
-            raise CheckpointError(
-                f"{key} does not hold the offsets of its token grid. Expected |dy| * width + |dx| "
-                "for every query and key. The file orders its attention biases in a way this tool "
-                "does not know."
-            )
-    indices = {key: tensor for key, tensor in expected.items() if key.endswith("_bias_idxs")}
-    model.load_state_dict({**loaded, **indices})
+
+
+def empty_model(config: LeViTConfig) -> LeViT:
+    """A model that has every shape and no numbers, on torch's meta device.
+
+    Raises CheckpointError for sizes that no memory could have.
+    """
+    try:
+        with torch.device("meta"):
+            return LeViT(config)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"The sizes found fit no memory: {first_line(error)}. Expected those of a LeViT. The "
+            "file is damaged; copy it again."
+        ) from error
+
+
+def require_numbers(key: str, tensor: Tensor, wanted: torch.dtype) -> None:
+    """Raise CheckpointError for a tensor of another kind of number, or with one that is none."""
+    if wanted.is_floating_point and tensor.dtype not in FLOATS:
+        raise CheckpointError(
+            f"{key} is stored as {tensor.dtype}. Expected floating-point numbers. A quantized "
+            "checkpoint has lost what this tool needs; give the one it was made from."
+        )
+    if not torch.isfinite(tensor.to(wanted)).all():
+        raise CheckpointError(
+            f"{key} holds NaN or infinity in float32, so the network computes nothing of use. "
+            "Check the training run that wrote the file."
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

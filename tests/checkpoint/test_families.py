@@ -14,7 +14,6 @@ from levit_deploy.checkpoint.families import READERS, recognise
 from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.errors import CheckpointError
 from levit_deploy.infer import infer_config
-from levit_deploy.model import LeViT
 
 PATH = "some.pth"
 
@@ -29,9 +28,7 @@ def read(state, reader, config):
     known = networks.known(config)
     # a column of tokens has the same offsets as a row, and timm stores no indices
     inferred = infer_config(converted, known, image_size=config.image_size).config
-    model = LeViT(inferred).eval()
-    load_strictly(model, converted)
-    return inferred, model
+    return inferred, load_strictly(inferred, converted)
 
 
 @settings(deadline=None, max_examples=100)

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import resource
 from pathlib import Path
 
 import networks
@@ -156,3 +158,22 @@ def test_one_head_is_all_a_fused_file_has():
     assert not provenance.config.distillation
     assert provenance.head == ORIGIN.head
     assert not any(key.startswith("head_dist") for key in model.state_dict())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_classes": 10**9},
+        {"num_classes": 10**18},
+        {"image_size": [1024, 1024]},
+        {"stages": [{**dataclasses.asdict(SMALL.stages[0]), "depth": 10**9}], "downsamples": []},
+        {"stages": [{**dataclasses.asdict(SMALL.stages[0]), "depth": 30}], "downsamples": []},
+    ],
+)
+def test_metadata_of_a_far_larger_network_takes_no_memory(changes):
+    metadata = {**ORIGIN.to_metadata(), "config": changed_config(**changes)}
+    tensors = to_plain(networks.trained()).state_dict()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=r"far larger network|fit no memory|missing"):
+        fused.restore(tensors, metadata, PATH)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB

@@ -1,10 +1,11 @@
+from dataclasses import replace
+
 import networks
 import pytest
 import torch
 
 from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.errors import CheckpointError
-from levit_deploy.model import LeViT
 
 SMALL = networks.SMALL
 
@@ -13,19 +14,13 @@ def state():
     return networks.trained().state_dict()
 
 
-def loaded(tensors):
-    model = LeViT(SMALL).eval()
-    load_strictly(model, tensors)
-    return model
+def loaded(tensors, config=SMALL):
+    return load_strictly(config, tensors)
 
 
 def refused(tensors, match):
-    model = LeViT(SMALL)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=match):
-        load_strictly(model, tensors)
-    after = model.state_dict()
-    assert all(torch.equal(after[key], before[key]) for key in before)  # nothing half loaded
+        load_strictly(SMALL, tensors)
 
 
 def test_every_tensor_is_loaded():
@@ -60,9 +55,8 @@ def test_a_surplus_tensor_is_named(key):
 
 
 def test_a_second_head_too_many_is_refused():
-    model = LeViT(SMALL.replace(distillation=False))
     with pytest.raises(CheckpointError, match=r"surplus head_dist\."):
-        load_strictly(model, state())
+        load_strictly(SMALL.replace(distillation=False), state())
 
 
 @pytest.mark.parametrize(
@@ -159,9 +153,18 @@ def test_indices_cast_with_the_rest_of_a_file_are_computed_again(dtype):
     expected = tensors[key]
     tensors[key] = expected.to(dtype)
     assert torch.equal(tensors[key].long(), expected) == (dtype != torch.bfloat16)
-    model = LeViT(config)
-    load_strictly(model, tensors)
-    assert torch.equal(model.state_dict()[key], expected)
+    assert torch.equal(loaded(tensors, config).state_dict()[key], expected)
+
+
+def test_sizes_without_memory_take_none():
+    vast = SMALL.replace(num_classes=10**9)
+    with pytest.raises(CheckpointError, match="wrong shapes: head"):
+        load_strictly(vast, state())
+    beyond = SMALL.replace(
+        num_classes=10**18, stages=(*SMALL.stages[:2], replace(SMALL.stages[2], dim=10**9))
+    )
+    with pytest.raises(CheckpointError, match="fit no memory"):
+        load_strictly(beyond, state())
 
 
 def test_the_given_tensors_are_left_alone():
