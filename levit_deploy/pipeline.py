@@ -10,12 +10,14 @@ from pathlib import Path
 from levit_deploy.checkpoint import Checkpoint, fused
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.exporters import EXPORTERS, ExportOptions
-from levit_deploy.exporters.artifact import load_artifact
+from levit_deploy.exporters.onnx_contract import check_batches
 from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.provenance import Provenance
 from levit_deploy.publish import staged
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.verification import Case, Verification, measure
 
 log = logging.getLogger(__name__)
@@ -98,7 +100,11 @@ def verify(
     An artifact made with ``--head class`` or ``distill`` says so and is held to that head; the
     result names it.
     """
-    artifact = load_artifact(Path(path))
+    with open_isolated(Path(path)) as artifact:
+        return _measure(checkpoint, artifact, extra)
+
+
+def _measure(checkpoint: Checkpoint, artifact: Artifact, extra: tuple[Case, ...]) -> Verification:
     head = artifact.metadata.get("head", checkpoint.head)
     if head == checkpoint.head:
         model = checkpoint.model
@@ -106,8 +112,8 @@ def verify(
         model = HEADS[head](checkpoint.model)
     else:
         raise ArtifactError(
-            f"{path} computes the logits of the head {head!r}, the checkpoint only those of "
-            f"{checkpoint.head!r}. Give the checkpoint it was made from."
+            f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those "
+            f"of {checkpoint.head!r}. Give the checkpoint it was made from."
         )
     return measure(model, checkpoint.config, artifact, head=head, extra=extra)
 
@@ -128,7 +134,9 @@ def _publish(
         temporary.write_bytes(serialize())
         log.info("wrote the file under a temporary name; proving it")
         facts = check_file(temporary)
-        verification = verify(checkpoint, temporary, extra=extra)
+        with open_isolated(temporary) as artifact:
+            check_batches(artifact)
+            verification = _measure(checkpoint, artifact, extra)
         verification.raise_if_failed()
     size = output.stat().st_size
     return Published(output, layout, size, facts, checkpoint.assumed, verification)

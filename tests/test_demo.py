@@ -8,7 +8,7 @@ from test_cli import run
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.demo import read_demo_checkpoint
 from levit_deploy.demo.digits import MEAN, STD, held_out, to_input
-from levit_deploy.exporters.artifact import load_artifact
+from levit_deploy.runtime.artifact import load_artifact
 
 FILES = ["digits.fused.safetensors", "digits.onnx", "digits.pth", "digits.torchscript.pt"]
 

@@ -17,10 +17,10 @@ from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import UsageError, VerificationError
 from levit_deploy.exporters import EXPORTERS, ExportOptions
-from levit_deploy.exporters.artifact import load_artifact
 from levit_deploy.model import AttentionBias
 from levit_deploy.passes import to_plain
 from levit_deploy.report import published_data, to_json
+from levit_deploy.runtime.artifact import load_artifact
 
 
 @pytest.fixture

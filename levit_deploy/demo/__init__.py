@@ -16,8 +16,8 @@ from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.demo.digits import held_out
 from levit_deploy.errors import OutputError
 from levit_deploy.exporters import EXPORTERS
-from levit_deploy.exporters.artifact import FloatArray, load_artifact
 from levit_deploy.pipeline import Published, export, fuse
+from levit_deploy.runtime.artifact import FloatArray, load_artifact
 from levit_deploy.verification import image_case
 
 CHECKPOINT_NAME = "digits.pth"

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from levit_deploy.errors import ArtifactError, BackendError, VerificationError, first_line
-from levit_deploy.exporters.artifact import load_artifact
-from levit_deploy.exporters.onnx_graph import INPUT_NAME, OUTPUT_NAME
+from levit_deploy.errors import BackendError, VerificationError, first_line
+from levit_deploy.runtime.artifact import INPUT_NAME, OUTPUT_NAME, STANDARD_DOMAINS, Artifact
 
 # Left over from training, or shape arithmetic that an export should have done itself.
 FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")
@@ -25,12 +24,7 @@ def check_contract(path: Path) -> dict[str, int]:
     """
     model = onnx.load(path, load_external_data=False)
     # a graph that breaks a clause may not even load; the clause says more than the runtime would
-    broken = [*_checker_clauses(path), *broken_clauses(model)] or _batch_clauses(model, path)
-    if broken:
-        raise VerificationError(
-            f"The ONNX file breaks its contract: {'; '.join(broken)}. Nothing was published. "
-            "Please report this with the output of levit-deploy inspect."
-        )
+    _require(not (broken := [*_checker_clauses(path), *broken_clauses(model)]), broken)
     return {"nodes": len(model.graph.node), "opset": model.opset_import[0].version}
 
 
@@ -51,7 +45,7 @@ def broken_clauses(model: onnx.ModelProto) -> list[str]:
     if producers != ["Gemm"]:
         broken.append(f"{OUTPUT_NAME} comes from {producers}, not from one Gemm")
     domains = {node.domain for node in graph.node} | {used.domain for used in model.opset_import}
-    if domains - {"", "ai.onnx"}:
+    if domains - set(STANDARD_DOMAINS):
         broken.append(f"operators outside the standard set: {sorted(domains)}")
     if any(weight.data_location == onnx.TensorProto.EXTERNAL for weight in graph.initializer):
         broken.append("weights outside the file")
@@ -71,19 +65,26 @@ def broken_clauses(model: onnx.ModelProto) -> list[str]:
     return broken
 
 
-def _batch_clauses(model: onnx.ModelProto, path: Path) -> list[str]:
-    try:
-        artifact = load_artifact(path)
-    except ArtifactError as error:
-        return [str(error)]
-    image = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:]]
+def check_batches(artifact: Artifact) -> None:
+    """Raise VerificationError where a batch that should be free is not, or a fixed one is another.
+
+    BATCHES holds a batch of 64: what was baked in by accident seldom divides it.
+    """
     broken = []
     for batch in BATCHES if artifact.batch_size is None else (artifact.batch_size,):
         try:
-            logits = artifact.run(np.zeros((batch, *image), np.float32))
+            logits = artifact.run(np.zeros((batch, *artifact.image_shape), np.float32))
         except BackendError as error:
             broken.append(str(error))
-            continue
+            break  # the process that ran it is gone
         if logits.shape[0] != batch:
             broken.append(f"a batch of {batch} gives logits of shape {logits.shape}")
-    return broken
+    _require(not broken, broken)
+
+
+def _require(kept: bool, broken: list[str]) -> None:
+    if not kept:
+        raise VerificationError(
+            f"The file breaks its contract: {'; '.join(broken)}. Nothing was published. Please "
+            "report this with the output of levit-deploy inspect."
+        )

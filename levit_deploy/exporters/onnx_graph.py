@@ -12,8 +12,6 @@ from torch import nn
 
 from levit_deploy.errors import LevitDeployError
 
-INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
-
 Dim = int | str
 Shape = Sequence[Dim]
 Emitter = Callable[["GraphBuilder", Any, ir.Value, str], ir.Value]

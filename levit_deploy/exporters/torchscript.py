@@ -13,8 +13,7 @@ import torch
 
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import Provenance
-
-PROVENANCE_FILE = "provenance.json"
+from levit_deploy.runtime.artifact import PROVENANCE_FILE
 
 
 def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import VerificationError
-from levit_deploy.exporters.artifact import Artifact
 from levit_deploy.model import LeViT
+from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.verification.compare import CaseResult, Reference, compare_case
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
 

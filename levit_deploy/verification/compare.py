@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 
 from levit_deploy.errors import CheckpointError, VerificationError
-from levit_deploy.exporters.artifact import FloatArray
 from levit_deploy.model import LeViT
+from levit_deploy.runtime.artifact import FloatArray
 from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.inputs import Case
 

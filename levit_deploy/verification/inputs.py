@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from levit_deploy.config import LeViTConfig
-from levit_deploy.exporters.artifact import FloatArray
+from levit_deploy.runtime.artifact import FloatArray
 
 
 @dataclass(frozen=True)

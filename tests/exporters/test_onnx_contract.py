@@ -10,10 +10,11 @@ from onnx import ModelProto, helper, numpy_helper
 
 from levit_deploy.errors import VerificationError
 from levit_deploy.exporters.onnx import to_onnx
-from levit_deploy.exporters.onnx_contract import check_contract
+from levit_deploy.exporters.onnx_contract import check_batches, check_contract
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
+from levit_deploy.runtime.artifact import load_artifact
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +22,15 @@ def good() -> ModelProto:
     return to_onnx(to_plain(trained()), Provenance("0", SMALL, "mean", "tokens"))
 
 
+def check(path: Path) -> None:
+    check_contract(path)
+    check_batches(load_artifact(path))
+
+
 def refusal(model: ModelProto, path: Path) -> str:
     onnx.save(model, path)
     with pytest.raises(VerificationError) as caught:
-        check_contract(path)
+        check(path)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -177,7 +183,7 @@ def test_weights_in_another_file_are_refused(smallest, good, tmp_path):
     )
     assert (tmp_path / "weights").exists()
     with pytest.raises(VerificationError, match="weights outside the file"):
-        check_contract(path)
+        check(path)
 
 
 def test_logits_that_no_gemm_makes_are_refused(good, tmp_path):

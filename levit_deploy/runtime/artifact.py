@@ -8,13 +8,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from levit_deploy.checkpoint import fused
-from levit_deploy.checkpoint.files import read_file
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import (
     ArtifactError,
@@ -23,11 +21,16 @@ from levit_deploy.errors import (
     first_line,
     is_out_of_memory,
 )
-from levit_deploy.exporters.onnx_graph import INPUT_NAME, OUTPUT_NAME
-from levit_deploy.exporters.torchscript import PROVENANCE_FILE, deprecation_accepted
 from levit_deploy.provenance import Provenance, is_ours
 
+if TYPE_CHECKING:
+    import torch
+
 FloatArray = npt.NDArray[np.float32]
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
+PROVENANCE_FILE = "provenance.json"  # in a TorchScript archive
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ def load_artifact(path: Path, threads: int | None = None) -> Artifact:
 
 
 def _onnx(path: Path, data: bytes, threads: int | None) -> Artifact:
-    import onnxruntime  # takes a second to import, and torch artifacts do not need it
+    import onnxruntime
 
+    _refuse_what_reaches_out(path, data)
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -117,7 +121,43 @@ def _onnx(path: Path, data: bytes, threads: int | None) -> Artifact:
     return Artifact(path, "onnx", sha256, metadata, batch_size, tuple(image_shape), run)
 
 
+def _refuse_what_reaches_out(path: Path, data: bytes) -> None:
+    """Raise ArtifactError for a model that needs other files, or operators of other libraries."""
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's own
+        raise ArtifactError(
+            f"{path} is no ONNX file: {first_line(error)}. Expected an ONNX, TorchScript or fused "
+            "file that levit-deploy wrote."
+        ) from error
+    graphs, found = [model.graph], set()
+    while graphs:
+        graph = graphs.pop()
+        tensors = [*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)]
+        for node in graph.node:
+            if node.domain not in STANDARD_DOMAINS:
+                found.add(f"the operator {node.domain}.{node.op_type}")
+            for attribute in node.attribute:
+                graphs += [attribute.g, *attribute.graphs]
+                tensors += [attribute.t, *attribute.tensors]
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+            found.add("weights in another file")
+    if model.functions:
+        found.add("functions of its own")
+    if found:
+        raise ArtifactError(
+            f"{path} needs {', '.join(sorted(found))}. Expected standard operators, and everything "
+            "in the one file, as levit-deploy writes it."
+        )
+
+
 def _torchscript(path: Path, data: bytes) -> Artifact:
+    import torch
+
+    from levit_deploy.exporters.torchscript import deprecation_accepted
+
     extra = {PROVENANCE_FILE: ""}
     try:
         with deprecation_accepted():
@@ -141,6 +181,9 @@ def _torchscript(path: Path, data: bytes) -> Artifact:
 
 
 def _fused(path: Path) -> Artifact:
+    from levit_deploy.checkpoint import fused
+    from levit_deploy.checkpoint.files import read_file
+
     try:
         file = read_file(path)
         if not is_ours(file.metadata):
@@ -162,6 +205,8 @@ def _torch_artifact(
     config: LeViTConfig,
     module: Callable[[torch.Tensor], torch.Tensor],
 ) -> Artifact:
+    import torch
+
     expected = (config.in_channels, *config.image_size)
 
     def run(images: FloatArray) -> FloatArray:

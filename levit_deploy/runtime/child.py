@@ -1,0 +1,87 @@
+"""The child process that loads an artifact and runs it; ``isolated.py`` is its parent.
+
+Frames go through standard input and output: a kind of one byte, a length, and a body. The child
+sends HELLO with the artifact's facts, then for each ARRAY it gets the ARRAY of its logits. Instead
+of either it may send ERROR.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
+from levit_deploy.runtime.artifact import FloatArray, load_artifact
+
+HELLO, ARRAY, ERROR = b"H", b"A", b"E"
+HEADER = struct.Struct("<cQ")
+
+
+def main(path: str, threads: int | None) -> None:
+    """Serve one artifact until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a native library prints must not get between the frames
+    try:
+        artifact = load_artifact(Path(path), threads)
+        if threads is not None and artifact.format != "onnx":
+            import torch  # its threads are the process's, which here is the artifact's own
+
+            torch.set_num_threads(threads)
+        facts = {
+            "format": artifact.format,
+            "sha256": artifact.sha256,
+            "metadata": artifact.metadata,
+            "batch_size": artifact.batch_size,
+            "image_shape": artifact.image_shape,
+        }
+        write_frame(replies, HELLO, json.dumps(facts).encode())
+        while (frame := read_frame(requests)) is not None:
+            write_frame(replies, ARRAY, array_to_bytes(artifact.run(bytes_to_array(frame[1]))))
+    except Exception as error:
+        write_frame(replies, ERROR, json.dumps(_told(error, path)).encode())
+
+
+def _told(error: Exception, path: str) -> dict[str, str]:
+    if is_out_of_memory(error) or "bad_alloc" in str(error) or "Failed to allocate" in str(error):
+        error = BackendError(f"Memory ran out while {path} was running. Close other programs.")
+    if not isinstance(error, LevitDeployError):
+        error = BackendError(f"{path} could not be run: {first_line(error)}.")
+    return {"kind": type(error).__name__, "message": str(error)}
+
+
+def read_frame(stream: BinaryIO) -> tuple[bytes, bytes] | None:
+    """The next frame's kind and body; None where the stream has ended."""
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    kind, length = HEADER.unpack(header)
+    body = stream.read(length)
+    return (kind, body) if len(body) == length else None
+
+
+def write_frame(stream: BinaryIO, kind: bytes, body: bytes) -> None:
+    """Send one frame."""
+    stream.write(HEADER.pack(kind, len(body)) + body)
+    stream.flush()
+
+
+def array_to_bytes(array: FloatArray) -> bytes:
+    """In numpy's own format, without pickles."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def bytes_to_array(data: bytes) -> FloatArray:
+    """What ``array_to_bytes`` wrote."""
+    array: FloatArray = np.load(io.BytesIO(data), allow_pickle=False)
+    return array

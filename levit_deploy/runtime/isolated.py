@@ -1,0 +1,128 @@
+"""Run an artifact in a process of its own, so that nothing it does can end this one."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from levit_deploy import errors
+from levit_deploy.errors import BackendError
+from levit_deploy.runtime.artifact import Artifact, FloatArray
+from levit_deploy.runtime.child import (
+    ARRAY,
+    ERROR,
+    HELLO,
+    array_to_bytes,
+    bytes_to_array,
+    read_frame,
+    write_frame,
+)
+
+TIMEOUT_S = 300.0  # a batch of 128 takes the largest LeViT seconds
+
+# started with -P, or Python would look for modules in the current folder first
+_PROGRAM = (
+    "import json, sys; sys.path[:], path, threads = json.loads(sys.argv[1]); "
+    "from levit_deploy.runtime.child import main; main(path, threads)"
+)
+
+
+@contextmanager
+def open_isolated(
+    path: Path, threads: int | None = None, timeout_s: float = TIMEOUT_S
+) -> Iterator[Artifact]:
+    """Load the artifact at ``path`` in a child process, which ends with the block.
+
+    ``timeout_s`` is for loading, and for each batch. Raises ArtifactError as ``load_artifact``
+    does, and BackendError, also from ``run``, where the child crashes, hangs, or runs out of
+    memory.
+    """
+    arguments = json.dumps([sys.path, str(path), threads])
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _PROGRAM, arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    child = _Child(path, process, timeout_s)
+    try:
+        facts = json.loads(child.reply(HELLO))
+        yield Artifact(
+            path,
+            facts["format"],
+            facts["sha256"],
+            facts["metadata"],
+            facts["batch_size"],
+            tuple(facts["image_shape"]),
+            child.run,
+        )
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(OSError):  # what was not sent yet
+                    stream.close()
+
+
+class _Child:
+    """The parent's end of the pipes; threads read and write, so that waiting can end."""
+
+    def __init__(self, path: Path, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+        self.path, self.process, self.timeout_s = path, process, timeout_s
+        self.replies: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with suppress(ValueError, OSError):  # closed while reading
+            while (frame := read_frame(self.process.stdout)) is not None:  # type: ignore[arg-type]
+                self.replies.put(frame)
+        self.replies.put(None)
+
+    def _write(self, body: bytes) -> None:
+        assert self.process.stdin is not None
+        with suppress(ValueError, OSError):  # the reply tells how it ended
+            write_frame(self.process.stdin, ARRAY, body)  # type: ignore[arg-type]
+
+    def run(self, images: FloatArray) -> FloatArray:
+        # a child that hangs does not read either
+        threading.Thread(target=self._write, args=(array_to_bytes(images),), daemon=True).start()
+        return bytes_to_array(self.reply(ARRAY))
+
+    def reply(self, kind: bytes) -> bytes:
+        """The body of the next frame, which has to be of this kind."""
+        try:
+            frame = self.replies.get(timeout=self.timeout_s)
+        except queue.Empty:
+            raise BackendError(
+                f"{self.path} gave no answer within {self.timeout_s:.0f} seconds, and was stopped. "
+                "The runtime hangs, or the machine is too busy."
+            ) from None
+        if frame is None:
+            raise BackendError(self._how_it_ended())
+        if frame[0] == ERROR:
+            told = json.loads(frame[1])
+            raise getattr(errors, told["kind"])(told["message"])
+        assert frame[0] == kind
+        return frame[1]
+
+    def _how_it_ended(self) -> str:
+        code = self.process.wait()
+        if code == -signal.SIGKILL:
+            how = "was killed, as the system does when memory runs out"
+        elif code < 0:
+            how = f"crashed ({signal.Signals(-code).name})"
+        else:
+            how = f"ended with exit code {code}"
+        return (
+            f"The process that ran {self.path} {how}. Nothing else was affected. Check the file, "
+            "the runtime's version, and the memory of this machine."
+        )

@@ -1,0 +1,182 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from networks import SMALL, images, trained
+from onnx import TensorProto, helper
+
+from levit_deploy.checkpoint import fused
+from levit_deploy.errors import ArtifactError, BackendError
+from levit_deploy.exporters.onnx import to_onnx
+from levit_deploy.exporters.torchscript import to_torchscript
+from levit_deploy.passes import to_plain
+from levit_deploy.provenance import Provenance
+from levit_deploy.runtime import isolated
+from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.runtime.child import array_to_bytes, bytes_to_array
+from levit_deploy.runtime.isolated import open_isolated
+
+PROVENANCE = Provenance("ab" * 32, SMALL, "mean", "tokens")
+WRITERS = {
+    "onnx": lambda model: to_onnx(model, PROVENANCE).SerializeToString(),
+    "torchscript": lambda model: to_torchscript(model, PROVENANCE),
+    "fused": lambda model: fused.serialize(model, PROVENANCE),
+}
+
+
+@pytest.fixture
+def onnx_file(tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(WRITERS["onnx"](to_plain(trained())))
+    return path
+
+
+def children():
+    """The processes this one has started and that still are."""
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True)
+    return set(listed.stdout.decode().split())
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_a_child_gives_the_bits_this_process_would(format, tmp_path):
+    path = tmp_path / "artifact"
+    path.write_bytes(WRITERS[format](to_plain(trained())))
+    here = load_artifact(path, threads=1)
+    with open_isolated(path, threads=1) as there:
+        for n in (1, 3):
+            x = images(n=n).numpy()
+            assert np.array_equal(there.run(x), here.run(x))
+        for fact in ("path", "format", "sha256", "metadata", "batch_size", "image_shape"):
+            assert getattr(there, fact) == getattr(here, fact)
+
+
+def test_the_child_ends_with_the_block(onnx_file):
+    before = children()
+    with open_isolated(onnx_file) as artifact:
+        artifact.run(images(n=1).numpy())
+        assert len(children() - before) > 0
+    assert {pid for pid in children() - before if Path(f"/proc/{pid}/exe").exists()} == set()
+
+
+def test_a_refusal_comes_back_as_itself(tmp_path):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"no artifact")
+    with pytest.raises(ArtifactError, match="no ONNX file"), open_isolated(path):
+        pass
+    with pytest.raises(ArtifactError, match="cannot be read"), open_isolated(tmp_path / "none"):
+        pass
+
+
+def test_what_the_runtime_refuses_comes_back_as_itself(onnx_file):
+    with open_isolated(onnx_file) as artifact, pytest.raises(BackendError, match="batch of shape"):
+        artifact.run(np.zeros((1, 3, 8, 8), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [(signal.SIGKILL, "memory runs out"), (signal.SIGSEGV, r"crashed \(SIGSEGV\)")],
+)
+def test_a_child_that_dies_is_an_error_here(onnx_file, number, how, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        isolated.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+    )
+    with open_isolated(onnx_file) as artifact:
+        artifact.run(images(n=1).numpy())
+        started[0].send_signal(number)
+        with pytest.raises(BackendError, match=how):
+            artifact.run(images(n=1).numpy())
+
+
+def test_a_child_that_hangs_is_stopped(onnx_file, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        isolated.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+    )
+    with open_isolated(onnx_file, timeout_s=20) as artifact:
+        artifact.run(images(n=1).numpy())
+        started[0].send_signal(signal.SIGSTOP)
+        artifact.run.__self__.timeout_s = 0.5
+        begin = time.monotonic()
+        with pytest.raises(BackendError, match="no answer within 0 seconds"):
+            artifact.run(images(n=1).numpy())
+        assert time.monotonic() - begin < 10
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def loop_forever(path):
+    """A standard graph that never ends: a Loop whose condition stays true."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["more"], ["still"]),
+            helper.make_node("Identity", ["x"], ["y"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("more", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["pixel_values"], ["flat"]),
+            helper.make_node("Loop", ["", "true", "flat"], ["logits"], body=body),
+        ],
+        "forever",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, 4, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 48])],
+        [helper.make_tensor("true", TensorProto.BOOL, [], [True])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+
+
+def test_an_artifact_that_never_ends_is_stopped(tmp_path):
+    loop_forever(tmp_path / "a.onnx")
+    with open_isolated(tmp_path / "a.onnx", threads=1) as artifact:
+        artifact.run.__self__.timeout_s = 1
+        with pytest.raises(BackendError, match="gave no answer within 1 seconds"):
+            artifact.run(np.ones((1, 3, 4, 4), np.float32))
+
+
+def test_modules_in_the_current_folder_are_not_imported(onnx_file, tmp_path, monkeypatch):
+    for name in ("numpy", "json", "onnxruntime", "levit_deploy"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", ".")])
+    with open_isolated(onnx_file) as artifact:
+        assert artifact.run(images(n=1).numpy()).shape == (1, 7)
+
+
+def test_arrays_survive_the_pipe():
+    for array in (np.zeros((0, 3), np.float32), np.arange(6, dtype=np.float32).reshape(2, 3).T):
+        assert np.array_equal(bytes_to_array(array_to_bytes(array)), array)
+
+
+def test_several_at_once_do_not_meet(onnx_file):
+    results = []
+
+    def work(n):
+        with open_isolated(onnx_file, threads=1) as artifact:
+            results.append((n, artifact.run(images(n=n).numpy())))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {n: logits.shape for n, logits in results} == {1: (1, 7), 2: (2, 7)}
