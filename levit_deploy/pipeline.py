@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from levit_deploy.checkpoint import Checkpoint, fused
 from levit_deploy.errors import ArtifactError, UsageError
-from levit_deploy.exporters import EXPORTERS, ExportOptions
+from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
 from levit_deploy.exporters.onnx_contract import check_batches
 from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.provenance import Provenance
 from levit_deploy.publish import staged
-from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.runtime.artifact import Artifact, load_artifact
+from levit_deploy.runtime.isolated import open_isolated, runtime_process
 from levit_deploy.verification import Case, Verification, measure
 
 log = logging.getLogger(__name__)
@@ -68,9 +69,7 @@ def export(
             model = to_spatial(model)
         return exporter.serialize(model, _provenance(checkpoint, head, layout), options)
 
-    return _publish(
-        checkpoint, Path(output), serialize, exporter.check_file, head, layout, force, extra
-    )
+    return _publish(checkpoint, Path(output), serialize, exporter, head, layout, force, extra)
 
 
 def fuse(
@@ -87,9 +86,7 @@ def fuse(
         model = to_plain(checkpoint.model, head)
         return fused.serialize(model, _provenance(checkpoint, head, "tokens"))
 
-    return _publish(
-        checkpoint, Path(output), serialize, lambda _path: {}, head, "tokens", force, extra
-    )
+    return _publish(checkpoint, Path(output), serialize, None, head, "tokens", force, extra)
 
 
 def verify(
@@ -122,24 +119,40 @@ def _publish(
     checkpoint: Checkpoint,
     output: Path,
     serialize: Callable[[], bytes],
-    check_file: Callable[[Path], dict[str, int]],
+    exporter: Exporter | None,
     head: str,
     layout: str,
     force: bool,
     extra: tuple[Case, ...],
 ) -> Published:
-    """Write, prove and rename: what every kind of file goes through."""
+    """Write, prove and rename: what every kind of file goes through.
+
+    ``exporter`` is None for a fused file: numbers, which only code of ours runs.
+    """
     _one_of("head", head, HEADS)
-    with staged(output, sources=checkpoint.files, force=force) as temporary:
+    with (
+        staged(output, sources=checkpoint.files, force=force) as temporary,
+        _runtime(exporter) as load,
+    ):
         temporary.write_bytes(serialize())
         log.info("wrote the file under a temporary name; proving it")
-        facts = check_file(temporary)
-        with open_isolated(temporary) as artifact:
-            check_batches(artifact)
-            verification = _measure(checkpoint, artifact, extra)
+        facts = exporter.check_file(temporary) if exporter else {}
+        artifact = load(temporary)
+        check_batches(artifact)
+        verification = _measure(checkpoint, artifact, extra)
         verification.raise_if_failed()
     size = output.stat().st_size
     return Published(output, layout, size, facts, checkpoint.assumed, verification)
+
+
+@contextmanager
+def _runtime(exporter: Exporter | None) -> Iterator[Callable[[Path], Artifact]]:
+    """What loads the artifact that is about to be written."""
+    if exporter is None:
+        yield load_artifact
+    else:
+        with runtime_process(exporter.runtime_modules) as load:
+            yield load
 
 
 def _provenance(checkpoint: Checkpoint, head: str, layout: str) -> Provenance:

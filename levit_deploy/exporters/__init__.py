@@ -29,13 +29,15 @@ class Exporter:
 
     ``auto_layout`` names the layout measured to be fastest for the options; ``serialize`` makes
     the bytes of a plain model in either layout; ``check_file`` returns what a written file is like,
-    and raises VerificationError where it breaks the format's contract.
+    and raises VerificationError where it breaks the format's contract; ``runtime_modules`` are what
+    running it imports.
     """
 
     suffix: str
     auto_layout: Callable[[ExportOptions], str]
     serialize: Callable[[LeViT, Provenance, ExportOptions], bytes]
     check_file: Callable[[Path], dict[str, int]]
+    runtime_modules: tuple[str, ...]
 
 
 def _onnx_layout(options: ExportOptions) -> str:
@@ -71,8 +73,12 @@ def _torchscript_bytes(model: LeViT, provenance: Provenance, options: ExportOpti
 
 
 EXPORTERS = {
-    "onnx": Exporter(".onnx", _onnx_layout, _onnx_bytes, check_contract),
+    "onnx": Exporter(".onnx", _onnx_layout, _onnx_bytes, check_contract, ("onnx", "onnxruntime")),
     "torchscript": Exporter(
-        ".torchscript.pt", lambda _options: "tokens", _torchscript_bytes, lambda _path: {}
+        ".torchscript.pt",
+        lambda _options: "tokens",
+        _torchscript_bytes,
+        lambda _path: {},
+        ("torch",),
     ),
 }

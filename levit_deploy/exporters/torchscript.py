@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import Provenance
-from levit_deploy.runtime.artifact import PROVENANCE_FILE
+from levit_deploy.runtime.artifact import PROVENANCE_FILE, deprecation_accepted
 
 
 def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:
@@ -57,11 +54,3 @@ def _canonical(archive: io.BytesIO) -> bytes:
 
 _WRITTEN_BY_THE_WRITER = {"version", "byteorder", ".data/serialization_id"}
 _MANGLING = re.compile(rb"(?:\.|/)?___torch_mangle_\d+")
-
-
-@contextmanager
-def deprecation_accepted() -> Iterator[None]:
-    """Silence torch's advice to leave TorchScript: the user asked for it by name."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
-        yield

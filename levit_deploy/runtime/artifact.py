@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,8 +158,6 @@ def _refuse_what_reaches_out(path: Path, data: bytes) -> None:
 def _torchscript(path: Path, data: bytes) -> Artifact:
     import torch
 
-    from levit_deploy.exporters.torchscript import deprecation_accepted
-
     extra = {PROVENANCE_FILE: ""}
     try:
         with deprecation_accepted():
@@ -230,3 +230,11 @@ def _torch_artifact(
         return np.asarray(logits.numpy())
 
     return Artifact(path, format, sha256, metadata, None, expected, run)
+
+
+@contextmanager
+def deprecation_accepted() -> Iterator[None]:
+    """Silence torch's advice to leave TorchScript: the user asked for it by name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        yield

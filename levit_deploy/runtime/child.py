@@ -1,12 +1,13 @@
 """The child process that loads an artifact and runs it; ``isolated.py`` is its parent.
 
 Frames go through standard input and output: a kind of one byte, a length, and a body. The child
-sends HELLO with the artifact's facts, then for each ARRAY it gets the ARRAY of its logits. Instead
-of either it may send ERROR.
+answers LOAD with HELLO, the artifact's facts, and then each ARRAY with the ARRAY of its logits.
+Instead of either it may send ERROR.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -21,16 +22,22 @@ import numpy as np
 from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.runtime.artifact import FloatArray, load_artifact
 
-HELLO, ARRAY, ERROR = b"H", b"A", b"E"
+LOAD, HELLO, ARRAY, ERROR = b"L", b"H", b"A", b"E"
 HEADER = struct.Struct("<cQ")
 
 
-def main(path: str, threads: int | None) -> None:
+def main(preload: list[str], threads: int | None) -> None:
     """Serve one artifact until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a native library prints must not get between the frames
+    path = ""
     try:
+        for name in preload:
+            importlib.import_module(name)
+        if (frame := read_frame(requests)) is None:
+            return
+        path = frame[1].decode()
         artifact = load_artifact(Path(path), threads)
         if threads is not None and artifact.format != "onnx":
             import torch  # its threads are the process's, which here is the artifact's own

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from levit_deploy.runtime.child import (
     ARRAY,
     ERROR,
     HELLO,
+    LOAD,
     array_to_bytes,
     bytes_to_array,
     read_frame,
@@ -29,8 +30,8 @@ TIMEOUT_S = 300.0  # a batch of 128 takes the largest LeViT seconds
 
 # started with -P, or Python would look for modules in the current folder first
 _PROGRAM = (
-    "import json, sys; sys.path[:], path, threads = json.loads(sys.argv[1]); "
-    "from levit_deploy.runtime.child import main; main(path, threads)"
+    "import json, sys; sys.path[:], preload, threads = json.loads(sys.argv[1]); "
+    "from levit_deploy.runtime.child import main; main(preload, threads)"
 )
 
 
@@ -44,25 +45,28 @@ def open_isolated(
     does, and BackendError, also from ``run``, where the child crashes, hangs, or runs out of
     memory.
     """
-    arguments = json.dumps([sys.path, str(path), threads])
+    with runtime_process((), threads, timeout_s) as load:
+        yield load(path)
+
+
+@contextmanager
+def runtime_process(
+    preload: Sequence[str], threads: int | None = None, timeout_s: float = TIMEOUT_S
+) -> Iterator[Callable[[Path], Artifact]]:
+    """Start a child process for one artifact that is still to be written.
+
+    It imports the modules ``preload`` meanwhile. Yields what loads the artifact, once; the rest is
+    as for ``open_isolated``.
+    """
+    arguments = json.dumps([sys.path, list(preload), threads])
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _PROGRAM, arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    child = _Child(path, process, timeout_s)
     try:
-        facts = json.loads(child.reply(HELLO))
-        yield Artifact(
-            path,
-            facts["format"],
-            facts["sha256"],
-            facts["metadata"],
-            facts["batch_size"],
-            tuple(facts["image_shape"]),
-            child.run,
-        )
+        yield _Child(process, timeout_s).load
     finally:
         process.kill()
         process.wait()
@@ -75,8 +79,8 @@ def open_isolated(
 class _Child:
     """The parent's end of the pipes; threads read and write, so that waiting can end."""
 
-    def __init__(self, path: Path, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-        self.path, self.process, self.timeout_s = path, process, timeout_s
+    def __init__(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+        self.path, self.process, self.timeout_s = Path(), process, timeout_s
         self.replies: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -87,17 +91,33 @@ class _Child:
                 self.replies.put(frame)
         self.replies.put(None)
 
-    def _write(self, body: bytes) -> None:
+    def _write(self, kind: bytes, body: bytes) -> None:
         assert self.process.stdin is not None
         with suppress(ValueError, OSError):  # the reply tells how it ended
-            write_frame(self.process.stdin, ARRAY, body)  # type: ignore[arg-type]
+            write_frame(self.process.stdin, kind, body)  # type: ignore[arg-type]
+
+    def _ask(self, kind: bytes, body: bytes, reply: bytes) -> bytes:
+        # a child that hangs does not read either
+        threading.Thread(target=self._write, args=(kind, body), daemon=True).start()
+        return self._reply(reply)
+
+    def load(self, path: Path) -> Artifact:
+        self.path = path
+        facts = json.loads(self._ask(LOAD, str(path).encode(), HELLO))
+        return Artifact(
+            path,
+            facts["format"],
+            facts["sha256"],
+            facts["metadata"],
+            facts["batch_size"],
+            tuple(facts["image_shape"]),
+            self.run,
+        )
 
     def run(self, images: FloatArray) -> FloatArray:
-        # a child that hangs does not read either
-        threading.Thread(target=self._write, args=(array_to_bytes(images),), daemon=True).start()
-        return bytes_to_array(self.reply(ARRAY))
+        return bytes_to_array(self._ask(ARRAY, array_to_bytes(images), ARRAY))
 
-    def reply(self, kind: bytes) -> bytes:
+    def _reply(self, kind: bytes) -> bytes:
         """The body of the next frame, which has to be of this kind."""
         try:
             frame = self.replies.get(timeout=self.timeout_s)

@@ -17,10 +17,11 @@ from networks import SMALL, configs, float64_logits, images, trained
 
 import levit_deploy
 from levit_deploy.config import LeViTConfig
-from levit_deploy.exporters.torchscript import deprecation_accepted, to_torchscript
+from levit_deploy.exporters.torchscript import to_torchscript
 from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
+from levit_deploy.runtime.artifact import deprecation_accepted
 
 FEW_ULPS = 16 * 2.0**-23
 
