@@ -16,7 +16,7 @@ from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.provenance import Provenance
-from levit_deploy.publish import staged
+from levit_deploy.publish import staged, sync
 from levit_deploy.runtime.artifact import Artifact, load_artifact
 from levit_deploy.runtime.isolated import open_isolated, runtime_process
 from levit_deploy.verification import Case, Verification, measure
@@ -135,6 +135,7 @@ def _publish(
         _runtime(exporter) as load,
     ):
         temporary.write_bytes(serialize())
+        sync(temporary)
         log.info("wrote the file under a temporary name; proving it")
         facts = exporter.check_file(temporary) if exporter else {}
         artifact = load(temporary)

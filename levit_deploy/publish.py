@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from levit_deploy.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where abandoned files stay
+    fcntl = None  # type: ignore[assignment]
+
+SUFFIX = ".levit-deploy.tmp"
 
 
 @contextmanager
@@ -15,22 +23,46 @@ def staged(destination: Path, *, sources: Sequence[Path], force: bool) -> Iterat
     """Yield a temporary file beside ``destination``; rename it there when the block succeeds.
 
     The block fills the temporary file and proves it. Where the block raises, the temporary file is
-    removed and ``destination`` is as it was. ``sources`` are never overwritten; any other file
-    only with ``force``. Raises OutputError, before the block where it can be known by then.
+    removed and ``destination`` is as it was. One that a killed process left is removed by the next.
+    ``sources`` are never overwritten; any other file only with ``force``. Raises OutputError,
+    before the block where it can be known by then.
     """
     refuse_bad_destination(destination, sources, force)
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}.levit-deploy.tmp")
-    with _told_as_output_error(destination):
+    temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
+    with _told_as_output_error(destination), ExitStack() as cleanup:
+        _remove_abandoned(destination)
         temporary.touch(exist_ok=False)  # never through somebody else's link
-        try:
-            yield temporary
-            _sync(temporary)
-            refuse_bad_destination(destination, sources, force)
-            temporary.replace(destination)
-        finally:
-            temporary.unlink(missing_ok=True)
+        cleanup.callback(temporary.unlink, missing_ok=True)
+        lock = os.open(temporary, os.O_RDONLY)  # says that somebody is at work on it
+        cleanup.callback(os.close, lock)
+        _lock(lock)
+        yield temporary
+        sync(temporary)
+        refuse_bad_destination(destination, sources, force)
+        temporary.replace(destination)
     with suppress(OSError):  # some file systems cannot sync a folder; the file is in place
-        _sync(destination.parent)
+        sync(destination.parent)
+
+
+def _remove_abandoned(destination: Path) -> None:
+    """Remove the temporary files of processes that were killed, and of no others."""
+    names = re.compile(rf"\.{re.escape(destination.name)}\.[0-9]+{re.escape(SUFFIX)}")
+    for entry in os.scandir(destination.parent):
+        if not names.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+            continue
+        with suppress(OSError):  # locked, or gone by now
+            descriptor = os.open(entry.path, os.O_RDONLY)
+            try:
+                _lock(descriptor)
+                Path(entry.path).unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file until it is closed or the process ends; OSError where another one has."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def refuse_bad_destination(
@@ -85,7 +117,7 @@ def _told_as_output_error(destination: Path) -> Iterator[None]:
         ) from error
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Have the operating system put a file, or a folder's entries, onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
