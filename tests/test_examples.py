@@ -76,3 +76,8 @@ def test_compare_image_sizes_measures_each():
     out = script("compare_image_sizes.py", 64, 48)
     assert "64x64, 4x4 tokens: 99.17 % of 360" in out
     assert "48x48, 3x3 tokens:" in out
+
+
+def test_fuzz_checkpoints_finds_no_surprise():
+    out = script("fuzz_checkpoints.py", "--count", 80, "--seed", 7)
+    assert out.startswith("80 mutated checkpoints, exit codes {0: ")
