@@ -124,9 +124,9 @@ def fuse(
     from levit_deploy import pipeline, report
 
     loaded = _read(checkpoint, activation, image_size, weights)
-    with _evidence_of_failure(output, json_file, quiet):
+    with _evidence_of_failure(loaded, output, json_file, quiet):
         published = pipeline.fuse(loaded, output, head=head, force=force)
-    _report(report.published_data(published), report.print_published, json_file, quiet)
+    _report(report.published_data(published, loaded), report.print_published, json_file, quiet)
 
 
 @app.command()
@@ -168,7 +168,7 @@ def export(
     from levit_deploy.exporters import ExportOptions
 
     loaded = _read(checkpoint, activation, image_size, weights)
-    with _evidence_of_failure(output, json_file, quiet):
+    with _evidence_of_failure(loaded, output, json_file, quiet):
         published = pipeline.export(
             loaded,
             format,
@@ -178,7 +178,7 @@ def export(
             options=ExportOptions(opset=opset, batch_size=batch),
             force=force,
         )
-    _report(report.published_data(published), report.print_published, json_file, quiet)
+    _report(report.published_data(published, loaded), report.print_published, json_file, quiet)
 
 
 @app.command()
@@ -205,7 +205,7 @@ def verify(
 
     loaded = _read(checkpoint, activation, image_size, weights)
     verification = pipeline.verify(loaded, artifact)
-    _report_verification(verification, artifact, json_file, quiet)
+    _report_verification(verification, loaded, artifact, json_file, quiet)
     verification.raise_if_failed()
 
 
@@ -323,22 +323,25 @@ def _check_paths(
 
 
 @contextmanager
-def _evidence_of_failure(output: Path, json_file: str | None, quiet: bool) -> Iterator[None]:
+def _evidence_of_failure(
+    checkpoint: Checkpoint, output: Path, json_file: str | None, quiet: bool
+) -> Iterator[None]:
     """Print the figures of a proof that failed, too; they are what the user needs then."""
     try:
         yield
     except VerificationError as error:
         if error.evidence is not None:
-            _report_verification(error.evidence, output, json_file, quiet)
+            _report_verification(error.evidence, checkpoint, output, json_file, quiet)
         raise
 
 
 def _report_verification(
-    verification: Any, artifact: Path, json_file: str | None, quiet: bool
+    verification: Any, checkpoint: Checkpoint, artifact: Path, json_file: str | None, quiet: bool
 ) -> None:
     from levit_deploy import report
 
-    data = {"path": str(artifact), "verification": report.verification_data(verification)}
+    evidence = report.verification_data(verification, checkpoint)
+    data = {"path": str(artifact), "verification": evidence}
     _report(data, report.print_verified, json_file, quiet)
 
 

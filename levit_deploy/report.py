@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import math
+import platform
 import sys
 from typing import Any
 
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from levit_deploy import __version__
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.config import Grid
 from levit_deploy.cost import count_macs
@@ -40,7 +43,7 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
     }
 
 
-def published_data(published: Published) -> Data:
+def published_data(published: Published, checkpoint: Checkpoint | None = None) -> Data:
     """Everything known of a file that was written and proven."""
     return {
         "path": str(published.path),
@@ -48,12 +51,20 @@ def published_data(published: Published) -> Data:
         "size_bytes": published.size_bytes,
         "facts": published.facts,
         "assumed": list(published.assumed),
-        "verification": verification_data(published.verification),
+        "verification": verification_data(published.verification, checkpoint),
     }
 
 
-def verification_data(verification: Verification) -> Data:
-    """Every figure of a proof."""
+def versions() -> dict[str, str]:
+    """What computed the figures: this tool, Python, and the libraries that figures depend on."""
+    found = {"levit-deploy": __version__, "python": platform.python_version()}
+    for name in ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy"):
+        found[name] = importlib.metadata.version(name)
+    return found | {"machine": platform.platform()}
+
+
+def verification_data(verification: Verification, checkpoint: Checkpoint | None = None) -> Data:
+    """Every figure of a proof, what it was held to, and what computed it."""
     cases = [
         {**dataclasses.asdict(case), "failures": list(case.failures)} for case in verification.cases
     ]
@@ -63,6 +74,8 @@ def verification_data(verification: Verification) -> Data:
         "sha256": verification.sha256,
         "head": verification.head,
         "seed": verification.seed,
+        "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
+        "versions": versions(),
         "cases": cases,
     }
 

@@ -1,5 +1,7 @@
 """The command line as its user meets it: output, exit codes, and what is left on disk."""
 
+import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -105,6 +107,28 @@ def test_the_report_of_an_export_as_json(folder):
     assert data["facts"]["opset"] == 23
     assert data["verification"]["passed"] is True
     assert data["size_bytes"] == (folder / "ckpt.onnx").stat().st_size
+
+
+def test_the_evidence_as_json_is_whole(folder):
+    path, artifact = folder / "ckpt.pth", folder / "ckpt.onnx"
+    _, out, _ = run("export", path, "--json", "-")
+    exported = json.loads(out)["verification"]
+    code, out, _ = run("verify", path, artifact, "--json", "-")
+    verified = json.loads(out)["verification"]
+    assert code == 0
+    for evidence in (exported, verified):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert evidence["checkpoint"] == {"path": str(path), "sha256": sha256}
+        assert evidence["sha256"] == hashlib.sha256(artifact.read_bytes()).hexdigest()
+        assert evidence["seed"] == 0
+        assert evidence["versions"]["torch"] == importlib.metadata.version("torch")
+        assert evidence["versions"].keys() >= {"levit-deploy", "python", "onnxruntime", "machine"}
+        for case in evidence["cases"]:
+            figures = [case["rmse"], case["max_error"], *case["budget"].values()]
+            assert all(isinstance(figure, float) for figure in figures)
+    assert exported == verified  # the same bytes, the same seed: the same figures
+    _, out, _ = run("verify", path, artifact, "--activation", "silu", "--json", "-")
+    assert json.loads(out)["verification"]["checkpoint"]["path"] == str(path)
 
 
 def test_json_into_a_file_beside_the_table(folder):
