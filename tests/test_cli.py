@@ -66,6 +66,7 @@ def test_inspect_as_json(folder):
     assert any("eps" in assumption for assumption in data["assumed"])
 
 
+@pytest.mark.slow
 def test_a_golden_from_fuse_to_verify(tmp_path):
     path, _, _ = golden("official")
     for arguments in (

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 from test_cli import run
@@ -13,6 +14,7 @@ from levit_deploy.runtime.artifact import load_artifact
 FILES = ["digits.fused.safetensors", "digits.onnx", "digits.pth", "digits.torchscript.pt"]
 
 
+@pytest.mark.slow
 def test_the_demo_does_the_whole_job(tmp_path):
     folder = tmp_path / "new" / "folder"
     code, out, _ = run("demo", folder)

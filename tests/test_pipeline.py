@@ -22,6 +22,12 @@ from levit_deploy.passes import to_plain
 from levit_deploy.report import published_data, to_json
 from levit_deploy.runtime.artifact import load_artifact
 
+# a process that runs TorchScript imports torch first, for seconds
+FORMATS = [
+    pytest.param(name, marks=pytest.mark.slow if name == "torchscript" else ())
+    for name in EXPORTERS
+]
+
 
 @pytest.fixture
 def checkpoint(tmp_path):
@@ -31,7 +37,7 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["tokens", "spatial"])
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", ["official", "official-training-run"])
 def test_goldens_from_file_to_artifact(tmp_path, name, format, layout):
     path, x, expected = golden(name)
@@ -57,7 +63,7 @@ def test_goldens_from_file_to_fused_file_to_artifact(tmp_path, name):
     assert pipeline.verify(read_checkpoint(path), tmp_path / "out.onnx").passed
 
 
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("head", "which"), [("class", 0), ("distill", 1)])
 def test_one_head_alone(tmp_path, checkpoint, format, head, which):
     output = tmp_path / "artifact"
@@ -79,7 +85,7 @@ def test_the_artifact_says_where_it_comes_from(tmp_path, checkpoint):
         assert metadata["tool"].startswith("levit-deploy ")
 
 
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_the_same_input_gives_the_same_bytes(tmp_path, checkpoint, format):
     one = pipeline.export(checkpoint, format, tmp_path / "one")
     two = pipeline.export(checkpoint, format, tmp_path / "two")
@@ -210,7 +216,7 @@ SABOTAGE = [
 
 
 @pytest.mark.parametrize("sabotage", SABOTAGE, ids=lambda function: function.__name__)
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", FORMATS)
 def test_sabotage_before_the_export_is_refused(tmp_path, checkpoint, sabotage, format):
     sabotaged = trained()
     sabotage(sabotaged)
@@ -289,7 +295,7 @@ def test_the_evidence_is_plain_data(tmp_path, checkpoint):
     assert data["facts"]["opset"] == 17
 
 
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("change", [{"num_classes": 8}, {"image_size": (96, 64)}])
 def test_an_artifact_of_another_network_fails_in_words(tmp_path, checkpoint, format, change):
     config = SMALL.replace(**change)

@@ -1,6 +1,7 @@
 """Every family: recognised and converted by names, the architecture inferred back."""
 
 import random
+from dataclasses import replace
 
 import foreign
 import networks
@@ -25,9 +26,9 @@ def reader_of(family):
 
 def read(state, reader, config):
     converted = reader.convert(state)
-    known = networks.known(config)
-    # a column of tokens has the same offsets as a row, and timm stores no indices
-    inferred = infer_config(converted, known, image_size=config.image_size).config
+    # a column of tokens has the same offsets as a row, and timm stores no indices at all
+    known = replace(networks.known(config), image_size=config.image_size)
+    inferred = infer_config(converted, known).config
     return inferred, load_strictly(inferred, converted)
 
 
