@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,8 +15,8 @@ from levit_deploy.errors import CheckpointError, UsageError
 
 # Where training code keeps the weights it trains, and their moving average.
 PLAIN_KEYS = ("model", "state_dict", "model_state", "model_state_dict", "module")
-MAX_DEPTH = 8
 EMA_KEY = re.compile(r"(.+_)?(ema|swa|averaged?)(_.+)?")
+MAX_DEPTH = 8  # of wrappers in wrappers
 
 # What wrappers put before every name: DataParallel, torch.compile, Lightning, transformers' timm.
 PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
@@ -34,7 +35,8 @@ def find_state(
     """
     found: dict[str, States] = {"model": {}, "ema": {}, "other": {}}
     for kind, key, state in _states(contents, "model", (), set()):
-        found[kind][key] = _bare(state, path)
+        with suppress(CheckpointError) if kind == "other" else nullcontext():
+            found[kind][key] = _bare(state, path)
     states = {kind: _only(found[kind], path) for kind in ("model", "ema") if found[kind]}
     if not states:
         raise CheckpointError(
@@ -45,8 +47,12 @@ def find_state(
     if len(states) == 2 and states["model"].keys().isdisjoint(states["ema"]):
         del states["ema"]  # an average of something else, such as a count
     for key, other in found["other"].items():
-        if other.keys() == next(iter(states.values())).keys():
-            _only({**found["model"], **found["ema"], key: other}, path)
+        rivals = [state for state in states.values() if state.keys() == other.keys()]
+        if rivals and not any(_equal(state, other) for state in rivals):
+            raise CheckpointError(
+                f"{path} holds weights with the same names under {key!r}, too, and they differ. "
+                "Expected one set. Save the one you mean alone."
+            )
     if weights is not None:
         if weights not in states:
             raise UsageError(

@@ -199,8 +199,13 @@ def test_a_file_that_holds_itself_comes_to_an_end():
 
 
 def test_another_dict_with_the_same_names_is_not_passed_over():
-    with pytest.raises(CheckpointError, match="different weights under 'model' and 'best'"):
+    with pytest.raises(CheckpointError, match="same names under 'best', too, and they differ"):
         find_state({"model": ONE, "best": TWO}, None, PATH)
+    both = {"model": ONE, "ema": TWO, "best": copied(TWO)}
+    for weights, state in (("model", ONE), ("ema", TWO)):
+        assert same(find_state(both, weights, PATH)[1], state)
+    odd = {"model": ONE, "mask": {"a": torch.eye(2).to_sparse(), "b": torch.eye(2)}}
+    assert same(find_state(odd, None, PATH)[1], ONE)
     assert same(find_state({"model": ONE, "best": copied(ONE)}, None, PATH)[1], ONE)
     assert same(find_state({"model": ONE, "loss": {"weight": torch.ones(3)}}, None, PATH)[1], ONE)
 
