@@ -76,9 +76,8 @@ def trained_grids(tokens: Tokens, stem_depth: int, known: Known, asked: Grid | N
     )
 
 
-def same_indices(stored: Tensor, grid: Grid, stride: int) -> bool:
-    """Whether indices are those of a grid, as far as the type they are stored in can tell."""
-    computed = offset_indices(grid, stride)
+def same_indices(stored: Tensor, computed: Tensor) -> bool:
+    """Whether indices are the computed ones, as far as the type they are stored in can tell."""
     return stored.shape == computed.shape and torch.equal(stored, computed.to(stored.dtype))
 
 
@@ -103,7 +102,7 @@ def _strides(size: Grid, tokens: Tokens, stem_depth: int, known: Known) -> list[
     grid = _grid(size, stem_depth)
     if math.prod(grid) != tokens.stages[0]:
         return None
-    if tokens.idxs is not None and not same_indices(tokens.idxs, grid, 1):
+    if tokens.idxs is not None and not same_indices(tokens.idxs, offset_indices(grid, 1)):
         return None
     options = []
     for next_tokens, idxs in zip(tokens.stages[1:], tokens.down_idxs, strict=True):
@@ -114,7 +113,7 @@ def _strides(size: Grid, tokens: Tokens, stem_depth: int, known: Known) -> list[
             stride
             for stride in candidates
             if math.prod(subsampled(grid, stride)) == next_tokens
-            and (idxs is None or same_indices(idxs, grid, stride))
+            and (idxs is None or same_indices(idxs, offset_indices(grid, stride)))
         ]
         if not fitting:
             return None

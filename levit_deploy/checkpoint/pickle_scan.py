@@ -68,7 +68,7 @@ def scan(pickle: bytes) -> Scan:
     Raises ValueError where its instructions cannot be read.
     """
     if len(pickle) > MAX_BYTES:
-        return Scan(frozenset(), f"its pickle has {len(pickle)} bytes, more than {MAX_BYTES}")
+        return Scan(frozenset(), f"its pickle has more than {MAX_BYTES} bytes")
     names: set[str] = set()
     texts: set[str] = set()
     stack: list[int] = []  # the size of each value, 0 for a mark

@@ -36,7 +36,7 @@ def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
         if isinstance(module, AttentionBias):
             module.idxs = offset_indices(module.grid, module.stride)
             key = name.removesuffix(".attention_bias") + INDICES
-            if key in state and not same_indices(state[key], module.grid, module.stride):
+            if key in state and not same_indices(state[key], module.idxs):
                 raise CheckpointError(
                     f"{key} does not hold the offsets of its token grid. Expected |dy| * width + "
                     "|dx| for every query and key. The file orders its attention biases in a way "

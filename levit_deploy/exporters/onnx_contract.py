@@ -24,7 +24,7 @@ def check_contract(path: Path) -> dict[str, int]:
     """
     model = onnx.load(path, load_external_data=False)
     # a graph that breaks a clause may not even load; the clause says more than the runtime would
-    _require(not (broken := [*_checker_clauses(path), *broken_clauses(model)]), broken)
+    _refuse([*_checker_clauses(path), *broken_clauses(model)])
     return {"nodes": len(model.graph.node), "opset": model.opset_import[0].version}
 
 
@@ -79,11 +79,12 @@ def check_batches(artifact: Artifact) -> None:
             break  # the process that ran it is gone
         if logits.shape[0] != batch:
             broken.append(f"a batch of {batch} gives logits of shape {logits.shape}")
-    _require(not broken, broken)
+    _refuse(broken)
 
 
-def _require(kept: bool, broken: list[str]) -> None:
-    if not kept:
+def _refuse(broken: list[str]) -> None:
+    """Raise VerificationError where there is a broken clause."""
+    if broken:
         raise VerificationError(
             f"The file breaks its contract: {'; '.join(broken)}. Nothing was published. Please "
             "report this with the output of levit-deploy inspect."
