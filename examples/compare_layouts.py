@@ -23,7 +23,7 @@ import onnxruntime
 import onnxsim
 import torch
 
-from levit_deploy.bench import rounds_side_by_side
+from levit_deploy.bench.timing import rounds_side_by_side
 from levit_deploy.config import VARIANTS, LeViTConfig
 from levit_deploy.exporters.onnx import to_onnx
 from levit_deploy.exporters.torchscript import to_torchscript

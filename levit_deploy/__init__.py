@@ -14,16 +14,26 @@ if TYPE_CHECKING:
     from levit_deploy.checkpoint import read_checkpoint as load
     from levit_deploy.errors import LevitDeployError
     from levit_deploy.exporters import ExportOptions
+    from levit_deploy.pictures import picture_case
     from levit_deploy.pipeline import export, fuse, verify
 
 __version__ = "0.1.0"
 
-__all__ = ["ExportOptions", "LevitDeployError", "export", "fuse", "load", "verify"]
+__all__ = [
+    "ExportOptions",
+    "LevitDeployError",
+    "export",
+    "fuse",
+    "load",
+    "picture_case",
+    "verify",
+]
 
 _HOMES = {
     "ExportOptions": ("levit_deploy.exporters", "ExportOptions"),
     "LevitDeployError": ("levit_deploy.errors", "LevitDeployError"),
     "load": ("levit_deploy.checkpoint", "read_checkpoint"),
+    "picture_case": ("levit_deploy.pictures", "picture_case"),
     "fuse": ("levit_deploy.pipeline", "fuse"),
     "export": ("levit_deploy.pipeline", "export"),
     "verify": ("levit_deploy.pipeline", "verify"),

@@ -15,6 +15,8 @@ from levit_deploy.errors import InputError, UsageError, VerificationError
 
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
+    from levit_deploy.pipeline import Published
+    from levit_deploy.verification import Case
 
 app = typer.Typer(
     help="Turn a trained LeViT into the fastest artifact your runtime can run, with proof.",
@@ -57,6 +59,12 @@ ImageSizeOption = Annotated[
 ]
 WeightsOption = Annotated[
     Weights | None, typer.Option(help="Which weights of a training run to take.")
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Prove it on the pictures in this folder, too: at most 64, of any size."
+    ),
 ]
 JsonOption = Annotated[
     str | None,
@@ -108,6 +116,7 @@ def fuse(
     activation: ActivationOption = None,
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
+    images: ImagesOption = None,
     json_file: JsonOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
@@ -120,13 +129,14 @@ def fuse(
     Example: levit-deploy fuse ckpt.pth -o ckpt.fused.safetensors
     """
     output = output or _beside(checkpoint, ".fused.safetensors")
-    _check_paths(checkpoint, output=output, json_file=json_file, force=force)
-    from levit_deploy import pipeline, report
+    _check_paths(checkpoint, images=images, output=output, json_file=json_file, force=force)
+    from levit_deploy import pipeline
 
     loaded = _read(checkpoint, activation, image_size, weights)
+    pictures = _pictures(loaded, images)
     with _evidence_of_failure(loaded, output, json_file, quiet):
-        published = pipeline.fuse(loaded, output, head=head, force=force)
-    _report(report.published_data(published, loaded), report.print_published, json_file, quiet)
+        published = pipeline.fuse(loaded, output, head=head, force=force, extra=pictures)
+    _report_published(published, loaded, images, json_file, quiet)
 
 
 @app.command()
@@ -152,6 +162,7 @@ def export(
     activation: ActivationOption = None,
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
+    images: ImagesOption = None,
     json_file: JsonOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
@@ -162,12 +173,13 @@ def export(
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
     output = output or _beside(checkpoint, SUFFIXES[format])
-    _check_paths(checkpoint, output=output, json_file=json_file, force=force)
+    _check_paths(checkpoint, images=images, output=output, json_file=json_file, force=force)
     batch = _batch_size(batch_size)
-    from levit_deploy import pipeline, report
+    from levit_deploy import pipeline
     from levit_deploy.exporters import ExportOptions
 
     loaded = _read(checkpoint, activation, image_size, weights)
+    pictures = _pictures(loaded, images)
     with _evidence_of_failure(loaded, output, json_file, quiet):
         published = pipeline.export(
             loaded,
@@ -177,8 +189,9 @@ def export(
             layout=layout,
             options=ExportOptions(opset=opset, batch_size=batch),
             force=force,
+            extra=pictures,
         )
-    _report(report.published_data(published, loaded), report.print_published, json_file, quiet)
+    _report_published(published, loaded, images, json_file, quiet)
 
 
 @app.command()
@@ -191,6 +204,7 @@ def verify(
     activation: ActivationOption = None,
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
+    images: ImagesOption = None,
     json_file: JsonOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
@@ -200,13 +214,86 @@ def verify(
 
     Example: levit-deploy verify ckpt.pth ckpt.onnx
     """
-    _check_paths(checkpoint, artifact, json_file=json_file, force=force)
+    _check_paths(checkpoint, artifact, images=images, json_file=json_file, force=force)
     from levit_deploy import pipeline
 
     loaded = _read(checkpoint, activation, image_size, weights)
-    verification = pipeline.verify(loaded, artifact)
+    verification = pipeline.verify(loaded, artifact, extra=_pictures(loaded, images))
     _report_verification(verification, loaded, artifact, json_file, quiet)
     verification.raise_if_failed()
+
+
+@app.command()
+@reports_errors
+def bench(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT|VARIANT",
+            help="A checkpoint, or a published network such as LeViT-256, with random weights.",
+        ),
+    ],
+    artifacts: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[ARTIFACT]...", help="Artifacts to time as well."),
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(metavar="N[,N...]", help="Batch sizes to time.")
+    ] = "1,8",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
+    rounds: Annotated[int, typer.Option(min=2, help="How often each form has its turn.")] = 50,
+    plot_file: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the result as PNG.")
+    ] = None,
+    activation: ActivationOption = None,
+    image_size: ImageSizeOption = None,
+    weights: WeightsOption = None,
+    json_file: JsonOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Time the original, the plain export and every form of ours, in turns, in one process.
+
+    Example: levit-deploy bench LeViT-256 --batch-size 1
+    """
+    from levit_deploy.config import VARIANTS
+
+    path = None if network in VARIANTS else Path(network)
+    _check_paths(path, output=plot_file, json_file=json_file, force=force)
+    sizes = [_batch_size(size) for size in batch_size.split(",")]
+    if None in sizes:
+        raise UsageError("--batch-size dynamic cannot be timed. Give numbers, as in 1,8.")
+    from levit_deploy import report
+    from levit_deploy.bench import benchmark, random_network
+    from levit_deploy.bench.plot import plot, require_plotting
+    from levit_deploy.publish import staged
+
+    if plot_file is not None:
+        require_plotting()
+    if path is None:
+        config, head = VARIANTS[network], "mean"
+        model = random_network(config)
+    else:
+        loaded = _read(path, activation, image_size, weights)
+        model, config, head = loaded.model, loaded.config, loaded.head
+    with report.progress(quiet) as tell:
+        result = benchmark(
+            model,
+            config,
+            network=network,
+            head=head,
+            artifacts=artifacts or (),
+            batch_sizes=[size for size in sizes if size is not None],
+            threads=threads,
+            rounds=rounds,
+            progress=tell,
+        )
+    data = report.benchmark_data(result)
+    if plot_file is not None:
+        with staged(plot_file, sources=(), force=force) as temporary:
+            plot(data, str(temporary))
+    _report(data, report.print_benchmark, json_file, quiet)
 
 
 @app.command()
@@ -253,6 +340,14 @@ def _read(
     )
 
 
+def _pictures(checkpoint: Checkpoint, folder: Path | None) -> tuple[Case, ...]:
+    if folder is None:
+        return ()
+    from levit_deploy.pictures import picture_case
+
+    return (picture_case(checkpoint, folder),)
+
+
 def _image_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -292,6 +387,7 @@ def _check_paths(
     checkpoint: Path | None = None,
     artifact: Path | None = None,
     *,
+    images: Path | None = None,
     output: Path | None = None,
     json_file: str | None = None,
     force: bool,
@@ -300,21 +396,23 @@ def _check_paths(
     from levit_deploy.publish import refuse_bad_destination
 
     inputs = [path for path in (checkpoint, artifact) if path is not None]
-    for path in list(inputs):
+    for path in filter(None, (checkpoint, artifact, images)):
         try:
             path.stat()
             if path is checkpoint and path.is_dir():  # its files are not to be overwritten
                 inputs += path.iterdir()
         except OSError as error:
             raise InputError(
-                f"{path} cannot be read: {error.strerror}. Expected an existing file. Check the "
-                "path."
+                f"{path} cannot be read: {error.strerror}. Expected an existing "
+                f"{'folder' if path is images else 'file'}. Check the path."
             ) from error
     if artifact is not None and artifact.is_dir():
         raise InputError(
             f"{artifact} is a folder. Expected an artifact: an ONNX, TorchScript or fused file. "
             "Give the file inside the folder."
         )
+    if images is not None and not images.is_dir():
+        raise InputError(f"{images} is a file. Expected a folder with pictures in it. Name that.")
     if output is not None:
         refuse_bad_destination(output, inputs, force)
     if json_file not in (None, "-"):
@@ -333,6 +431,21 @@ def _evidence_of_failure(
         if error.evidence is not None:
             _report_verification(error.evidence, checkpoint, output, json_file, quiet)
         raise
+
+
+def _report_published(
+    published: Published,
+    checkpoint: Checkpoint,
+    images: Path | None,
+    json_file: str | None,
+    quiet: bool,
+) -> None:
+    from levit_deploy import report
+
+    data = report.published_data(published, checkpoint)
+    if images is not None and checkpoint.preprocessing.assumed:
+        data["assumed"].append(f"pictures are prepared as for ImageNet: {checkpoint.preprocessing}")
+    _report(data, report.print_published, json_file, quiet)
 
 
 def _report_verification(

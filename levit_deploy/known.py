@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from levit_deploy.config import Grid, LeViTConfig
 from levit_deploy.errors import CheckpointError
+from levit_deploy.preprocessing import IMAGENET, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Known:
     does. ``attention_activation`` is also that of the subsamplings, ``stride`` theirs.
     ``averages_heads`` says that the code averages two heads when it evaluates. ``stated`` is what
     a config says of the architecture, in the terms of ``facts``, and must agree with the tensors.
+    ``preprocessing`` is the convention where the config is silent.
     """
 
     activation: str | None = None
@@ -28,6 +30,7 @@ class Known:
     image_size: Grid | None = None
     usual_image_size: Grid | None = None
     stated: Mapping[str, object] = field(default_factory=dict)
+    preprocessing: Preprocessing = IMAGENET
 
 
 NOTHING = Known()

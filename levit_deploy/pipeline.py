@@ -112,7 +112,14 @@ def _measure(checkpoint: Checkpoint, artifact: Artifact, extra: tuple[Case, ...]
             f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those "
             f"of {checkpoint.head!r}. Give the checkpoint it was made from."
         )
-    return measure(model, checkpoint.config, artifact, head=head, extra=extra)
+    return measure(
+        model,
+        checkpoint.config,
+        artifact,
+        head=head,
+        names=checkpoint.block_names,
+        extra=extra,
+    )
 
 
 def _publish(
@@ -164,6 +171,7 @@ def _provenance(checkpoint: Checkpoint, head: str, layout: str) -> Provenance:
         layout,
         checkpoint.weights,
         checkpoint.assumed,
+        checkpoint.preprocessing,
     )
 
 

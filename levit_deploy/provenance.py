@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from levit_deploy import __version__
 from levit_deploy.config import LeViTConfig
+from levit_deploy.preprocessing import IMAGENET, Preprocessing
 
 TOOL = "levit-deploy"
 
@@ -18,7 +19,7 @@ class Provenance:
 
     ``config`` is the checkpoint's architecture; ``head`` is 'mean' (of one head or two), 'class' or
     'distill'; ``layout`` is 'tokens' or 'spatial'; ``weights`` is 'model' or 'ema'; ``assumed``
-    says in words what the checkpoint did not.
+    says in words what the checkpoint did not; ``preprocessing`` is what becomes of pictures.
     """
 
     checkpoint_sha256: str
@@ -27,6 +28,7 @@ class Provenance:
     layout: str
     weights: str = "model"
     assumed: tuple[str, ...] = ()
+    preprocessing: Preprocessing = IMAGENET
 
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""
@@ -38,6 +40,7 @@ class Provenance:
             "layout": self.layout,
             "weights": self.weights,
             "assumed": json.dumps(self.assumed),
+            "preprocessing": self.preprocessing.to_json(),
         }
 
     @classmethod
@@ -52,6 +55,11 @@ class Provenance:
             layout=metadata["layout"],
             weights=metadata["weights"],
             assumed=tuple(json.loads(metadata["assumed"])),
+            preprocessing=(
+                Preprocessing.from_json(metadata["preprocessing"])
+                if "preprocessing" in metadata  # not in the first files that were fused
+                else IMAGENET
+            ),
         )
 
 

@@ -8,7 +8,9 @@ import json
 import math
 import platform
 import sys
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -21,6 +23,9 @@ from levit_deploy.config import Grid
 from levit_deploy.cost import count_macs
 from levit_deploy.pipeline import Published
 from levit_deploy.verification import Verification
+
+if TYPE_CHECKING:
+    from levit_deploy.bench import Benchmark
 
 Data = dict[str, Any]
 
@@ -74,9 +79,14 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         "sha256": verification.sha256,
         "head": verification.head,
         "seed": verification.seed,
+        "parting": verification.parting and dataclasses.asdict(verification.parting),
         "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
         "versions": versions(),
         "cases": cases,
+        "batches": [
+            {**dataclasses.asdict(batch), "failures": list(batch.failures)}
+            for batch in verification.batches
+        ],
     }
 
 
@@ -182,9 +192,29 @@ def print_verification(data: Data, console: Console) -> None:
             f"{case['max_error']:.1e}",
             f"{case['budget']['max_error']:.1e}",
             f"{agreeing}/{case['decided']}",
-            Text("FAILED", style="red") if case["failures"] else Text("proven", style="green"),
+            _verdict(case),
+        )
+    for batch in _worst(data["batches"]):
+        table.add_row(
+            "together",
+            str(sum(batch["size"] for batch in data["batches"])),
+            "",
+            "",
+            f"{batch['difference']:.1e}",
+            f"{batch['allowed']:.1e}",
+            "",
+            _verdict(batch),
         )
     console.print(table)
+
+
+def _worst(batches: list[Data]) -> list[Data]:
+    """The batch nearest to what is allowed, or beyond it."""
+    return sorted(batches, key=lambda batch: batch["difference"] / batch["allowed"])[-1:]
+
+
+def _verdict(result: Data) -> Text:
+    return Text("FAILED", style="red") if result["failures"] else Text("proven", style="green")
 
 
 def print_comparison(data: Data, console: Console) -> None:
@@ -204,6 +234,49 @@ def print_comparison(data: Data, console: Console) -> None:
     console.print(table)
 
 
+def benchmark_data(benchmark: Benchmark) -> Data:
+    """Every figure of a benchmark, the conditions, and what computed it."""
+    rows = [{**dataclasses.asdict(row), "verdict": row.ratio.verdict} for row in benchmark.rows]
+    return {**dataclasses.asdict(benchmark), "rows": rows, "versions": versions()}
+
+
+def print_benchmark(data: Data, console: Console) -> None:
+    """Print a table for each batch size; speeds are against the plain export."""
+    threads = "one thread" if data["threads"] == 1 else f"{data['threads']} threads"
+    console.print(
+        f"{data['network']}, {threads}, {data['rounds']} rounds in turns, {data['processor']}",
+        soft_wrap=True,
+    )
+    for size, gflops in data["gflops"].items():
+        table = _table(
+            "form", "runtime", "median", "p90", "images/s", "speed", "quartiles", "", "matmul"
+        )
+        for name in ("size", "load"):
+            table.add_column(name)
+        for row in data["rows"]:
+            if row["batch_size"] == size:
+                table.add_row(*_benchmark_row(row))
+        console.print(f"batch {size}; matrix products alone run at {gflops:.0f} GFLOP/s")
+        console.print(table)
+
+
+def _benchmark_row(row: Data) -> list[str]:
+    ratio, size, load = row["ratio"], row["size_bytes"], row["load_s"]
+    return [
+        row["name"],
+        row["runtime"],
+        f"{row['median_s'] * 1000:.2f} ms",
+        f"{row['p90_s'] * 1000:.2f}",
+        f"{row['images_per_s']:.1f}",
+        f"{ratio['median']:.2f} x",
+        f"{ratio['low']:.2f}-{ratio['high']:.2f}",
+        row["verdict"],
+        f"{row['of_matmul'] * 100:.0f} %",
+        "" if size is None else f"{size / 1e6:.1f} MB",
+        "" if load is None else f"{load * 1000:.0f} ms",
+    ]
+
+
 def console() -> Console:
     """Standard output, wide enough for every table where it is no terminal.
 
@@ -211,6 +284,17 @@ def console() -> Console:
     """
     width = None if sys.stdout.isatty() else 100
     return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show on standard error what is being done, while it is; nothing where it is no terminal."""
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    if quiet or not console.is_terminal:
+        yield lambda _doing: None
+        return
+    with console.status("starting") as status:
+        yield status.update
 
 
 def to_json(data: Data) -> str:

@@ -11,13 +11,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from networks import GOLDENS, golden, trained
+from networks import GOLDENS, SMALL, golden, trained
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from levit_deploy import pipeline
+from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import SUFFIXES, app
 from levit_deploy.exporters import EXPORTERS
 
@@ -222,6 +225,65 @@ def test_another_image_size_goes_through_every_command(folder):
     assert "re-measure the accuracy" in out
 
 
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos" / "holiday"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in (("a.jpg", (70, 90)), ("b.png", (200, 101)), ("c.webp", (64, 64))):
+        colours = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
+        colours.resize(size, Image.Resampling.BICUBIC).save(folder / name)
+    return folder.parent
+
+
+@pytest.mark.parametrize("command", ["export", "fuse"])
+def test_a_proof_on_pictures(folder, photos, command):
+    path, artifact = folder / "ckpt.pth", folder / "artifact"
+    code, out, _ = run(command, path, "-o", artifact, "--images", photos)
+    assert code == 0
+    assert "pictures   3  " in out
+    words = "pictures are prepared as for ImageNet: crop 0.875, bicubic, mean 0.485 0.456 0.406"
+    assert f"assumed: {words}" in " ".join(out.split())
+    proven_on_them = artifact.read_bytes()
+    assert run(command, path, "-o", artifact, "--force")[0] == 0
+    assert artifact.read_bytes() == proven_on_them
+
+
+def test_verify_takes_pictures_too(folder, photos):
+    path, artifact = folder / "ckpt.pth", folder / "ckpt.onnx"
+    torch.save({"model": trained(seed=3).state_dict()}, folder / "other.pth")
+    assert run("export", path)[0] == 0
+    code, out, _ = run("verify", path, artifact, "--images", photos, "--json", "-")
+    case = json.loads(out)["verification"]["cases"][-1]
+    assert code == 0
+    assert (case["name"], case["images"], case["failures"]) == ("pictures", 3, [])
+    code, out, err = run("verify", folder / "other.pth", artifact, "--images", photos)
+    assert code == 1
+    assert "on pictures: RMSE" in err
+
+
+def test_what_a_folder_says_of_pictures_is_kept_by_fuse(hub, photos):
+    path = hub / "preprocessor_config.json"
+    processor = json.loads(path.read_text())
+    path.write_text(json.dumps(processor | {"image_mean": [0.5, 0.4, 0.3], "resample": 2}))
+    code, out, _ = run("fuse", hub, "--images", photos)
+    assert code == 0
+    assert "pictures   3  " in out
+    assert "assumed: pictures" not in out
+    stated = read_checkpoint(hub).preprocessing
+    assert (stated.mean, stated.interpolation) == ((0.5, 0.4, 0.3), "bilinear")
+    assert read_checkpoint(hub.parent / "levit.v1.fused.safetensors").preprocessing == stated
+
+
+def test_what_a_folder_says_of_pictures_and_is_not_done_matters_only_with_pictures(hub, photos):
+    path = hub / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_center_crop": False}))
+    code, _, err = run("fuse", hub, "--images", photos)
+    assert code == 2
+    assert "do_center_crop" in err
+    assert run("fuse", hub)[0] == 0
+
+
 def test_the_data_sheet_of_another_implementation():
     _, out, _ = run("inspect", GOLDENS / "vit-pytorch" / "checkpoint.pth")
     words = " ".join(out.split())
@@ -381,12 +443,53 @@ def test_options_that_make_no_sense_exit_with_2(folder, arguments):
     assert names_in(folder) == ["ckpt.pth"]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nowhere", "Expected an existing folder"),
+        ("ckpt.pth", "ckpt.pth is a file. Expected a folder"),
+        ("empty", "has no pictures in it"),
+        ("broken", "a.jpg cannot be read as a picture"),
+    ],
+)
+def test_a_folder_without_whole_pictures_is_refused(folder, name, expected):
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    (folder / "broken" / "a.jpg").write_text("no picture")
+    path, artifact = folder / "ckpt.pth", folder / "ckpt.pth"
+    for command in (("export", path), ("fuse", path), ("verify", path, artifact)):
+        code, out, err = run(*command, "--images", folder / name)
+        assert (code, out) == (3, "")
+        assert expected in err
+        assert len(err.strip().splitlines()) == 1
+    assert names_in(folder) == ["broken", "ckpt.pth", "empty"]
+
+
+def test_a_network_of_two_channels_takes_no_pictures(folder, photos):
+    path = folder / "two.pth"
+    torch.save({"model": trained(SMALL.replace(in_channels=2)).state_dict()}, path)
+    code, _, err = run("export", path, "--images", photos)
+    assert code == 2
+    assert "2 channels" in err
+
+
+def test_a_folder_that_is_not_there_is_refused_before_torch_is_imported(folder):
+    script = (
+        "import sys; from typer.testing import CliRunner; from levit_deploy.cli import app;"
+        f"assert CliRunner().invoke(app, ['export', {str(folder / 'ckpt.pth')!r}, '--images', "
+        f"{str(folder / 'nowhere')!r}]).exit_code == 3;"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_a_failed_proof_exits_with_1_and_says_by_how_much(folder):
     torch.save({"model": trained(seed=3).state_dict()}, folder / "other.pth")
     run("export", folder / "ckpt.pth")
     code, out, err = run("verify", folder / "other.pth", folder / "ckpt.onnx")
     assert code == 1
-    assert out.count("FAILED") == 4
+    assert out.count("FAILED") == 6
     assert "On normal: RMSE" in err
     code, out, _ = run("verify", folder / "other.pth", folder / "ckpt.onnx", "--json", "-")
     assert code == 1
@@ -494,7 +597,7 @@ def test_a_failed_export_shows_its_figures(folder, monkeypatch):
     monkeypatch.setattr(pipeline, "to_plain", lambda model, _head: plain(model, "class"))
     code, out, err = run("export", folder / "ckpt.pth")
     assert code == 1
-    assert out.count("FAILED") == 4
+    assert out.count("FAILED") == 6
     assert "On normal" in err
     assert names_in(folder) == ["ckpt.pth"]
 

@@ -1,5 +1,7 @@
 """Every script in examples/ runs, and does what its docstring says."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,10 +67,19 @@ def test_compare_layouts_times_every_form():
 
 
 @pytest.mark.slow
-def test_false_alarms_counts_artifacts_and_finds_none():
-    out = script("false_alarms.py", "--seconds", 5)
-    assert "0 false alarms" in out
-    assert int(out.split()[0]) > 4
+def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path):
+    path = tmp_path / "study.json"
+    arguments = ("--sabotaged", 36, "--clean", 10, "--seed", 5, "--json", path)
+    out = script("mutation_study.py", *arguments)
+    assert not re.search("MISSED|FALSE ALARM", out)
+
+    result = json.loads(path.read_text())
+    assert (len(result["sabotaged"]), len(result["clean"])) == (36, 10)
+    # what is infinite is null: not a number, or a breach of contract
+    above = [c for c in result["sabotaged"] if c["excess"] is None or c["excess"] > 1]
+    assert 0 < len(result["sabotaged"]) - len(above) < len(above)
+    assert all(case["refusal"] for case in above)
+    assert not any(case["refusal"] for case in result["clean"])
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
+import dataclasses
 import importlib.metadata
 
 import pytest
 from networks import SMALL
 
+from levit_deploy.preprocessing import IMAGENET, Preprocessing
 from levit_deploy.provenance import Provenance, is_ours
 
 PROVENANCE = Provenance("ab" * 32, SMALL, "distill", "spatial")
@@ -13,6 +15,18 @@ def test_metadata_is_strings_and_reads_back():
     assert all(isinstance(value, str) for value in metadata.values())
     assert Provenance.from_metadata(metadata) == PROVENANCE
     assert is_ours(metadata)
+
+
+def test_what_becomes_of_pictures_is_carried_along():
+    own = Preprocessing(0.9, "bilinear", (0.5,), (0.25,), assumed=False)
+    provenance = dataclasses.replace(PROVENANCE, preprocessing=own)
+    assert Provenance.from_metadata(provenance.to_metadata()).preprocessing == own
+    metadata = PROVENANCE.to_metadata()
+    del metadata["preprocessing"]  # as in the first files that were written
+    assert Provenance.from_metadata(metadata).preprocessing == IMAGENET
+    metadata["preprocessing"] = own.to_json().replace("0.9", "7")
+    with pytest.raises(ValueError, match="the crop is 7"):
+        Provenance.from_metadata(metadata)
 
 
 @pytest.mark.parametrize("key", ["checkpoint_sha256", "config", "head", "layout"])

@@ -12,7 +12,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def test_the_first_two_blocks_are_one_command_line_each():
     demo, tests = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[:2]
-    for block, last in ((demo, "levit-deploy demo"), (tests, "python -m pytest")):
+    for block, last in ((demo, "levit-deploy demo"), (tests, "python -m pytest -n auto")):
         assert block.count("\n") == 1
         assert block.startswith("python3 -m venv ")
         assert "-c constraints.txt" in block

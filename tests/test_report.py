@@ -11,7 +11,7 @@ from levit_deploy.report import (
     to_json,
     verification_data,
 )
-from levit_deploy.verification import CaseResult, Verification
+from levit_deploy.verification import BatchResult, CaseResult, Verification
 from levit_deploy.verification.budget import Budget
 
 
@@ -22,7 +22,6 @@ def result(**changes):
         "rmse": 1e-6,
         "max_error": 3e-6,
         "budget": Budget(2e-6, 8e-6),
-        "row_difference": 0.0,
         "decided": 8,
         "disagreements": 0,
         "finite": True,
@@ -31,7 +30,8 @@ def result(**changes):
 
 
 def verification(*results):
-    return Verification("onnx", "ab" * 32, "mean", 0, results)
+    batches = (BatchResult(2, "zeros", 1e-7, 5e-6), BatchResult(16, "large", 4e-5, 7e-5))
+    return Verification("onnx", "ab" * 32, "mean", 0, results, batches)
 
 
 def printed(*results):
@@ -45,8 +45,13 @@ def test_the_table_shows_every_figure_beside_what_is_allowed():
     text = printed(result(), result(name="zeros", disagreements=3, max_error=9e-6))
     for figure in ("normal", "1.0e-06", "2.0e-06", "3.0e-06", "8.0e-06", "8/8", "5/8", "9.0e-06"):
         assert figure in text
-    assert text.count("proven") == 1
+    assert text.count("proven") == 2
     assert text.count("FAILED") == 1
+
+
+def test_of_the_batches_the_worst_is_shown():
+    line = next(line for line in printed(result()).splitlines() if "together" in line)
+    assert line.split() == ["together", "18", "4.0e-05", "7.0e-05", "proven"]
 
 
 def test_json_is_strict_and_keeps_every_digit():

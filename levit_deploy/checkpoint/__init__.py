@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from levit_deploy.checkpoint import fused, official
+from levit_deploy.checkpoint.block_names import block_names
 from levit_deploy.checkpoint.families import Reader, recognise
 from levit_deploy.checkpoint.files import CheckpointFile, read_file
 from levit_deploy.checkpoint.folder import locate
@@ -20,6 +21,7 @@ from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.infer import Inferred, infer_config
 from levit_deploy.known import Known
 from levit_deploy.model import LeViT
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import is_ours
 from levit_deploy.resize import resize
 
@@ -32,7 +34,8 @@ class Checkpoint:
     ``model`` is float32, in evaluation mode, in training form (or plain, where the file was already
     fused): the reference. ``weights`` is 'model' or 'ema'; ``head`` is what the model's logits are:
     'mean' of its one or two heads, or what was chosen when it was fused. ``assumed`` says in words
-    what the file did not.
+    what the file did not. ``block_names`` are the file's names of the blocks, by canonical name.
+    ``preprocessing`` turns pictures into images for it.
     """
 
     path: Path
@@ -44,6 +47,8 @@ class Checkpoint:
     config: LeViTConfig
     assumed: tuple[str, ...]
     model: LeViT
+    block_names: Mapping[str, str]
+    preprocessing: Preprocessing
 
 
 def read_checkpoint(
@@ -74,7 +79,7 @@ def read_checkpoint(
             f"--activation {activation} was asked for, but the code or the config of "
             f"{reader.FAMILY} says {known.activation}. Leave the option out."
         )
-    inferred, model = _build(reader, state, known, activation, image_size)
+    inferred, model, names = _build(reader, state, known, activation, image_size)
     config, assumed = inferred.config, [*inferred.assumed, *_stored_precision(state)]
     if image_size is not None and image_size != config.image_size:
         model, config = resize(model, config, image_size)
@@ -89,6 +94,8 @@ def read_checkpoint(
         config,
         tuple(assumed),
         model,
+        names,
+        known.preprocessing,
     )
 
 
@@ -112,8 +119,8 @@ def _build(
     known: Known,
     activation: str | None,
     image_size: Grid | None,
-) -> tuple[Inferred, LeViT]:
-    """The architecture, and the model with the weights in it."""
+) -> tuple[Inferred, LeViT, dict[str, str]]:
+    """The architecture, the model with the weights in it, and the file's names of its blocks."""
     try:
         converted = reader.convert(state)
         inferred = infer_config(converted, known, activation=activation, image_size=image_size)
@@ -125,7 +132,7 @@ def _build(
             f"{error} (The file is in the layout of {reader.FAMILY}; names beginning with "
             "patch_embed, blocks and head are the official code's for the same tensors.)"
         ) from error
-    return inferred, model
+    return inferred, model, block_names(state, converted)
 
 
 def _resized(trained: LeViTConfig, config: LeViTConfig) -> str:
@@ -172,6 +179,8 @@ def _fused(
         config,
         provenance.assumed,
         model,
+        block_names={},
+        preprocessing=provenance.preprocessing,
     )
 
 

@@ -11,6 +11,7 @@ from levit_deploy.config import Grid
 from levit_deploy.errors import CheckpointError
 
 CONFIG = "config.json"
+PREPROCESSOR_CONFIG = "preprocessor_config.json"  # transformers' file on pictures
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order the hub libraries prefer
 PAIR = (
     "The weights beside it are of another kind of LeViT. Put the two files of one model into the "
@@ -22,7 +23,8 @@ MAX_CONFIG_BYTES = 1 << 20  # a thousand class names take 50 kB
 def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
     """Return the files to read at ``path``, a file or a folder, and the folder's config.
 
-    The weights come first. The config is empty for a file. Raises CheckpointError for a folder
+    The weights come first. The config is empty for a file; what transformers keeps in a second file
+    is in it under that file's name, PREPROCESSOR_CONFIG. Raises CheckpointError for a folder
     without weights and for a config that is no JSON object.
     """
     try:
@@ -36,10 +38,15 @@ def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
             f"{path} is a folder with neither {' nor '.join(WEIGHTS)} in it. Expected one as timm "
             "or transformers save it, or a checkpoint file such as a .pth. Give the file."
         )
-    config = path / CONFIG
-    if not config.exists():
-        return (weights,), {}
-    return (weights, config), _read_config(config)
+    files: list[Path] = [weights]
+    config: dict[str, Any] = {}
+    if (path / CONFIG).exists():
+        files.append(path / CONFIG)
+        config |= _read_config(path / CONFIG)
+    if (path / PREPROCESSOR_CONFIG).exists():
+        files.append(path / PREPROCESSOR_CONFIG)
+        config[PREPROCESSOR_CONFIG] = _read_config(path / PREPROCESSOR_CONFIG)
+    return tuple(files), config
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

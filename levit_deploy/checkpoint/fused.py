@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,21 @@ FAMILY = "levit-deploy fused"
 def serialize(model: LeViT, provenance: Provenance) -> bytes:
     """The bytes of a fused file: a plain model in the tokens layout."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    return save(tensors, metadata=provenance.to_metadata())
+    return _in_order(save(tensors, metadata=provenance.to_metadata()))
+
+
+def _in_order(data: bytes) -> bytes:
+    """Safetensors with its metadata sorted; the library writes it in another order every time.
+
+    A file is the header's length, 8 bytes little-endian, the header in JSON, padded with spaces to
+    a multiple of 8, and the numbers (the README of huggingface/safetensors, "Format").
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def restore(

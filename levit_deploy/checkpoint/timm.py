@@ -17,6 +17,7 @@ from levit_deploy.checkpoint.rename import InBlock, rename
 from levit_deploy.config import TIMM_VARIANTS, VARIANTS
 from levit_deploy.errors import CheckpointError
 from levit_deploy.known import Known, facts
+from levit_deploy.preprocessing import Preprocessing, stated
 
 FAMILY = "timm"
 
@@ -39,6 +40,8 @@ _ARCHITECTURE |= {"stem_type", "stem_backbone"}
 # timm's names for activations (timm/layers/create_act.py)
 _ACTIVATIONS = {"hard_swish": "hardswish", "hardswish": "hardswish", "silu": "silu"}
 _ACTIVATIONS |= {"swish": "silu", "gelu": "gelu"}
+
+_USUAL = Preprocessing(crop_fraction=0.9)  # of every LeViT in timm (levit.py's _cfg)
 
 
 def matches(keys: Collection[str]) -> bool:
@@ -72,18 +75,34 @@ def known(config: Mapping[str, Any]) -> Known:
         activation = _activation(arguments["act_layer"])
     attention_activation = arguments.get("attn_act_layer")
     image_size, input_size = arguments.get("img_size"), pretrained.get("input_size")
-    stated: dict[str, object] = {}
+    architecture: dict[str, object] = {}
     if variant is not None and not _ARCHITECTURE & arguments.keys():
-        stated = {key: facts(variant)[key] for key in _VARIANT_FACTS}
+        architecture = {key: facts(variant)[key] for key in _VARIANT_FACTS}
     if type(classes := config.get("num_classes")) is int:
-        stated["classes"] = classes
+        architecture["classes"] = classes
     return Known(
         activation=activation,
         stride=2,
         attention_activation=_activation(attention_activation) if attention_activation else None,
         image_size=None if image_size is None else image_size_of(image_size),
         usual_image_size=None if input_size is None else image_size_of(input_size),
-        stated=stated,
+        stated=architecture,
+        preprocessing=_preprocessing(pretrained),
+    )
+
+
+def _preprocessing(pretrained: Mapping[str, Any]) -> Preprocessing:
+    others = ""
+    if (mode := pretrained.get("crop_mode")) not in (None, "center"):
+        others = f"config.json says crop_mode: {mode}"[:200]
+    return stated(
+        _USUAL,
+        "config.json",
+        unsupported=others,
+        crop_fraction=pretrained.get("crop_pct"),
+        interpolation=pretrained.get("interpolation"),
+        mean=pretrained.get("mean"),
+        std=pretrained.get("std"),
     )
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from levit_deploy.checkpoint.folder import PAIR, image_size_of
+from levit_deploy.checkpoint.folder import PAIR, PREPROCESSOR_CONFIG, image_size_of
 from levit_deploy.checkpoint.rename import InBlock, rename
 from levit_deploy.errors import CheckpointError
 from levit_deploy.known import Known
+from levit_deploy.preprocessing import IMAGENET, Preprocessing, stated
 
 FAMILY = "transformers"
 
@@ -45,6 +46,17 @@ _FACTS = {
     "attention heads a stage": "num_attention_heads",
 }
 _STEM_GEOMETRY = {"kernel_size": 3, "stride": 2, "padding": 1}
+
+# what LevitImageProcessor does unless its config says otherwise
+_STEPS = {
+    "do_resize": True,
+    "do_center_crop": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+}
+# by Pillow's number, which is what stands in the config
+_INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def matches(keys: Collection[str]) -> bool:
@@ -76,6 +88,7 @@ def known(config: Mapping[str, Any]) -> Known:
         stride=2,  # LevitConfig's down_ops
         image_size=None if size is None else image_size_of(size),
         stated=_stated(config),
+        preprocessing=_preprocessing(config.get(PREPROCESSOR_CONFIG)),
     )
 
 
@@ -91,6 +104,54 @@ def _stated(config: Mapping[str, Any]) -> dict[str, object]:
     if config.get("architectures") == ["LevitForImageClassification"]:
         stated["classifier heads"] = 1
     return stated
+
+
+def _preprocessing(processor: object) -> Preprocessing:
+    """Read ``preprocessor_config.json``, as LevitImageProcessor saves it.
+
+    It resizes to 256/224 of ``size`` and crops to ``crop_size``, which are the same unless both are
+    there and differ.
+    """
+    if not isinstance(processor, dict):
+        return IMAGENET
+    others = {
+        name: processor[name]
+        for name, usual in _STEPS.items()
+        if processor.get(name) not in (None, usual)
+    }
+    if not str(kind := processor.get("image_processor_type") or "Levit").startswith("Levit"):
+        others["image_processor_type"] = kind
+    size, crop = processor.get("size"), processor.get("crop_size")
+    shortest, side = _pixels(size, "shortest_edge"), _pixels(crop, "height", "width")
+    if size is not None and shortest is None:
+        others["size"] = size
+    if crop is not None and side is None:
+        others["crop_size"] = crop
+
+    resample = processor.get("resample")
+    if type(resample) is int and 0 <= resample < len(_INTERPOLATIONS):
+        resample = _INTERPOLATIONS[resample]
+    mean, std = processor.get("image_mean"), processor.get("image_std")
+    return stated(
+        IMAGENET,
+        PREPROCESSOR_CONFIG,
+        unsupported=f"{PREPROCESSOR_CONFIG} says {str(others)[:200]}" if others else "",
+        crop_fraction=224 / 256 * side / shortest if side and shortest else None,
+        interpolation=resample,
+        mean=[mean] if isinstance(mean, int | float) else mean,
+        std=[std] if isinstance(std, int | float) else std,
+    )
+
+
+def _pixels(size: object, *sides: str) -> int | None:
+    """The number of pixels that a size gives for all its ``sides``; None where it does not."""
+    numbers = [size]
+    if isinstance(size, dict) and size.keys() == set(sides):
+        numbers = list(size.values())
+    first = numbers[0]
+    if type(first) is int and 0 < first < 100_000 and numbers == [first] * len(numbers):
+        return first
+    return None
 
 
 def _canonical(key: str) -> str | InBlock:

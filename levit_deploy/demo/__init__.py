@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
 
-from levit_deploy.bench import time_side_by_side
+from levit_deploy.bench.timing import rounds_side_by_side
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.demo.digits import held_out
 from levit_deploy.errors import OutputError
 from levit_deploy.exporters import EXPORTERS
 from levit_deploy.pipeline import Published, export, fuse
-from levit_deploy.runtime.artifact import FloatArray, load_artifact
+from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.runtime.sessions import FloatArray
 from levit_deploy.verification import image_case
 
 CHECKPOINT_NAME = "digits.pth"
@@ -87,7 +89,7 @@ def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]
     torch.set_num_threads(1)
     try:
         calls = {name: partial(run, digits.images[:1]) for name, run in runs.items()}
-        times = time_side_by_side(calls, rounds=200)
+        times = rounds_side_by_side(calls, rounds=200)
     finally:
         torch.set_num_threads(threads)
 
@@ -104,7 +106,7 @@ def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]
             max_error=cases[name].max_error if name in cases else None,
             allowed=cases[name].budget.max_error if name in cases else None,
             size_bytes=sizes[name],
-            milliseconds=times[name] * 1000,
+            milliseconds=median(times[name]) * 1000,
         )
         for name, run in runs.items()
     ]

@@ -12,7 +12,7 @@ from levit_deploy.exporters.onnx_graph import GraphBuilder
 from levit_deploy.exporters.onnx_layers import LAYER_EMITTERS
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import TOOL, Provenance
-from levit_deploy.runtime.artifact import INPUT_NAME, OUTPUT_NAME
+from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME
 
 # The oldest IR version that allows each operator set, so that the oldest runtimes read the file
 # (the table "released versions" in onnx's Versioning.md).

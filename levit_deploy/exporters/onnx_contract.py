@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 
 from levit_deploy.errors import BackendError, VerificationError, first_line
-from levit_deploy.runtime.artifact import INPUT_NAME, OUTPUT_NAME, STANDARD_DOMAINS, Artifact
+from levit_deploy.runtime.artifact import STANDARD_DOMAINS, Artifact
+from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME
 
 # Left over from training, or shape arithmetic that an export should have done itself.
 FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")

@@ -6,14 +6,13 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import (
@@ -24,14 +23,15 @@ from levit_deploy.errors import (
     is_out_of_memory,
 )
 from levit_deploy.provenance import Provenance, is_ours
+from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME, FloatArray, onnx_session
+from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
 
 if TYPE_CHECKING:
     import torch
 
-FloatArray = npt.NDArray[np.float32]
+    Module = TypeVar("Module", bound=torch.nn.Module)
 
 STANDARD_DOMAINS = ("", "ai.onnx")
-INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 PROVENANCE_FILE = "provenance.json"  # in a TorchScript archive
 
 
@@ -41,7 +41,8 @@ class Artifact:
 
     ``run`` maps float32 (batch, channels, height, width) to float32 (batch, classes);
     ``batch_size`` is None where the batch is dynamic, ``image_shape`` is (channels, height, width).
-    ``metadata`` is what the file says of itself.
+    ``metadata`` is what the file says of itself. ``values`` gives every value computed on the way,
+    unnamed, each with the batch as its outer dimension.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Artifact:
     batch_size: int | None
     image_shape: tuple[int, ...]
     run: Callable[[FloatArray], FloatArray]
+    values: Callable[[FloatArray], Iterable[FloatArray]]
 
 
 def load_artifact(path: Path, threads: int | None = None) -> Artifact:
@@ -71,20 +73,9 @@ def load_artifact(path: Path, threads: int | None = None) -> Artifact:
 
 
 def _onnx(path: Path, data: bytes, threads: int | None) -> Artifact:
-    import onnxruntime
-
     _refuse_what_reaches_out(path, data)
-    onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Waiting threads that spin would take the cores from torch, which runs in turns with this.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(
-            data, sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        session = onnx_session(data, threads)
     except Exception as error:  # onnxruntime's exceptions share no base class
         if is_out_of_memory(error):
             raise
@@ -120,7 +111,16 @@ def _onnx(path: Path, data: bytes, threads: int | None) -> Artifact:
     metadata = session.get_modelmeta().custom_metadata_map
     batch_size = batch if isinstance(batch, int) else None
     sha256 = hashlib.sha256(data).hexdigest()
-    return Artifact(path, "onnx", sha256, metadata, batch_size, tuple(image_shape), run)
+    return Artifact(
+        path,
+        "onnx",
+        sha256,
+        metadata,
+        batch_size,
+        tuple(image_shape),
+        run,
+        values=lambda images: onnx_values(path.read_bytes(), images),
+    )
 
 
 def _refuse_what_reaches_out(path: Path, data: bytes) -> None:
@@ -177,7 +177,9 @@ def _torchscript(path: Path, data: bytes) -> Artifact:
             "again."
         ) from error
     sha256 = hashlib.sha256(data).hexdigest()
-    return _torch_artifact(path, "torchscript", sha256, metadata, config, program)
+    return _torch_artifact(
+        path, "torchscript", sha256, metadata, config, program, torchscript_values
+    )
 
 
 def _fused(path: Path) -> Artifact:
@@ -194,7 +196,9 @@ def _fused(path: Path) -> Artifact:
         model, provenance = fused.restore(file.contents, file.metadata, path)
     except CheckpointError as error:
         raise ArtifactError(str(error)) from error
-    return _torch_artifact(path, "fused", file.sha256, file.metadata, provenance.config, model)
+    return _torch_artifact(
+        path, "fused", file.sha256, file.metadata, provenance.config, model, module_values
+    )
 
 
 def _torch_artifact(
@@ -203,7 +207,8 @@ def _torch_artifact(
     sha256: str,
     metadata: dict[str, str],
     config: LeViTConfig,
-    module: Callable[[torch.Tensor], torch.Tensor],
+    module: Module,
+    values: Callable[[Module, FloatArray], Iterable[FloatArray]],
 ) -> Artifact:
     import torch
 
@@ -229,7 +234,16 @@ def _torch_artifact(
             raise ArtifactError(f"{path} gives a {kind}. Expected one float32 tensor of logits.")
         return np.asarray(logits.numpy())
 
-    return Artifact(path, format, sha256, metadata, None, expected, run)
+    return Artifact(
+        path,
+        format,
+        sha256,
+        metadata,
+        None,
+        expected,
+        run,
+        values=lambda images: values(module, images),
+    )
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The child process that loads an artifact and runs it; ``isolated.py`` is its parent.
 
 Frames go through standard input and output: a kind of one byte, a length, and a body. The child
-answers LOAD with HELLO, the artifact's facts, and then each ARRAY with the ARRAY of its logits.
-Instead of either it may send ERROR.
+answers LOAD with HELLO, the artifact's facts, then each ARRAY with the ARRAY of its logits, and
+VALUES with the ARRAYs of what is computed on the way and END. Instead of any it may send ERROR.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import BinaryIO
 import numpy as np
 
 from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
-from levit_deploy.runtime.artifact import FloatArray, load_artifact
+from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.runtime.sessions import FloatArray
 
-LOAD, HELLO, ARRAY, ERROR = b"L", b"H", b"A", b"E"
+LOAD, HELLO, ARRAY, VALUES, END, ERROR = b"L", b"H", b"A", b"V", b"Z", b"E"
 HEADER = struct.Struct("<cQ")
 
 
@@ -52,7 +53,13 @@ def main(preload: list[str], threads: int | None) -> None:
         }
         write_frame(replies, HELLO, json.dumps(facts).encode())
         while (frame := read_frame(requests)) is not None:
-            write_frame(replies, ARRAY, array_to_bytes(artifact.run(bytes_to_array(frame[1]))))
+            images = bytes_to_array(frame[1])
+            if frame[0] == VALUES:
+                for value in artifact.values(images):
+                    write_frame(replies, ARRAY, array_to_bytes(value))
+                write_frame(replies, END, b"")
+            else:
+                write_frame(replies, ARRAY, array_to_bytes(artifact.run(images)))
     except Exception as error:
         write_frame(replies, ERROR, json.dumps(_told(error, path)).encode())
 

@@ -14,17 +14,20 @@ from pathlib import Path
 
 from levit_deploy import errors
 from levit_deploy.errors import BackendError
-from levit_deploy.runtime.artifact import Artifact, FloatArray
+from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.child import (
     ARRAY,
+    END,
     ERROR,
     HELLO,
     LOAD,
+    VALUES,
     array_to_bytes,
     bytes_to_array,
     read_frame,
     write_frame,
 )
+from levit_deploy.runtime.sessions import FloatArray
 
 TIMEOUT_S = 300.0  # a batch of 128 takes the largest LeViT seconds
 
@@ -96,14 +99,14 @@ class _Child:
         with suppress(ValueError, OSError):  # the reply tells how it ended
             write_frame(self.process.stdin, kind, body)  # type: ignore[arg-type]
 
-    def _ask(self, kind: bytes, body: bytes, reply: bytes) -> bytes:
+    def _send(self, kind: bytes, body: bytes) -> None:
         # a child that hangs does not read either
         threading.Thread(target=self._write, args=(kind, body), daemon=True).start()
-        return self._reply(reply)
 
     def load(self, path: Path) -> Artifact:
         self.path = path
-        facts = json.loads(self._ask(LOAD, str(path).encode(), HELLO))
+        self._send(LOAD, str(path).encode())
+        facts = json.loads(self._reply(HELLO)[1])
         return Artifact(
             path,
             facts["format"],
@@ -112,13 +115,20 @@ class _Child:
             facts["batch_size"],
             tuple(facts["image_shape"]),
             self.run,
+            self.values,
         )
 
     def run(self, images: FloatArray) -> FloatArray:
-        return bytes_to_array(self._ask(ARRAY, array_to_bytes(images), ARRAY))
+        self._send(ARRAY, array_to_bytes(images))
+        return bytes_to_array(self._reply(ARRAY)[1])
 
-    def _reply(self, kind: bytes) -> bytes:
-        """The body of the next frame, which has to be of this kind."""
+    def values(self, images: FloatArray) -> Iterator[FloatArray]:
+        self._send(VALUES, array_to_bytes(images))
+        while (frame := self._reply(ARRAY, END))[0] == ARRAY:
+            yield bytes_to_array(frame[1])
+
+    def _reply(self, *kinds: bytes) -> tuple[bytes, bytes]:
+        """The next frame, which has to be of one of these kinds."""
         try:
             frame = self.replies.get(timeout=self.timeout_s)
         except queue.Empty:
@@ -131,8 +141,8 @@ class _Child:
         if frame[0] == ERROR:
             told = json.loads(frame[1])
             raise getattr(errors, told["kind"])(told["message"])
-        assert frame[0] == kind
-        return frame[1]
+        assert frame[0] in kinds
+        return frame
 
     def _how_it_ended(self) -> str:
         code = self.process.wait()

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import VerificationError
+from levit_deploy.errors import LevitDeployError, VerificationError
 from levit_deploy.model import LeViT
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.verification.compare import CaseResult, Reference, compare_case
+from levit_deploy.verification.compare import (
+    BatchResult,
+    CaseResult,
+    Compared,
+    ComparedBatch,
+    compare_batches,
+    compare_case,
+)
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
+from levit_deploy.verification.parting import Parting, find_parting
+from levit_deploy.verification.reference import Reference
 
-__all__ = ["Case", "CaseResult", "Verification", "image_case", "measure"]
+__all__ = [
+    "BatchResult",
+    "Case",
+    "CaseResult",
+    "Parting",
+    "Verification",
+    "image_case",
+    "measure",
+]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,7 +42,8 @@ class Verification:
     """The evidence: the figures of every kind of input, and what was compared.
 
     ``format`` and ``sha256`` are the artifact's; ``head`` says which head's logits it was held to,
-    'mean', 'class' or 'distill'.
+    'mean', 'class' or 'distill'. ``parting`` is where a wrong artifact goes wrong, as far as that
+    can be told.
     """
 
     format: str
@@ -27,23 +51,34 @@ class Verification:
     head: str
     seed: int
     cases: tuple[CaseResult, ...]
+    batches: tuple[BatchResult, ...]
+    parting: Parting | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every kind of input is within its budget."""
-        return not any(case.failures for case in self.cases)
+        """Whether every kind of input and every batch is within its budget."""
+        return not any(case.failures for case in self.cases) and not any(
+            batch.failures for batch in self.batches
+        )
 
     def raise_if_failed(self) -> None:
-        """Raise VerificationError, saying which inputs failed and by how much."""
+        """Raise VerificationError, saying what failed, by how much, and where it begins."""
         failed = [
             f"{case.name}: {', '.join(case.failures)}" for case in self.cases if case.failures
         ]
-        if failed:
-            raise VerificationError(
-                "The artifact does not compute what the checkpoint computes. On "
-                f"{'; on '.join(failed)}. Do not ship it.",
-                evidence=self,
-            )
+        failed += [
+            f"batches of {batch.size}: {', '.join(batch.failures)}"
+            for batch in self.batches
+            if batch.failures
+        ]
+        if not failed:
+            return
+        where = f" {self.parting}" if self.parting else ""
+        raise VerificationError(
+            "The artifact does not compute what the checkpoint computes. On "
+            f"{'; on '.join(failed)}.{where} Do not ship it.",
+            evidence=self,
+        )
 
 
 def measure(
@@ -52,15 +87,16 @@ def measure(
     artifact: Artifact,
     *,
     head: str = "mean",
+    names: Mapping[str, str] | None = None,
     extra: tuple[Case, ...] = (),
     seed: int = 0,
 ) -> Verification:
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
     ``model`` is the original, float32 and in evaluation mode, with the ``head`` the artifact is
-    held to; the reference is the same in float64. Returns the figures whatever they are; raises
-    VerificationError where the artifact takes other images or gives other classes, BackendError
-    where it cannot run.
+    held to; the reference is the same in float64. ``names`` are what the checkpoint calls the
+    blocks, by canonical name. Returns the figures whatever they are; raises VerificationError where
+    the artifact takes other images or gives other classes, BackendError where it cannot run.
     """
     expected = (config.in_channels, *config.image_size)
     if artifact.image_shape != expected:
@@ -69,7 +105,43 @@ def measure(
             f"{expected} (channels, height, width). It was made from another network, or with "
             "another --image-size, which verify has to be given as well."
         )
-    reference = Reference(model)
-    cases = (*standard_cases(config, seed), *extra)
-    results = [compare_case(case, reference, artifact.run, artifact.batch_size) for case in cases]
-    return Verification(artifact.format, artifact.sha256, head, seed, tuple(results))
+    reference, fixed = Reference(model), artifact.batch_size
+    cases = [
+        compare_case(case, reference, artifact.run, fixed)
+        for case in (*standard_cases(config, seed), *extra)
+    ]
+    batches = compare_batches(cases, artifact.run, fixed, seed)
+    found = Verification(
+        artifact.format,
+        artifact.sha256,
+        head,
+        seed,
+        tuple(case.result for case in cases),
+        tuple(batch.result for batch in batches),
+    )
+    if found.passed:
+        return found
+    parting = _where(cases, batches, reference, artifact)
+    return replace(found, parting=parting and parting.called(names or {}))
+
+
+def _where(
+    cases: Sequence[Compared],
+    batches: Sequence[ComparedBatch],
+    reference: Reference,
+    artifact: Artifact,
+) -> Parting | None:
+    """Where a wrong artifact goes wrong, on the image it has most wrong, or the batch."""
+    wrong = [case for case in cases if case.result.failures]
+    if wrong:
+        worst = max(wrong, key=lambda case: case.result.excess)
+        images = worst.images[worst.worst : worst.worst + 1]
+    else:
+        images = next(batch.images for batch in batches if batch.result.failures)
+    batch = artifact.batch_size or len(images)
+    filled = images[np.arange(batch) % len(images)]
+    try:
+        return find_parting(reference.blocks(images), artifact.values(filled), batch)
+    except (LevitDeployError, RuntimeError, MemoryError) as error:
+        log.info("could not tell where: %s", error)
+        return None

@@ -2,24 +2,28 @@
 
 The reference is the original network in float64. The original in float32, as its author runs it,
 differs from that already; this error is the natural unit, as everybody who trains in float32 has
-accepted it. An exact rewrite computes the same function in another order, so its error is another
-draw from the same distribution: about as large, by chance smaller or larger.
+accepted it. An exact rewrite computes the same function in another order, with weights that were
+rounded once more, so its error is another draw from the same distribution: about as large, by
+chance smaller or larger.
 
     RMSE over a kind of input:  at most RMSE_FACTOR times the original's
     largest error:              at most MAX_FACTOR times the original's, as extremes vary more
     both:                       never less than a few float32 steps (ulps) of the logits' size,
                                 for inputs on which the original happens to be exact
+
+Where several draws of the original's error are known (``Reference.draws``), the largest counts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 RMSE_FACTOR, MAX_FACTOR = 2.0, 4.0
-RMSE_FLOOR_ULPS, MAX_FLOOR_ULPS = 4.0, 8.0
+RMSE_FLOOR_ULPS, MAX_FLOOR_ULPS = 2.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,21 @@ class Budget:
     max_error: float
 
 
-def budget(original: npt.NDArray[np.float32], reference: npt.NDArray[np.float64]) -> Budget:
-    """The budget for some inputs, from the original's logits on them in float32 and float64."""
-    error = original - reference
+def budget(
+    originals: Iterable[npt.NDArray[np.float32]], reference: npt.NDArray[np.float64]
+) -> Budget:
+    """The budget for some inputs, from the original's values in float32 and in float64.
+
+    ``originals`` are one or more draws of the former.
+    """
     ulp = float(np.abs(reference).max()) * 2.0**-23
+    rmse, largest = 0.0, 0.0
+    for original in originals:
+        error = original - reference
+        rmse, largest = max(rmse, rms(error)), max(largest, float(np.abs(error).max()))
     return Budget(
-        rmse=max(RMSE_FACTOR * rms(error), RMSE_FLOOR_ULPS * ulp),
-        max_error=max(MAX_FACTOR * float(np.abs(error).max()), MAX_FLOOR_ULPS * ulp),
+        rmse=max(RMSE_FACTOR * rmse, RMSE_FLOOR_ULPS * ulp),
+        max_error=max(MAX_FACTOR * largest, MAX_FLOOR_ULPS * ulp),
     )
 
 

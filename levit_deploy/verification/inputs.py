@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from levit_deploy.config import LeViTConfig
-from levit_deploy.runtime.artifact import FloatArray
+from levit_deploy.runtime.sessions import FloatArray
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,10 @@ def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
     """Inputs on which every artifact must agree with its original.
 
     Normal noise is what a normalised picture looks like to the first layer. Zeros and constants
-    leave little but biases and borders to compute with. Large values drive every activation into
-    its linear or its zero part and every softmax to one key. After the first, "zeros" are almost
-    zero, so that there can be more than one.
+    leave little but biases and borders to compute with; single bright pixels leave each token to
+    itself, so that one in the wrong place shows. Large values drive every activation into its
+    linear or its zero part and every softmax to one key, tiny ones leave every activation where it
+    bends. After the first, "zeros" are almost zero, so that there can be more than one.
     """
     shape = (config.in_channels, *config.image_size)
 
@@ -46,11 +47,24 @@ def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
         levels = np.random.default_rng(seed).uniform(-2.5, 2.5, (n, 1, 1, 1)).astype(np.float32)
         return np.ascontiguousarray(np.broadcast_to(levels, (n, *shape)))
 
+    def pixels(n: int) -> FloatArray:
+        rng, images = np.random.default_rng(seed), np.zeros((n, *shape), np.float32)
+        _, height, width = shape
+        for image in images:
+            image[:, rng.integers(height), rng.integers(width)] = rng.uniform(3, 30)
+        return images
+
+    def tiny(n: int) -> FloatArray:
+        powers = np.random.default_rng(seed).uniform(-8, -1, (n, 1, 1, 1))
+        return noise(n) * (10.0**powers).astype(np.float32)
+
     return (
-        Case("normal", noise, (8, 32, 128)),
-        Case("zeros", zeros, (2, 32, 128)),
-        Case("constant", constant, (4, 32, 128)),
-        Case("large", lambda n: np.float32(10) * noise(n), (4, 32, 128)),
+        Case("normal", noise, (8, 32, 64)),
+        Case("zeros", zeros, (2, 32, 64)),
+        Case("constant", constant, (4, 32, 64)),
+        Case("pixels", pixels, (4, 32, 64)),
+        Case("large", lambda n: np.float32(10) * noise(n), (4, 32, 64)),
+        Case("tiny", tiny, (4, 32, 64)),
     )
 
 

@@ -35,6 +35,21 @@ def test_a_folder_may_be_without_a_config(folder):
     assert locate(folder) == ((folder / "model.safetensors",), {})
 
 
+def test_what_transformers_says_of_pictures_is_read_too(folder):
+    path = folder / "preprocessor_config.json"
+    path.write_text('{"resample": 3}')
+    files, config = locate(folder)
+    assert files == (folder / "model.safetensors", folder / "config.json", path)
+    assert config == {"image_size": 96, "preprocessor_config.json": {"resample": 3}}
+    (folder / "config.json").unlink()
+    files, config = locate(folder)
+    assert files == (folder / "model.safetensors", path)
+    assert config == {"preprocessor_config.json": {"resample": 3}}
+    path.write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json holds a list"):
+        locate(folder)
+
+
 def test_a_folder_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor pytorch_model\.bin"):

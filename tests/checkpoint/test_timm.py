@@ -6,6 +6,7 @@ from networks import SMALL
 
 from levit_deploy.checkpoint import timm
 from levit_deploy.errors import CheckpointError
+from levit_deploy.preprocessing import Preprocessing
 
 
 def hub(**fields):
@@ -125,3 +126,35 @@ def test_what_timm_has_fused_is_read_too():
     original = model.state_dict()
     assert all(torch.equal(tensor, original[key]) for key, tensor in converted.items())
     assert original.keys() - converted.keys() == {k for k in original if k.endswith("_idxs")}
+
+
+def test_the_config_states_what_becomes_of_pictures():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert timm.known({}).preprocessing == Preprocessing(0.9, "bicubic", mean, std)
+    own = {"crop_pct": 0.95, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
+    expected = Preprocessing(0.95, "bilinear", (0.5,) * 3, (0.25,) * 3, assumed=False)
+    assert timm.known(hub(pretrained_cfg=own)).preprocessing == expected
+    assert timm.known({"architecture": "levit_256", **own}).preprocessing == expected  # older
+    own |= {"crop_pct": 1, "crop_mode": "center", "interpolation": None}
+    found = timm.known(hub(pretrained_cfg=own)).preprocessing
+    assert (found.crop_fraction, found.interpolation, found.unsupported) == (1, "bicubic", "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("crop_pct", 90, "the crop is 90 of a side"),
+        ("interpolation", "random", "the interpolation is 'random'"),
+        ("mean", [124, 116, 104], "the mean is"),
+        ("std", "none", "the std is 'none'"),
+    ],
+)
+def test_nonsense_about_pictures_is_refused(field, value, expected):
+    with pytest.raises(CheckpointError, match=rf"^config\.json says of pictures that {expected}"):
+        timm.known(hub(pretrained_cfg={field: value}))
+
+
+def test_another_way_to_crop_is_known_and_left_to_whoever_gives_pictures():
+    found = timm.known(hub(pretrained_cfg={"crop_mode": "border"})).preprocessing
+    assert found.unsupported == "config.json says crop_mode: border"
+    assert not found.assumed

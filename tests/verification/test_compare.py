@@ -5,13 +5,15 @@ from networks import SMALL, trained
 
 from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.passes import to_plain
-from levit_deploy.verification.compare import Reference, compare_case
+from levit_deploy.verification.compare import compare_batches, compare_case
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
+from levit_deploy.verification.reference import Reference
 
 MODEL = trained()
 PLAIN = to_plain(MODEL)
 REFERENCE = Reference(MODEL)
-NORMAL = standard_cases(SMALL, seed=0)[0]
+CASES = standard_cases(SMALL, seed=0)
+NORMAL = CASES[0]
 
 
 def plain_run(images):
@@ -24,45 +26,48 @@ def off_by(wrong):
     return lambda images: wrong(plain_run(images), images).astype(np.float32)
 
 
+def compare(run, case=NORMAL, fixed_batch=None):
+    return compare_case(case, REFERENCE, run, fixed_batch).result
+
+
 def failures(wrong, case=NORMAL, fixed_batch=None):
-    return " ".join(compare_case(case, REFERENCE, off_by(wrong), fixed_batch).failures)
+    return " ".join(compare(off_by(wrong), case, fixed_batch).failures)
 
 
-def test_the_reference_runs_in_float64_and_leaves_the_model_in_float32():
-    images = NORMAL.draw(20)  # more than one chunk
-    logits = REFERENCE.logits(images)
-    assert logits.dtype == np.float64
-    assert logits.shape == (20, SMALL.num_classes)
-    assert MODEL.head.l.weight.dtype == torch.float32
-    with torch.inference_mode():
-        one = trained().double()(torch.from_numpy(images[17:18]).double()).numpy()
-    np.testing.assert_allclose(logits[17:18], one, rtol=1e-13)
+def batch_failures(wrong, fixed_batch=None):
+    run = off_by(wrong)
+    alone = [compare_case(case, REFERENCE, run, fixed_batch) for case in CASES]
+    batches = compare_batches(alone, run, fixed_batch, seed=0)
+    return {batch.result.size: " ".join(batch.result.failures) for batch in batches}
 
 
 def test_the_figures_are_those_of_a_calculation_by_hand():
-    result = compare_case(NORMAL, REFERENCE, off_by(lambda y, _: y), None)
-    images = NORMAL.draw(8)
+    compared = compare_case(NORMAL, REFERENCE, plain_run, None)
+    result, images = compared.result, NORMAL.draw(8)
     expected = REFERENCE.logits(images)
     singly = np.concatenate([plain_run(image[None]) for image in images])
-    in_threes = np.concatenate([plain_run(images[i : i + 3]) for i in (0, 3)])
     assert result.images == 8
     assert result.failures == ()
     assert result.finite
-    assert result.max_error >= np.abs(singly - expected).max()
-    assert result.max_error >= np.abs(in_threes - expected[:6]).max()
-    assert result.row_difference >= np.abs(in_threes - singly[:6]).max()
+    error = singly - expected
+    assert result.rmse == np.sqrt((error**2).mean())
+    assert result.max_error == np.abs(error).max()
+    assert compared.worst == np.abs(error).max(axis=1).argmax()
+    assert np.array_equal(compared.logits, singly)
+    unit = max(result.rmse / result.budget.rmse, result.max_error / result.budget.max_error)
+    assert result.excess == unit < 1
     margins = np.sort(expected, axis=1)
     assert result.decided == (margins[:, -1] - margins[:, -2] > 2 * result.budget.max_error).sum()
 
 
 def test_a_bias_of_a_few_units_is_too_much():
-    unit = compare_case(NORMAL, REFERENCE, off_by(lambda y, _: y), None).budget.rmse
+    unit = compare(plain_run).budget.rmse
     assert failures(lambda y, _: y + 0.2 * unit) == ""
     assert "RMSE" in failures(lambda y, _: y + 3 * unit)
 
 
 def test_one_wrong_logit_is_found_by_its_largest_error():
-    largest = compare_case(NORMAL, REFERENCE, off_by(lambda y, _: y), None).budget.max_error
+    largest = compare(plain_run).budget.max_error
 
     def spike(y, images):
         y[np.abs(images).max(axis=(1, 2, 3)).argmax(), 2] += 3 * largest
@@ -76,9 +81,26 @@ def test_nan_and_infinity_fail():
     assert failures(lambda y, _: np.full_like(y, np.inf)) == "NaN or infinite logits"
 
 
-def test_logits_that_depend_on_the_rest_of_the_batch_fail():
-    wrong = failures(lambda y, images: y + 1e-3 * (len(images) == 3))
-    assert "with its batch" in wrong
+@pytest.mark.parametrize("size", [2, 3, 5, 7, 16])
+def test_logits_that_depend_on_the_size_of_the_batch_fail(size):
+    found = batch_failures(lambda y, images: y + 1e-3 * (len(images) == size))
+    assert [wrong for wrong, text in found.items() if text] == [size]
+    assert "what is beside it" in found[size]
+
+
+@pytest.mark.parametrize("place", range(16))
+def test_every_place_in_a_batch_counts(place):
+    def poisoned(y, images):
+        y[place:, 0][: len(images) == 16] = np.nan
+        return y
+
+    assert batch_failures(poisoned)[16] == "NaN or infinite logits"
+
+
+def test_images_that_leak_into_each_other_fail():
+    leaks = batch_failures(lambda y, _: y + 1e-3 * (y.mean(axis=0) - y))
+    assert all("what is beside it" in leaks[size] for size in (5, 7, 16))
+    assert set(batch_failures(lambda y, _: y).values()) == {""}
 
 
 def test_logits_that_depend_on_the_place_in_a_fixed_batch_fail():
@@ -86,12 +108,13 @@ def test_logits_that_depend_on_the_place_in_a_fixed_batch_fail():
         assert len(images) == 4
         return y + 1e-3 * np.arange(4)[:, None]
 
-    assert "with its batch" in failures(by_place, fixed_batch=4)
+    assert "what is beside it" in batch_failures(by_place, fixed_batch=4)[4]
+    assert batch_failures(lambda y, _: y, fixed_batch=4) == {4: ""}
     assert failures(lambda y, _: y, fixed_batch=4) == ""
 
 
 def test_another_top1_on_a_decided_image_fails():
-    result = compare_case(NORMAL, REFERENCE, off_by(lambda y, _: y[:, ::-1]), None)
+    result = compare(off_by(lambda y, _: y[:, ::-1]))
     assert result.disagreements == result.decided == result.images
     assert any("another top-1" in failure for failure in result.failures)
 
@@ -108,15 +131,15 @@ def test_an_image_too_close_to_call_may_change_its_top1():
             y[:, second] += margin - 1e-9
             return y
 
-        def float32_logits(self, x):
-            return self.logits(x).astype(np.float32)
+        def draws(self, x, _twins):
+            yield self.logits(x).astype(np.float32)
 
     def swapped(x):
         y = CloseCall().logits(x)
         y[:, [first, second]] = y[:, [second, first]]
         return y.astype(np.float32)
 
-    result = compare_case(image_case("close", images), CloseCall(), swapped, None)
+    result = compare_case(image_case("close", images), CloseCall(), swapped, None).result
     assert result.decided == 0
     assert result.failures == ()
 
@@ -128,7 +151,7 @@ def test_more_images_settle_what_a_few_leave_open():
         drawn.append(n)
         return NORMAL.draw(n)
 
-    right = compare_case(Case("c", draw, (2, 4, 8)), REFERENCE, plain_run, None)
+    right = compare(plain_run, Case("c", draw, (2, 4, 8)))
     assert right.failures == ()
     assert drawn[-1] == right.images
 
@@ -140,14 +163,14 @@ def test_a_slightly_wrong_artifact_fails_on_the_last_number_of_images():
         drawn.append(n)
         return NORMAL.draw(n)
 
-    unit = compare_case(NORMAL, REFERENCE, plain_run, None).budget.rmse
+    unit = compare(plain_run).budget.rmse
     wrong = off_by(lambda y, _: y + 5 * unit)
-    assert compare_case(Case("c", draw, (2, 4, 8)), REFERENCE, wrong, None).failures
+    assert compare(wrong, Case("c", draw, (2, 4, 8))).failures
     assert drawn == [2, 4, 8]
 
 
 def test_an_error_that_no_chance_explains_fails_at_once():
-    result = compare_case(NORMAL, REFERENCE, off_by(lambda y, _: y * 1.01), None)
+    result = compare(off_by(lambda y, _: y * 1.01))
     assert result.failures
     assert result.images == NORMAL.sizes[0]
 
@@ -158,18 +181,8 @@ def test_every_row_of_a_large_fixed_batch_counts(wrong_rows):
         y[wrong_rows] = np.nan
         return y
 
-    for case in standard_cases(SMALL, seed=0):
+    for case in CASES:
         assert failures(poisoned, case, fixed_batch=64) == "NaN or infinite logits"
-
-
-def test_every_row_of_a_batch_that_was_filled_up_counts():
-    def first_rows(y, images):
-        if len(images) == 8:
-            y[:4] += 1
-        return y
-
-    for case in standard_cases(SMALL, seed=0):
-        assert "RMSE" in failures(first_rows, case)
 
 
 def test_a_checkpoint_that_overflows_proves_nothing():

@@ -7,8 +7,8 @@ from levit_deploy.verification.inputs import image_case, standard_cases
 CASES = {case.name: case for case in standard_cases(SMALL, seed=0)}
 
 
-def test_there_are_normal_zero_constant_and_large_inputs():
-    assert list(CASES) == ["normal", "zeros", "constant", "large"]
+def test_there_are_six_kinds():
+    assert list(CASES) == ["normal", "zeros", "constant", "pixels", "large", "tiny"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -33,7 +33,14 @@ def test_each_kind_is_what_its_name_says():
     constant = CASES["constant"].draw(4)
     assert np.ptp(constant, axis=(1, 2, 3)).max() == 0
     assert len(np.unique(constant)) == 4
+    pixels = CASES["pixels"].draw(6)
+    assert (np.count_nonzero(pixels, axis=(1, 2, 3)) == 3).all()  # one place, every channel
+    assert (pixels.max(axis=(1, 2, 3)) > 2.64).all()  # brighter than any picture's white
+    assert len({tuple(np.argwhere(image)[0, 1:]) for image in pixels}) == 6
     assert CASES["large"].draw(4).std() > 5
+    tiny = CASES["tiny"].draw(32).std(axis=(1, 2, 3))
+    assert 1e-9 < tiny.min() < 1e-6
+    assert 1e-3 < tiny.max() < 0.2
 
 
 def test_given_images_are_taken_as_they_are():

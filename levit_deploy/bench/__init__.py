@@ -1,0 +1,161 @@
+"""Time a network in every form, side by side, and say no more than the figures do."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from levit_deploy.bench.contenders import PLAIN, Contender, contenders
+from levit_deploy.bench.products import products_alone
+from levit_deploy.bench.timing import Ratio, percentile, ratio, rounds_side_by_side
+from levit_deploy.config import LeViTConfig
+from levit_deploy.cost import count_macs
+from levit_deploy.model import LeViT
+
+PRODUCTS = "matrix products alone"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One form of the network, on batches of one size.
+
+    Times are in seconds a batch. ``ratio`` is against the plain export; ``of_matmul`` is the share
+    of the time that this machine's own float32 matrix products of the same shapes take.
+    """
+
+    name: str
+    runtime: str
+    batch_size: int
+    median_s: float
+    p90_s: float
+    images_per_s: float
+    ratio: Ratio
+    of_matmul: float
+    size_bytes: int | None
+    load_s: float | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All rows, and under what conditions.
+
+    ``gflops`` is the float32 rate of the matrix products alone, by batch size, two operations a
+    multiply-accumulate.
+    """
+
+    network: str
+    threads: int
+    rounds: int
+    processor: str
+    rows: tuple[Row, ...]
+    gflops: dict[int, float]
+
+
+def benchmark(
+    model: LeViT,
+    config: LeViTConfig,
+    *,
+    network: str,
+    head: str = "mean",
+    artifacts: Sequence[Path] = (),
+    batch_sizes: Sequence[int] = (1, 8),
+    threads: int = 1,
+    rounds: int = 50,
+    progress: Callable[[str], object] = lambda _doing: None,
+) -> Benchmark:
+    """Time everything ``contenders`` can make, in this process, in turns, on normal noise.
+
+    ``progress`` is told what is being done, before each step and after each round.
+    """
+    with _threads(threads):
+        entrants: list[Contender] = []
+        for contender in contenders(model, config, head, tuple(artifacts), threads):
+            entrants.append(contender)
+            progress(f"made {contender.name} for {contender.runtime}")
+        rows, gflops = [], {}
+        for size in batch_sizes:
+            shape = (size, config.in_channels, *config.image_size)
+            images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+            fitting = [c for c in entrants if c.batch_size in (None, size)]
+            calls: dict[str, Callable[[], object]] = {
+                f"{c.name} {c.runtime}": partial(c.run, images) for c in fitting
+            }
+            calls[PRODUCTS] = products_alone(config, size, threads)
+            times = rounds_side_by_side(
+                calls, rounds=rounds, progress=partial(progress, f"timing batches of {size}")
+            )
+            alone = times.pop(PRODUCTS)
+            gflops[size] = 2 * size * count_macs(config) / statistics.median(alone) / 1e9
+            rows += list(_rows(fitting, times, alone, size))
+    return Benchmark(network, threads, rounds, _processor(), tuple(rows), gflops)
+
+
+def random_network(config: LeViTConfig, seed: int = 0) -> LeViT:
+    """A network with nothing left at a value that a simplifier could take advantage of.
+
+    With the statistics and the zeroed branches of a fresh one, it would drop what multiplies by one
+    or adds zero.
+    """
+    model = LeViT(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                values = torch.rand(tensor.shape, generator=generator)
+                tensor.copy_(values / 10 + 0.5 * (tensor.dim() == 1))
+    return model
+
+
+def _rows(
+    entrants: Sequence[Contender], times: dict[str, list[float]], alone: list[float], size: int
+) -> Iterator[Row]:
+    baseline = times[f"{PLAIN} onnxruntime"]
+    for contender in entrants:
+        taken = times[f"{contender.name} {contender.runtime}"]
+        middle = statistics.median(taken)
+        yield Row(
+            contender.name,
+            contender.runtime,
+            size,
+            middle,
+            percentile(taken, 90),
+            size / middle,
+            ratio(baseline, taken),
+            ratio(alone, taken).median,
+            contender.size_bytes,
+            contender.load_s,
+        )
+
+
+@contextmanager
+def _threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _processor() -> str:
+    """The processor's name, and which instructions for low precision it has."""
+    name, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+    except OSError:  # not Linux
+        pass
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    return f"{name} ({', '.join(flag for flag in known if flag in flags) or 'flags unknown'})"

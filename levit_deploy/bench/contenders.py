@@ -1,0 +1,147 @@
+"""What is timed: the original, the plain export, and every form this tool can write."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from levit_deploy.bench.plain_export import plain_export
+from levit_deploy.config import LeViTConfig
+from levit_deploy.exporters import EXPORTERS, ExportOptions
+from levit_deploy.layout import to_spatial
+from levit_deploy.model import LeViT
+from levit_deploy.passes import to_plain
+from levit_deploy.provenance import Provenance
+from levit_deploy.runtime.artifact import deprecation_accepted, load_artifact
+from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray, onnx_session
+
+PLAIN = "plain export"
+
+Run = Callable[[FloatArray], object]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to run the network: ``run`` takes float32 (batch, channels, height, width).
+
+    ``size_bytes`` is the file's, where there is one; ``load_s`` is what loading it took;
+    ``batch_size`` is None where any will do.
+    """
+
+    name: str
+    runtime: str
+    run: Run
+    size_bytes: int | None = None
+    load_s: float | None = None
+    batch_size: int | None = None
+
+
+def contenders(
+    model: LeViT, config: LeViTConfig, head: str, artifacts: tuple[Path, ...], threads: int
+) -> Iterator[Contender]:
+    """Make everything that can be timed here, one by one; the plain export comes first.
+
+    ``model`` is the original, in evaluation mode. torch's own threads must have been set.
+    """
+    plain = plain_export(model, config)
+    yield _onnx(PLAIN, plain, threads)
+    yield Contender("original, eager", "torch", _torch_run(model))
+    yield _original_torchscript(model, config)
+
+    provenance = Provenance("", config, head, "")
+    tokens = to_plain(model)
+    spatial = to_spatial(tokens)
+    files = {
+        "tokens": _serialized("onnx", tokens, provenance),
+        "tokens, opset 23": _serialized("onnx", tokens, provenance, opset=23),
+        "spatial": _serialized("onnx", spatial, provenance),
+    }
+    for name, data in files.items():
+        yield _onnx(name, data, threads)
+    for name, form in (("tokens", tokens), ("spatial", spatial)):
+        yield _torchscript(name, _serialized("torchscript", form, provenance))
+    if importlib.util.find_spec("openvino") is not None:
+        for name, data in {PLAIN: plain, **files}.items():
+            yield _openvino(name, data, threads)
+    for path in artifacts:
+        yield _artifact(path, threads)
+
+
+def _serialized(
+    format: str, model: LeViT, provenance: Provenance, opset: int | None = None
+) -> bytes:
+    return EXPORTERS[format].serialize(model, provenance, ExportOptions(opset=opset))
+
+
+def _onnx(name: str, data: bytes, threads: int) -> Contender:
+    start = time.perf_counter()
+    session = onnx_session(data, threads)
+    taken = time.perf_counter() - start
+    return Contender(
+        name,
+        "onnxruntime",
+        lambda images: session.run(None, {INPUT_NAME: images}),
+        len(data),
+        taken,
+    )
+
+
+def _openvino(name: str, data: bytes, threads: int) -> Contender:
+    import openvino
+
+    start = time.perf_counter()
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = core.compile_model(core.read_model(io.BytesIO(data)), "CPU", settings)
+    request = compiled.create_infer_request()
+    taken = time.perf_counter() - start
+    return Contender(name, "OpenVINO", lambda images: request.infer([images]), len(data), taken)
+
+
+def _torchscript(name: str, data: bytes) -> Contender:
+    start = time.perf_counter()
+    with deprecation_accepted():
+        program = torch.jit.load(io.BytesIO(data))
+    taken = time.perf_counter() - start
+    return Contender(name, "TorchScript", _torch_run(program), len(data), taken)
+
+
+def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
+    """The original, traced and frozen as anybody would."""
+    images = torch.zeros(2, config.in_channels, *config.image_size)
+    with deprecation_accepted():
+        program = torch.jit.freeze(torch.jit.trace(model, images, check_trace=False))
+    return Contender("original, frozen trace", "TorchScript", _torch_run(program))
+
+
+def _artifact(path: Path, threads: int) -> Contender:
+    start = time.perf_counter()
+    artifact = load_artifact(path, threads)
+    taken = time.perf_counter() - start
+    return Contender(
+        path.name,
+        {"onnx": "onnxruntime", "torchscript": "TorchScript"}.get(artifact.format, "torch"),
+        artifact.run,
+        path.stat().st_size,
+        taken,
+        artifact.batch_size,
+    )
+
+
+def _torch_run(module: Callable[[torch.Tensor], Any]) -> Run:
+    def run(images: FloatArray) -> object:
+        with torch.inference_mode():
+            return module(torch.from_numpy(images))
+
+    return run

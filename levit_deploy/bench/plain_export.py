@@ -1,0 +1,47 @@
+"""What one gets without this tool: the baseline of every comparison."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import UsageError
+from levit_deploy.model import LeViT
+
+
+def plain_export(model: LeViT, config: LeViTConfig) -> bytes:
+    """Export with torch.onnx and simplify with onnxsim, with a dynamic batch, nothing else.
+
+    The input is called ``pixel_values``, the output ``logits``. Raises UsageError where onnxscript,
+    which torch.onnx needs, is not installed.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise UsageError(
+            "The plain export that everything is compared with needs onnxscript, as torch.onnx "
+            "does. Install it with: pip install 'levit-deploy[bench]'"
+        )
+    import onnx
+    import onnxsim
+
+    images = torch.zeros(2, config.in_channels, *config.image_size)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about its own insides
+        path = Path(folder) / "plain.onnx"
+        torch.onnx.export(
+            model,
+            (images,),
+            path,
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            external_data=False,
+            verbose=False,
+        )
+        data: bytes = onnxsim.simplify(onnx.load(path))[0].SerializeToString()
+    return data

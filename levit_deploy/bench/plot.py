@@ -1,0 +1,58 @@
+"""A benchmark as a picture."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from levit_deploy.errors import UsageError
+
+
+def require_plotting() -> None:
+    """Raise UsageError where matplotlib is not installed, before anything is timed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError(
+            "--plot draws with matplotlib, which is not installed. Install it with: pip install "
+            "'levit-deploy[bench]'"
+        )
+
+
+def plot(data: dict[str, Any], destination: str) -> None:
+    """Draw the speed of every form against the plain export as PNG, one panel a batch size.
+
+    ``data`` is ``report.benchmark_data``; the line on a bar spans the quartiles over the rounds.
+    """
+    from matplotlib.figure import Figure
+
+    sizes = sorted({row["batch_size"] for row in data["rows"]})
+    most = max(sum(row["batch_size"] == size for row in data["rows"]) for size in sizes)
+    figure = Figure(figsize=(6.4 * len(sizes), 1.6 + 0.34 * most), layout="constrained")
+    panels = figure.subplots(1, len(sizes), squeeze=False)[0]
+    for panel, size in zip(panels, sizes, strict=True):
+        rows = [row for row in data["rows"] if row["batch_size"] == size][::-1]
+        ratios = [row["ratio"] for row in rows]
+        colours = {"faster": "#2a7f62", "slower": "#b4553f", "level": "#8a8a8a"}
+        panel.barh(
+            [f"{row['name']}, {row['runtime']}" for row in rows],
+            [ratio["median"] for ratio in ratios],
+            xerr=[
+                [ratio["median"] - ratio["low"] for ratio in ratios],
+                [ratio["high"] - ratio["median"] for ratio in ratios],
+            ],
+            color=[colours[row["verdict"]] for row in rows],
+            ecolor="#333333",
+        )
+        for place, row in enumerate(rows):
+            panel.annotate(
+                f" {row['ratio']['median']:.2f}x, {row['median_s'] * 1000:.1f} ms",
+                (row["ratio"]["high"], place),
+                va="center",
+                fontsize=8,
+            )
+        panel.axvline(1, color="#333333", linewidth=0.8)
+        panel.margins(x=0.3)
+        panel.set_title(f"batch {size}")
+        panel.set_xlabel("speed against the plain export")
+    threads = f"{data['threads']} thread{'s' if data['threads'] > 1 else ''}"
+    figure.suptitle(f"{data['network']}, {threads}, {data['processor']}", fontsize=9)
+    figure.savefig(destination, format="png", dpi=150)

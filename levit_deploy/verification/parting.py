@@ -1,0 +1,112 @@
+"""Find the first block at which an artifact and its original part.
+
+An artifact need not name what it computes, and may compute it in another layout. So every value in
+it is held against every block of the original: a block agrees where some value is what the block
+computes, within the budget that its own float32 error gives. An error made in one block stays in
+all behind it, so the artifact parts from the original behind the last block that agrees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.verification.budget import Budget, budget, rms
+from levit_deploy.verification.reference import BlockOutput
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Where an artifact parts from its original: at ``block``, behind ``after`` (None: nothing).
+
+    ``rmse`` is the error of the value that comes nearest to the block's, ``allowed`` what it may
+    be; ``rmse`` is infinite where the artifact has NaN or infinity there, or nothing of the block's
+    size. The names are canonical.
+    """
+
+    block: str
+    after: str | None
+    rmse: float
+    allowed: float
+
+    def __str__(self) -> str:
+        agrees = f"It agrees up to {self.after}; " if self.after else ""
+        by = f"by an RMSE of {self.rmse:.2e} where {self.allowed:.2e} is allowed"
+        if not math.isfinite(self.rmse):
+            by = "with NaN or infinity"
+        return f"{agrees}{self.block} is the first block to part from the original, {by}."
+
+    def called(self, names: Mapping[str, str]) -> Parting:
+        """The same, with the names by which others call the blocks."""
+        after = self.after and names.get(self.after, self.after)
+        return replace(self, block=names.get(self.block, self.block), after=after)
+
+
+@dataclass
+class _Form:
+    """A block's output in one of the shapes that artifacts have it in, flattened to (n, size)."""
+
+    expected: npt.NDArray[np.float64]
+    budget: Budget
+    agrees: bool = False
+    nearest: float = np.inf  # RMSE
+    finite: bool = True
+
+
+def find_parting(
+    blocks: Iterable[BlockOutput], values: Iterable[FloatArray], batch: int
+) -> Parting | None:
+    """Where an artifact with these values parts from an original with these blocks.
+
+    The values are those of ``batch`` images, the first of them the blocks'. Returns None where the
+    last block agrees.
+    """
+    forms = {block.name: list(_forms(block)) for block in blocks}
+    for value in values:
+        for form in (form for several in forms.values() for form in several):
+            _hold_against(form, value, batch)
+
+    names = list(forms)
+    agreeing = [i for i, name in enumerate(names) if any(form.agrees for form in forms[name])]
+    parted = agreeing[-1] + 1 if agreeing else 0
+    if parted == len(names):
+        return None
+    nearest = min(forms[names[parted]], key=lambda form: form.nearest)
+    return Parting(
+        block=names[parted],
+        after=names[parted - 1] if parted else None,
+        rmse=nearest.nearest if nearest.finite else np.inf,
+        allowed=nearest.budget.rmse,
+    )
+
+
+def _forms(block: BlockOutput) -> Iterator[_Form]:
+    """As it is, with channels last or first instead, and, for tokens, averaged over them."""
+    single, double = block.float32, block.float64
+    views = [(single, double)]
+    if double.ndim == 4:
+        views.append((single.transpose(0, 2, 3, 1), double.transpose(0, 2, 3, 1)))
+    if double.ndim == 3:
+        views.append((single.transpose(0, 2, 1), double.transpose(0, 2, 1)))
+        views.append((single.mean(1), double.mean(1)))
+    for float32, float64 in views:
+        yield _Form(float64.reshape(len(float64), -1), budget([float32], float64))
+
+
+def _hold_against(form: _Form, value: FloatArray, batch: int) -> None:
+    n, size = form.expected.shape
+    if form.agrees or value.size != batch * size:
+        return
+    error = value.reshape(batch, size)[:n] - form.expected
+    if not np.isfinite(error).all():
+        form.finite = False
+        return
+    form.nearest = min(form.nearest, rms(error))
+    form.agrees = (
+        rms(error) <= form.budget.rmse and float(np.abs(error).max()) <= form.budget.max_error
+    )

@@ -1,0 +1,189 @@
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from networks import SMALL
+from PIL import Image
+
+import levit_deploy
+from levit_deploy import pictures
+from levit_deploy.errors import InputError, UsageError
+from levit_deploy.pictures import FORMATS, MOST, SUFFIXES, find_pictures, picture_case
+from levit_deploy.preprocessing import IMAGENET, Preprocessing, prepare
+
+CONFIG = SMALL.replace(image_size=(16, 16))
+CHECKPOINT = SimpleNamespace(config=CONFIG, preprocessing=IMAGENET)
+
+
+def save(path, seed=0, size=(24, 30), **options):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.save(path, **options)
+    return picture
+
+
+def images(folder, checkpoint=CHECKPOINT):
+    case = picture_case(checkpoint, folder)
+    return case.draw(case.sizes[0])
+
+
+def test_pictures_are_found_below_the_folder_and_nothing_else(tmp_path):
+    for name in ("b.png", "A.JPG", "c/d.Jpeg", "c/e/f.tif", "a.b.webp"):
+        save(tmp_path / name)
+    save(tmp_path / "._hidden.png")
+    save(tmp_path / ".hidden" / "g.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    found = [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path)]
+    assert found == ["A.JPG", "a.b.webp", "b.png", "c/d.Jpeg", "c/e/f.tif"]
+
+
+def test_a_folder_may_itself_be_hidden(tmp_path):
+    save(tmp_path / ".cache" / "a.png")
+    assert len(find_pictures(tmp_path / ".cache")) == 1
+
+
+def test_they_come_in_order_as_the_network_expects_them(tmp_path):
+    second, first = save(tmp_path / "b.png", seed=1), save(tmp_path / "a.png", seed=2)
+    for preprocessing in (IMAGENET, Preprocessing(0.9, "bilinear", (0.5,), (0.25,))):
+        found = images(tmp_path, SimpleNamespace(config=CONFIG, preprocessing=preprocessing))
+        assert found.shape == (2, 3, 16, 16)
+        np.testing.assert_array_equal(found[0], prepare(first, CONFIG, preprocessing))
+        np.testing.assert_array_equal(found[1], prepare(second, CONFIG, preprocessing))
+
+
+def test_python_has_the_same_as_the_command_line():
+    assert levit_deploy.picture_case is picture_case
+
+
+@pytest.mark.parametrize("count", [MOST, MOST + 1, 2 * MOST + 2, 200])
+def test_of_many_some_are_taken_evenly_spread(tmp_path, count):
+    for i in range(count):
+        Image.new("L", (1, 1), i).save(tmp_path / f"{i:03}.png")
+    grey = SimpleNamespace(
+        config=CONFIG.replace(in_channels=1), preprocessing=Preprocessing(mean=(0,), std=(1,))
+    )
+    numbers = np.rint(images(tmp_path, grey)[:, 0, 0, 0] * 255).astype(int)
+    assert len(numbers) == MOST == len(set(numbers))
+    assert numbers[0] == 0
+    gaps = np.diff([*numbers, count])
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_few_pictures_can_be_drawn_more_often_than_they_are_there(tmp_path):
+    save(tmp_path / "a.png", seed=1)
+    save(tmp_path / "b.png", seed=2)
+    case = picture_case(CHECKPOINT, tmp_path)
+    assert case.sizes == (2, 32, 64)
+    two, many = case.draw(2), case.draw(64)
+    assert many.shape == (64, 3, 16, 16)
+    assert many.dtype == np.float32
+    np.testing.assert_array_equal(many[:2], two)
+    assert len({image.tobytes() for image in many}) == 64
+    np.testing.assert_array_equal(many, picture_case(CHECKPOINT, tmp_path).draw(64))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_is_of_a_format_that_is_read(tmp_path, suffix):
+    assert Image.registered_extensions()[suffix] in FORMATS
+    save(tmp_path / f"a{suffix}")
+    assert images(tmp_path).shape == (1, 3, 16, 16)
+
+
+def test_the_two_pictures_a_telephone_puts_into_one_file_are_one(tmp_path):
+    extra = Image.new("RGB", (30, 24))
+    save(tmp_path / "a.jpg")
+    save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[extra])
+    with Image.open(tmp_path / "b.jpg") as picture:
+        assert picture.n_frames == 2
+    one, two = images(tmp_path)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_no_picture_anywhere_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(InputError, match=r"has no pictures in it .* Name another"):
+        picture_case(CHECKPOINT, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "nowhere"])
+def test_what_is_no_folder_is_refused(tmp_path, name):
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(InputError, match=f"{name} is not a folder"):
+        picture_case(CHECKPOINT, tmp_path / name)
+
+
+def truncated(path):
+    save(path, size=(100, 100))
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def damaged(path):
+    save(path, size=(100, 100))
+    data = bytearray(path.read_bytes())
+    data[40:60] = bytes(20)
+    path.write_bytes(data)
+
+
+def floating(path):
+    Image.new("F", (40, 40)).save(path, format="TIFF")
+
+
+BROKEN = {
+    "empty": lambda path: path.write_bytes(b""),
+    "a text": lambda path: path.write_text("no picture"),
+    "truncated": truncated,
+    "damaged": damaged,
+    "a program for Ghostscript": lambda path: save(path, format="EPS"),
+    "another format": lambda path: save(path, format="PCX"),
+    "pixels of no known range": floating,
+    "a thread": lambda path: Image.new("L", (60_000, 1)).save(path),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_one_picture_that_cannot_be_read_refuses_them_all(tmp_path, case):
+    save(tmp_path / "a.png")
+    BROKEN[case](tmp_path / "b.png")
+    config = SimpleNamespace(config=SMALL.replace(image_size=(64, 64)), preprocessing=IMAGENET)
+    with pytest.raises(InputError, match=r"b\.png cannot be read as a picture: .*take it out"):
+        picture_case(config, tmp_path)
+
+
+@pytest.mark.parametrize("limit", [500, 100])
+def test_a_picture_that_would_take_all_memory_is_refused(tmp_path, monkeypatch, limit):
+    save(tmp_path / "a.png")  # 720 pixels: Pillow warns above its limit and refuses above twice it
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(InputError, match=r"a\.png cannot be read .*exceeds limit"):
+        picture_case(CHECKPOINT, tmp_path)
+
+
+def test_pictures_the_network_cannot_take_are_no_fault_of_the_pictures(tmp_path):
+    save(tmp_path / "a.png")
+    checkpoint = SimpleNamespace(config=CONFIG.replace(in_channels=4), preprocessing=IMAGENET)
+    with pytest.raises(UsageError, match="4 channels"):
+        picture_case(checkpoint, tmp_path)
+
+
+def test_neither_is_a_machine_out_of_memory(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    save(tmp_path / "a.png")
+    monkeypatch.setattr(pictures, "prepare", exhausted)
+    with pytest.raises(MemoryError):
+        picture_case(CHECKPOINT, tmp_path)
+
+
+def test_a_link_to_a_picture_is_one_and_a_broken_link_is_none(tmp_path):
+    save(tmp_path / "elsewhere" / "a.png")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link.png").symlink_to(tmp_path / "elsewhere" / "a.png")
+    (folder / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    assert [path.name for path in find_pictures(folder)] == ["link.png"]
+    shutil.rmtree(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="no pictures"):
+        find_pictures(folder)

@@ -1,0 +1,69 @@
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from networks import trained
+
+from levit_deploy import pipeline
+from levit_deploy.checkpoint import fused, read_checkpoint
+from levit_deploy.exporters import EXPORTERS, ExportOptions
+from levit_deploy.layout import LAYOUTS, to_spatial
+from levit_deploy.passes import to_plain
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save({"model": trained().state_dict()}, tmp_path / "ckpt.pth")
+    return read_checkpoint(tmp_path / "ckpt.pth")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("format", EXPORTERS)
+def test_twenty_files_with_one_and_two_threads_are_one(checkpoint, format, layout):
+    provenance = pipeline._provenance(checkpoint, "mean", layout)
+    before, digests = torch.get_num_threads(), set()
+    try:
+        for i in range(20):
+            torch.set_num_threads(1 + i % 2)
+            model = to_plain(checkpoint.model)
+            if layout == "spatial":
+                model = to_spatial(model)
+            data = EXPORTERS[format].serialize(model, provenance, ExportOptions())
+            digests.add(hashlib.sha256(data).hexdigest())
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [["export"], ["export", "--format", "torchscript"], ["fuse"]], ids=" ".join
+)
+def test_the_whole_command_gives_the_same_bytes_whatever_surrounds_it(
+    tmp_path, checkpoint, command
+):
+    files = []
+    for threads in ("1", "2"):
+        files.append(tmp_path / threads)
+        surroundings = {
+            "OMP_NUM_THREADS": threads,
+            "PYTHONHASHSEED": threads,
+            "TZ": f"UTC{threads}",
+        }
+        subprocess.run(
+            [sys.executable, "-m", "levit_deploy", *command, checkpoint.path, "-o", files[-1]],
+            env={**os.environ, **surroundings},
+            cwd=tmp_path if threads == "1" else None,
+            check=True,
+            capture_output=True,
+        )
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_twenty_fused_files_are_one(checkpoint):
+    provenance = pipeline._provenance(checkpoint, "mean", "tokens")
+    files = {fused.serialize(to_plain(checkpoint.model), provenance) for _ in range(20)}
+    assert len(files) == 1

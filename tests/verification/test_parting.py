@@ -1,0 +1,130 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import SMALL, trained
+from onnx import numpy_helper
+
+from levit_deploy import pipeline
+from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.exporters.onnx import to_onnx
+from levit_deploy.exporters.torchscript import to_torchscript
+from levit_deploy.layout import to_spatial
+from levit_deploy.passes import to_plain
+from levit_deploy.provenance import Provenance
+from levit_deploy.runtime.artifact import deprecation_accepted
+from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
+from levit_deploy.verification.inputs import standard_cases
+from levit_deploy.verification.parting import Parting, find_parting
+from levit_deploy.verification.reference import Reference
+
+MODEL = trained()
+IMAGES = standard_cases(SMALL, seed=0)[0].draw(3)
+BLOCKS = Reference(MODEL).blocks(IMAGES)
+NAMES = [block.name for block in BLOCKS]
+PROVENANCE = Provenance("", SMALL, "mean", "tokens")
+
+
+def by_onnx(plain, images=IMAGES, **options):
+    return onnx_values(to_onnx(plain, PROVENANCE, **options).SerializeToString(), images)
+
+
+def by_torchscript(plain, images=IMAGES):
+    with deprecation_accepted():
+        program = torch.jit.load(io.BytesIO(to_torchscript(plain, PROVENANCE)))
+    return torchscript_values(program, images)
+
+
+def by_fused(plain, images=IMAGES):
+    return module_values(plain, images)
+
+
+FORMS = {
+    "onnx-tokens": by_onnx,
+    "onnx-spatial": lambda plain: by_onnx(to_spatial(plain)),
+    "torchscript-tokens": by_torchscript,
+    "torchscript-spatial": lambda plain: by_torchscript(to_spatial(plain)),
+    "fused": by_fused,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.save(MODEL.state_dict(), tmp_path / "ckpt.pth")
+    return read_checkpoint(tmp_path / "ckpt.pth")
+
+
+def wrong_from(name):
+    """The model with one parameter of one block wrong."""
+    model = trained()
+    weight = next(p for p in model.get_submodule(name).parameters() if p.dim() > 1)
+    weight.data.view(-1)[0] += 0.1
+    return to_plain(model)
+
+
+@pytest.mark.parametrize("values", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("block", ["patch_embed.0", "blocks.0", "blocks.4", "blocks.10", "head"])
+def test_the_block_that_is_wrong_is_named(values, block):
+    parting = find_parting(BLOCKS, values(wrong_from(block)), len(IMAGES))
+    before = NAMES.index(block) - 1
+    assert parting.block == block
+    assert parting.after == (NAMES[before] if before >= 0 else None)
+    assert parting.rmse > parting.allowed > 0
+
+
+@pytest.mark.parametrize("values", FORMS.values(), ids=FORMS)
+def test_a_right_artifact_parts_nowhere(values):
+    assert find_parting(BLOCKS, values(to_plain(MODEL)), len(IMAGES)) is None
+
+
+@pytest.mark.parametrize("opset", [17, 23])
+def test_any_operator_set_and_a_fixed_batch(opset):
+    filled = IMAGES[np.arange(8) % 3]
+    values = list(by_onnx(wrong_from("blocks.2"), filled, opset=opset, batch_size=8))
+    assert find_parting(BLOCKS, values, 8).block == "blocks.2"
+    # the same values, were they taken for three images
+    assert find_parting(BLOCKS, values, 3).after is None
+
+
+def test_nan_is_found_where_it_begins():
+    plain = to_plain(MODEL)
+    plain.blocks[1].m[0].bias.data[0] = np.nan
+    parting = find_parting(BLOCKS, by_onnx(plain), 3)
+    assert parting.block == "blocks.1"
+    assert parting.rmse == np.inf
+
+
+def test_in_words():
+    parting = Parting("blocks.1", "blocks.0", 2e-3, 1e-6)
+    assert str(parting.called({"blocks.1": "stages.0.blocks.0.mlp"})) == (
+        "It agrees up to blocks.0; stages.0.blocks.0.mlp is the first block to part from the "
+        "original, by an RMSE of 2.00e-03 where 1.00e-06 is allowed."
+    )
+    assert str(Parting("patch_embed.0", None, 1.0, 1e-6)).startswith("patch_embed.0 is the first")
+
+
+def corrupt(path, tensor_name):
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if t.name == tensor_name)
+    weights = numpy_helper.to_array(tensor).copy()
+    weights.flat[0] += 0.1
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    onnx.save(model, path)
+
+
+def test_verify_names_the_block_as_the_checkpoint_does(tmp_path, checkpoint):
+    names = {name: f"theirs.{name}" for name in NAMES}
+    pipeline.export(checkpoint, "onnx", tmp_path / "a.onnx")
+    corrupt(tmp_path / "a.onnx", "blocks.3.m.0.bias")
+    verification = pipeline.verify(replace(checkpoint, block_names=names), tmp_path / "a.onnx")
+    assert verification.parting.block == "theirs.blocks.3"
+    assert verification.parting.after == "theirs.blocks.2"
+    with pytest.raises(Exception, match=r"theirs\.blocks\.3 is the first block to part"):
+        verification.raise_if_failed()
+
+
+def test_a_proof_that_holds_looks_no_further(tmp_path, checkpoint):
+    assert pipeline.export(checkpoint, "onnx", tmp_path / "a").verification.parting is None

@@ -1,0 +1,65 @@
+import numpy as np
+import torch
+from networks import SMALL, trained
+
+from levit_deploy.verification.inputs import standard_cases
+from levit_deploy.verification.reference import Reference, _twin
+
+MODEL = trained()
+REFERENCE = Reference(MODEL)
+NORMAL = standard_cases(SMALL, seed=0)[0]
+
+
+def test_the_reference_runs_in_float64_and_leaves_the_model_in_float32():
+    images = NORMAL.draw(20)  # more than one chunk
+    logits = REFERENCE.logits(images)
+    assert logits.dtype == np.float64
+    assert logits.shape == (20, SMALL.num_classes)
+    assert MODEL.head.l.weight.dtype == torch.float32
+    with torch.inference_mode():
+        one = trained().double()(torch.from_numpy(images[17:18]).double()).numpy()
+    np.testing.assert_allclose(logits[17:18], one, rtol=1e-13)
+
+
+def test_blocks_are_those_of_a_walk_by_hand():
+    images = NORMAL.draw(2)
+    blocks = {block.name: block for block in REFERENCE.blocks(images)}
+    stem = [f"patch_embed.{i}" for i in (0, 2, 4, 6)]
+    trunk = [f"blocks.{i}" for i in range(len(MODEL.blocks))]
+    assert list(blocks) == [*stem, *trunk, "head"]
+
+    double = trained().double()
+    with torch.inference_mode():
+        x = torch.from_numpy(images).double()
+        for i, layer in enumerate(double.patch_embed):
+            x = layer(x)
+            if i % 2 == 0:
+                np.testing.assert_array_equal(blocks[f"patch_embed.{i}"].float64, x)
+        x = double.to_tokens(x)
+        for i, layer in enumerate(double.blocks):
+            x = layer(x)
+            np.testing.assert_array_equal(blocks[f"blocks.{i}"].float64, x)
+            assert blocks[f"blocks.{i}"].float32.dtype == np.float32
+    np.testing.assert_array_equal(blocks["head"].float64, REFERENCE.logits(images))
+    assert not MODEL.blocks[0]._forward_hooks
+
+
+def test_draws_are_the_original_and_twins_a_step_away():
+    images = NORMAL.draw(8)
+    expected = REFERENCE.logits(images)
+    first, *twins = REFERENCE.draws(images, 8)
+    np.testing.assert_array_equal(first, REFERENCE.float32_logits(images))
+    assert len(twins) == 8
+    errors = [np.sqrt(((logits - expected) ** 2).mean()) for logits in (first, *twins)]
+    assert len(set(errors)) == 9
+    assert all(0.3 < error / errors[0] < 3 for error in errors)
+    assert all(logits.dtype == np.float32 for logits in twins)
+
+    twin = _twin(REFERENCE._float64, 0)
+    for name, tensor in twin.state_dict().items():
+        original = MODEL.state_dict()[name]
+        if tensor.is_floating_point():
+            step = np.spacing(np.abs(original.numpy()))
+            assert (np.abs(tensor.numpy() - original.numpy()) <= step).all()
+    moved = (twin.head.l.weight != MODEL.head.l.weight).float().mean()
+    assert 0.1 < moved < 0.9
