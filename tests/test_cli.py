@@ -79,11 +79,11 @@ def test_a_golden_from_fuse_to_verify(tmp_path):
     ):
         code, out, _ = run(*arguments)
         assert code == 0
-        assert out.count("proven") == 4
+        assert out.count("proven") == 7  # six kinds of input, and all together
     for artifact in ("g.safetensors", "g.onnx", "g.pt"):
         code, out, _ = run("verify", path, tmp_path / artifact)
         assert code == 0
-        assert out.count("proven") == 4
+        assert out.count("proven") == 7  # six kinds of input, and all together
     assert run("inspect", tmp_path / "g.safetensors")[0] == 0
     assert run("export", tmp_path / "g.safetensors", "--force")[0] == 0
     assert names_in(tmp_path) == ["g.onnx", "g.pt", "g.safetensors"]

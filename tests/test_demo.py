@@ -20,7 +20,7 @@ def test_the_demo_does_the_whole_job(tmp_path):
     code, out, _ = run("demo", folder)
     assert code == 0
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert out.count("proven") == 15  # three artifacts, five kinds of input
+    assert out.count("proven") == 24  # three artifacts: seven kinds of input, and all together
     assert "held-out" in out
     digits = held_out()
     top1 = (
