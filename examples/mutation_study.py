@@ -59,6 +59,7 @@ from levit_deploy.report import to_json
 from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.verification import Verification, measure
 from levit_deploy.verification.budget import MAX_FLOOR_ULPS, RMSE_FLOOR_ULPS, Budget, budget, rms
+from levit_deploy.verification.compare import BATCH_SIZES
 from levit_deploy.verification.inputs import standard_cases
 from levit_deploy.verification.reference import Reference
 
@@ -335,7 +336,7 @@ def leak_before(block: nn.Module, rng: random.Random) -> nn.Module:
 
 
 def wrong_from_some_place_on(head: nn.Module, rng: random.Random) -> nn.Module:
-    part, first = power(rng, -8, 0), rng.randrange(1, TOGETHER)
+    part, first = power(rng, -8, 0), rng.randrange(1, max(BATCH_SIZES))  # the last the proof fills
     late = Function(lambda x: x + part * x * (torch.ones_like(x).cumsum(0) > first))
     return nn.Sequential(late, head)
 

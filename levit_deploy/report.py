@@ -22,6 +22,7 @@ from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.config import Grid
 from levit_deploy.cost import count_macs
 from levit_deploy.pipeline import Published
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.verification import Verification
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
         "macs": count_macs(config),
         "config": dataclasses.asdict(config),
         "resolutions": config.resolutions,
+        "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
         "assumed": list(checkpoint.assumed),
     }
 
@@ -112,6 +114,7 @@ def print_checkpoint(data: Data, console: Console) -> None:
         ("normalisation", _NORMS[config["norm"]]),
         ("parameters", f"{data['parameters'] / 1e6:.2f} M"),
         ("multiply-accumulates", f"{data['macs'] / 1e6:.1f} M an image"),
+        ("pictures", _preprocessing(data["preprocessing"])),
         *(("assumed", assumption) for assumption in data["assumed"]),
     ):
         sheet.add_row(name, value)
@@ -135,6 +138,14 @@ def print_checkpoint(data: Data, console: Console) -> None:
                 "subsampling", _grid(data["resolutions"][i + 1]), widths, "1", *_attention(down)
             )
     console.print(parts)
+
+
+def _preprocessing(data: Data) -> str:
+    """How pictures are prepared, and whether the checkpoint says so."""
+    if data["unsupported"]:
+        return f"not read: {data['unsupported']}"
+    given = Preprocessing(**data)
+    return f"{given}, assumed" if given.assumed else str(given)
 
 
 _NORMS = {

@@ -55,6 +55,7 @@ def test_inspect_reads_like_a_data_sheet(folder):
         assert fact in out
     assert "stage 3" in out
     assert "12 > 16" in out
+    assert "crop 0.875, bicubic, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, assumed" in out
 
 
 def test_inspect_as_json(folder):

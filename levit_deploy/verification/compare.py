@@ -169,28 +169,35 @@ def compare_batches(
 ) -> list[ComparedBatch]:
     """Run images of all kinds together, and compare each with itself alone.
 
-    Every place in every batch is looked at, with strangers beside it. A fixed batch cannot hold an
-    image alone, but it can hold it in another place and company.
+    Every place in every batch is looked at, with strangers beside it: in turn images with large
+    errors allowed and with small, as what leaks from the loud shows first in the quiet. A fixed
+    batch cannot hold an image alone, but it can hold it in another place and company.
     """
     images = np.concatenate([kind.images[:8] for kind in compared])
     alone = np.concatenate([kind.logits[:8] for kind in compared])
     kinds = [kind.result for kind in compared for _ in kind.images[:8]]
-    n = len(images)
-    places: npt.NDArray[np.int64] = np.random.default_rng(seed).permutation(n)
+    # alone and beside others, each within what is allowed, and perhaps to either side
+    limits = 2 * np.array([kind.budget.max_error for kind in kinds])
+    quiet, loud = np.array_split(np.argsort(limits, kind="stable"), 2)
 
-    results, start = [], 0
+    results, rng = [], np.random.default_rng(seed)
     for size in BATCH_SIZES if fixed_batch is None else (fixed_batch,):
-        rows = places[np.arange(start, start + size) % n]
-        start += size
+        half = -(-size // 2)
+        in_turn = np.stack([_drawn(loud, half, rng), _drawn(quiet, half, rng)], axis=1)
+        rows = in_turn.reshape(-1)[:size]
         logits = run(images[rows])
         with np.errstate(invalid="ignore"):
             difference = np.abs(logits - alone[rows]).max(axis=1)
         difference[np.isnan(difference)] = np.inf
-        # alone and beside others, each within what is allowed, and perhaps to either side
-        allowed = 2 * np.array([kinds[row].budget.max_error for row in rows])
+        allowed = limits[rows]
         worst = int((difference / allowed).argmax())
         result = BatchResult(
             size, kinds[rows[worst]].name, float(difference[worst]), float(allowed[worst])
         )
         results.append(ComparedBatch(result, images[rows]))
     return results
+
+
+def _drawn(items: npt.NDArray[np.int64], n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw n of the items, none again before its turn."""
+    return np.resize(rng.permutation(items), n)
