@@ -23,7 +23,6 @@ import onnxruntime
 import onnxsim
 import torch
 
-from levit_deploy.bench.timing import rounds_side_by_side
 from levit_deploy.config import VARIANTS, LeViTConfig
 from levit_deploy.exporters.onnx import to_onnx
 from levit_deploy.exporters.torchscript import to_torchscript
@@ -31,6 +30,7 @@ from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import passes, to_plain
 from levit_deploy.provenance import Provenance
+from levit_deploy.timing import rounds_side_by_side
 
 Run = Callable[[torch.Tensor], object]
 

@@ -15,10 +15,10 @@ import torch
 
 from levit_deploy.bench.contenders import PLAIN, Contender, contenders
 from levit_deploy.bench.products import products_alone
-from levit_deploy.bench.timing import Ratio, percentile, ratio, rounds_side_by_side
 from levit_deploy.config import LeViTConfig
 from levit_deploy.cost import count_macs
 from levit_deploy.model import LeViT
+from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
 
 PRODUCTS = "matrix products alone"
 

@@ -12,7 +12,6 @@ from statistics import median
 import numpy as np
 import torch
 
-from levit_deploy.bench.timing import rounds_side_by_side
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.demo.digits import held_out
 from levit_deploy.errors import OutputError
@@ -20,6 +19,7 @@ from levit_deploy.exporters import EXPORTERS
 from levit_deploy.pipeline import Published, export, fuse
 from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.timing import rounds_side_by_side
 from levit_deploy.verification import image_case
 
 CHECKPOINT_NAME = "digits.pth"

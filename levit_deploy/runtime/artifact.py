@@ -55,11 +55,12 @@ class Artifact:
     values: Callable[[FloatArray], Iterable[FloatArray]]
 
 
-def load_artifact(path: Path, threads: int | None = None) -> Artifact:
+def load_artifact(path: Path, threads: int | None = None, *, literal: bool = False) -> Artifact:
     """Load an ONNX, TorchScript or fused file, recognised by its contents.
 
-    ``threads`` limits onnxruntime; torch has one setting for the whole process. Raises
-    ArtifactError where the file is none of them or has another interface.
+    ``threads`` limits onnxruntime; torch has one setting for the whole process. ``literal`` has
+    onnxruntime compute what an ONNX file says, node by node. Raises ArtifactError where the file is
+    none of them or has another interface.
     """
     try:
         data = path.read_bytes()
@@ -69,13 +70,13 @@ def load_artifact(path: Path, threads: int | None = None) -> Artifact:
         return _torchscript(path, data)
     if data[8:9] == b"{":
         return _fused(path)
-    return _onnx(path, data, threads)
+    return _onnx(path, data, threads, literal)
 
 
-def _onnx(path: Path, data: bytes, threads: int | None) -> Artifact:
+def _onnx(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
     _refuse_what_reaches_out(path, data)
     try:
-        session = onnx_session(data, threads)
+        session = onnx_session(data, threads, literal=literal)
     except Exception as error:  # onnxruntime's exceptions share no base class
         if is_out_of_memory(error):
             raise

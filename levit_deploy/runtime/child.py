@@ -27,7 +27,7 @@ LOAD, HELLO, ARRAY, VALUES, END, ERROR = b"L", b"H", b"A", b"V", b"Z", b"E"
 HEADER = struct.Struct("<cQ")
 
 
-def main(preload: list[str], threads: int | None) -> None:
+def main(preload: list[str], threads: int | None, literal: bool) -> None:
     """Serve one artifact until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -39,7 +39,7 @@ def main(preload: list[str], threads: int | None) -> None:
         if (frame := read_frame(requests)) is None:
             return
         path = frame[1].decode()
-        artifact = load_artifact(Path(path), threads)
+        artifact = load_artifact(Path(path), threads, literal=literal)
         if threads is not None and artifact.format != "onnx":
             import torch  # its threads are the process's, which here is the artifact's own
 

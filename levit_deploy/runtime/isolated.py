@@ -33,35 +33,43 @@ TIMEOUT_S = 300.0  # a batch of 128 takes the largest LeViT seconds
 
 # started with -P, or Python would look for modules in the current folder first
 _PROGRAM = (
-    "import json, sys; sys.path[:], preload, threads = json.loads(sys.argv[1]); "
-    "from levit_deploy.runtime.child import main; main(preload, threads)"
+    "import json, sys; sys.path[:], *options = json.loads(sys.argv[1]); "
+    "from levit_deploy.runtime.child import main; main(*options)"
 )
 
 
 @contextmanager
 def open_isolated(
-    path: Path, threads: int | None = None, timeout_s: float = TIMEOUT_S
+    path: Path,
+    threads: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    literal: bool = False,
 ) -> Iterator[Artifact]:
     """Load the artifact at ``path`` in a child process, which ends with the block.
 
-    ``timeout_s`` is for loading, and for each batch. Raises ArtifactError as ``load_artifact``
-    does, and BackendError, also from ``run``, where the child crashes, hangs, or runs out of
-    memory.
+    ``timeout_s`` is for loading, and for each batch; ``threads`` and ``literal`` are those of
+    ``load_artifact``. Raises ArtifactError as that does, and BackendError, also from ``run``, where
+    the child crashes, hangs, or runs out of memory.
     """
-    with runtime_process((), threads, timeout_s) as load:
+    with runtime_process((), threads, timeout_s, literal=literal) as load:
         yield load(path)
 
 
 @contextmanager
 def runtime_process(
-    preload: Sequence[str], threads: int | None = None, timeout_s: float = TIMEOUT_S
+    preload: Sequence[str],
+    threads: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    literal: bool = False,
 ) -> Iterator[Callable[[Path], Artifact]]:
     """Start a child process for one artifact that is still to be written.
 
     It imports the modules ``preload`` meanwhile. Yields what loads the artifact, once; the rest is
     as for ``open_isolated``.
     """
-    arguments = json.dumps([sys.path, list(preload), threads])
+    arguments = json.dumps([sys.path, list(preload), threads, literal])
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _PROGRAM, arguments],
         stdin=subprocess.PIPE,

@@ -12,8 +12,12 @@ FloatArray = npt.NDArray[np.float32]
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 
 
-def onnx_session(data: bytes, threads: int | None = None) -> Any:
-    """Open a model on the CPU; raises onnxruntime's own exceptions, which share no base class."""
+def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = False) -> Any:
+    """Open a model on the CPU; raises onnxruntime's own exceptions, which share no base class.
+
+    ``literal`` computes node by node what the file says, with nothing fused: what is rounded is
+    then a float between two nodes, and not a byte in a faster one.
+    """
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
@@ -21,6 +25,8 @@ def onnx_session(data: bytes, threads: int | None = None) -> Any:
     options.log_severity_level = 3
     # Waiting threads that spin would take the cores from torch, which runs in turns with this.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if literal:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(

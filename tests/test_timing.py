@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from levit_deploy.bench.timing import Ratio, percentile, ratio, rounds_side_by_side
+from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
 
 
 def test_callables_take_turns_and_the_warmup_is_not_counted():

@@ -1,0 +1,94 @@
+"""From a float graph to an int8 file that answers as well and runs faster."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from levit_deploy.errors import UsageError, VerificationError
+from levit_deploy.quantization.accuracy import Accuracy
+from levit_deploy.quantization.calibration import CPUS
+from levit_deploy.quantization.search import Quantization, runner, search
+from levit_deploy.quantization.split import Judging, judging_pictures, split_pictures
+from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
+
+__all__ = [
+    "Accuracy",
+    "Int8Options",
+    "Judging",
+    "Quantization",
+    "judging_pictures",
+    "quantized_bytes",
+    "split_pictures",
+]
+
+ROUNDS = 40
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """What the user may choose of quantization.
+
+    ``images`` is a folder of pictures such as the network will meet; ``max_drop`` is how many
+    points of top-1 may be lost, or of agreement where there are no labels, None for the defaults;
+    ``cpu`` is one of CPUS; ``even_if_slower`` publishes what is no faster than float here.
+    """
+
+    images: Path
+    max_drop: float | None = None
+    cpu: str = "any"
+    even_if_slower: bool = False
+
+
+def quantized_bytes(
+    plain: bytes,
+    rival: bytes,
+    calibration: FloatArray,
+    pictures: Judging,
+    options: Int8Options,
+    progress: Callable[[str], object] = lambda _doing: None,
+) -> tuple[bytes, Quantization]:
+    """Quantize a float graph, and time it beside the fastest float graph, its ``rival``.
+
+    Raises VerificationError where no int8 network holds the drop, or it is not faster.
+    """
+    if options.cpu not in CPUS:
+        raise UsageError(f"--cpu {options.cpu!r} is not one of {', '.join(CPUS)}.")
+    model, found = search(
+        onnx.load_from_string(plain),
+        calibration,
+        pictures,
+        cpu=options.cpu,
+        max_drop=options.max_drop,
+        progress=progress,
+    )
+    data: bytes = model.SerializeToString(deterministic=True)
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    speed = _speed(data, rival, calibration[np.arange(batch) % len(calibration)], progress)
+    if speed.verdict != "faster" and not options.even_if_slower:
+        raise VerificationError(
+            f"int8 is not faster than float here: {speed.median:.2f} times as fast as the best "
+            f"float32 file (between quartiles {speed.low:.2f} and {speed.high:.2f}). Nothing was "
+            "published. Export float32, or give --even-if-slower if it is for another machine."
+        )
+    return data, dataclasses.replace(found, speed=speed)
+
+
+def _speed(
+    data: bytes, rival: bytes, images: FloatArray, progress: Callable[[str], object]
+) -> Ratio:
+    batch = len(images)
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(runner(model, batch), images)
+        for name, model in (("int8", data), ("float32", rival))
+    }
+    progress("timing it beside float32")
+    times = rounds_side_by_side(calls, rounds=ROUNDS)
+    return ratio(times["float32"], times["int8"])

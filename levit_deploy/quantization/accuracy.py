@@ -1,0 +1,69 @@
+"""What rounding costs on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from levit_deploy.quantization.split import Judging
+from levit_deploy.runtime.sessions import FloatArray
+
+MAX_DROP, MAX_DISAGREEMENT = 0.3, 0.5  # points of top-1, and percent of pictures
+
+Run = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How the int8 network answers pictures, beside the float one.
+
+    ``agreement`` is the percentage of the pictures to which both give the same top-1;
+    ``float_top1`` and ``int8_top1`` are percentages, None where there are no labels. ``drop`` is
+    what was lost, in points of top-1, or of agreement where there are no labels; ``allowed`` is how
+    much may be.
+    """
+
+    pictures: int
+    agreement: float
+    float_top1: float | None
+    int8_top1: float | None
+    drop: float
+    allowed: float
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What is wrong, in words with figures; empty where nothing is."""
+        if self.drop <= self.allowed:
+            return ()
+        if self.float_top1 is not None:
+            return (
+                f"top-1 falls from {self.float_top1:.2f} to {self.int8_top1:.2f} %, by more than "
+                f"{self.allowed:g} points",
+            )
+        return (
+            f"the same top-1 on {self.agreement:.2f} %, where {100 - self.allowed:g} % was asked",
+        )
+
+
+def top1(run: Run, pictures: Judging) -> FloatArray:
+    """The class with the largest logit, for each picture."""
+    return np.concatenate([run(batch).argmax(axis=1) for batch in pictures.batches()])
+
+
+def accuracy(
+    float_top1: FloatArray, int8_top1: FloatArray, pictures: Judging, max_drop: float | None
+) -> Accuracy:
+    """Compare two networks' answers; ``max_drop`` None is MAX_DROP, or MAX_DISAGREEMENT."""
+    agreement = _percent(float_top1 == int8_top1)
+    if pictures.labels is None:
+        allowed = MAX_DISAGREEMENT if max_drop is None else max_drop
+        return Accuracy(len(pictures.paths), agreement, None, None, 100 - agreement, allowed)
+    before, after = (_percent(found == pictures.labels) for found in (float_top1, int8_top1))
+    allowed = MAX_DROP if max_drop is None else max_drop
+    return Accuracy(len(pictures.paths), agreement, before, after, before - after, allowed)
+
+
+def _percent(hits: FloatArray) -> float:
+    return 100 * float(hits.mean())

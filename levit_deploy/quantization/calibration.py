@@ -1,0 +1,91 @@
+"""Static quantization by onnxruntime's own tool, in the form that every runtime reads."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from levit_deploy.quantization.rounding import QUANTIZED_OPS, only_products_rounded
+from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray
+
+METHODS = ("MinMax", "Percentile", "Entropy")
+CPUS = ("any", "vnni")
+
+
+def quantize_graph(
+    model: onnx.ModelProto, images: FloatArray, method: str, cpu: str
+) -> onnx.ModelProto:
+    """Put QuantizeLinear and DequantizeLinear around every Conv and Gemm.
+
+    Activations become unsigned bytes, weights signed bytes with a scale for each output channel;
+    the ranges of the former are found on ``images``, float32 (n, channels, height, width), by one
+    of METHODS. ``cpu`` 'any' keeps weights within 64, so that the 16-bit sums of processors without
+    VNNI cannot saturate; 'vnni' uses all of a byte. What a Gemm gives stays float: onnxruntime then
+    runs it straight from bytes to floats, which is faster and more accurate than through bytes. So
+    does what is added up along the residual branches.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    with tempfile.TemporaryDirectory() as folder, _in_silence():
+        given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, given)
+        quantize_static(
+            given,
+            made,
+            _reader(images, model),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(QUANTIZED_OPS),
+            per_channel=True,
+            reduce_range=cpu == "any",
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[method],
+            extra_options={
+                "OpTypesToExcludeOutputQuantization": ["Gemm"],
+                "CalibStridedMinMax": 1,  # forget what one batch computed before the next
+            },
+        )
+        result = onnx.load(made)
+    del result.metadata_props[:]
+    return only_products_rounded(result, model)
+
+
+def _reader(images: FloatArray, model: onnx.ModelProto) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    rows = np.arange(-(-len(images) // size) * size) % len(images)  # the last batch filled
+    batches = images[rows].reshape(-1, size, *images.shape[1:])
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        def __len__(self) -> int:
+            return len(batches)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.left = iter(batches[start_index:end_index])
+
+        def get_next(self) -> dict[str, FloatArray] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {INPUT_NAME: batch}
+
+    return Reader()
+
+
+@contextlib.contextmanager
+def _in_silence() -> Iterator[None]:
+    """Keep what onnxruntime's tool prints and logs of its own steps from the user."""
+    root, before = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        root.setLevel(before)

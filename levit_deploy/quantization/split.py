@@ -1,0 +1,89 @@
+"""Pictures in a folder, a part to calibrate on and the rest to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import InputError
+from levit_deploy.pictures import find_pictures, read_pictures
+from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.runtime.sessions import FloatArray
+
+FEWEST = 40  # one in four to calibrate on leaves thirty to judge by
+MOST_CALIBRATING, MOST_JUDGING = 64, 1000
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Judging:
+    """The pictures to judge by, read a few at a time, each time they are asked for.
+
+    ``labels`` are class indices, one a picture, or None where the folder has none.
+    """
+
+    paths: tuple[Path, ...]
+    labels: npt.NDArray[np.int64] | None
+    config: LeViTConfig
+    preprocessing: Preprocessing
+
+    def batches(self) -> Iterator[FloatArray]:
+        """All pictures in order, float32 (up to BATCH, channels, height, width)."""
+        for start in range(0, len(self.paths), BATCH):
+            yield read_pictures(self.paths[start : start + BATCH], self.config, self.preprocessing)
+
+
+def judging_pictures(folder: Path, config: LeViTConfig, preprocessing: Preprocessing) -> Judging:
+    """Every picture below a folder, or MOST_JUDGING of them, evenly spread."""
+    return _judging(_spread(find_pictures(folder), MOST_JUDGING), folder, config, preprocessing)
+
+
+def split_pictures(
+    folder: Path, config: LeViTConfig, preprocessing: Preprocessing
+) -> tuple[FloatArray, Judging]:
+    """A quarter of the pictures to calibrate on, at most MOST_CALIBRATING, and the others.
+
+    Raises InputError where there are fewer than FEWEST.
+    """
+    found = find_pictures(folder)
+    if len(found) < FEWEST:
+        raise InputError(
+            f"{folder} has {len(found)} pictures. Expected {FEWEST} or more: a quarter of them to "
+            "calibrate on, the others to judge by. Add pictures such as the network will meet."
+        )
+    calibrating = _spread(found, min(len(found) // 4, MOST_CALIBRATING))
+    rest = sorted(set(found) - set(calibrating))
+    return (
+        read_pictures(calibrating, config, preprocessing),
+        _judging(_spread(rest, MOST_JUDGING), folder, config, preprocessing),
+    )
+
+
+def _judging(
+    paths: list[Path], folder: Path, config: LeViTConfig, preprocessing: Preprocessing
+) -> Judging:
+    return Judging(tuple(paths), _labels(paths, folder, config), config, preprocessing)
+
+
+def _spread(paths: list[Path], most: int) -> list[Path]:
+    n = min(len(paths), most)
+    return [paths[i * len(paths) // n] for i in range(n)]
+
+
+def _labels(paths: list[Path], folder: Path, config: LeViTConfig) -> npt.NDArray[np.int64] | None:
+    """Class indices by folder, in the order of their names, as torchvision's ImageFolder has them.
+
+    None where there is not one folder for each class.
+    """
+    classes = sorted(
+        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
+    )
+    inside = [path.relative_to(folder).parts for path in paths]
+    if len(classes) != config.num_classes or any(len(parts) < 2 for parts in inside):
+        return None
+    return np.array([classes.index(parts[0]) for parts in inside])
