@@ -56,14 +56,12 @@ def accuracy(
     float_top1: FloatArray, int8_top1: FloatArray, pictures: Judging, max_drop: float | None
 ) -> Accuracy:
     """Compare two networks' answers; ``max_drop`` None is MAX_DROP, or MAX_DISAGREEMENT."""
-    agreement = _percent(float_top1 == int8_top1)
+    n, agreeing = len(pictures.paths), int((float_top1 == int8_top1).sum())
+    agreement = 100 * agreeing / n
     if pictures.labels is None:
         allowed = MAX_DISAGREEMENT if max_drop is None else max_drop
-        return Accuracy(len(pictures.paths), agreement, None, None, 100 - agreement, allowed)
-    before, after = (_percent(found == pictures.labels) for found in (float_top1, int8_top1))
+        return Accuracy(n, agreement, None, None, 100 * (n - agreeing) / n, allowed)
+    before, after = (int((found == pictures.labels).sum()) for found in (float_top1, int8_top1))
     allowed = MAX_DROP if max_drop is None else max_drop
-    return Accuracy(len(pictures.paths), agreement, before, after, before - after, allowed)
-
-
-def _percent(hits: FloatArray) -> float:
-    return 100 * float(hits.mean())
+    drop = 100 * (before - after) / n  # of counts: the difference of two percentages is not exact
+    return Accuracy(n, agreement, 100 * before / n, 100 * after / n, drop, allowed)

@@ -40,7 +40,9 @@ class Judging:
 
 def judging_pictures(folder: Path, config: LeViTConfig, preprocessing: Preprocessing) -> Judging:
     """Every picture below a folder, or MOST_JUDGING of them, evenly spread."""
-    return _judging(_spread(find_pictures(folder), MOST_JUDGING), folder, config, preprocessing)
+    found = find_pictures(folder)
+    labels = _labels(found, folder, config)
+    return _judging(found, labels, config, preprocessing)
 
 
 def split_pictures(
@@ -57,17 +59,23 @@ def split_pictures(
             "calibrate on, the others to judge by. Add pictures such as the network will meet."
         )
     calibrating = _spread(found, min(len(found) // 4, MOST_CALIBRATING))
+    labels = _labels(found, folder, config)
     rest = sorted(set(found) - set(calibrating))
     return (
         read_pictures(calibrating, config, preprocessing),
-        _judging(_spread(rest, MOST_JUDGING), folder, config, preprocessing),
+        _judging(rest, labels, config, preprocessing),
     )
 
 
 def _judging(
-    paths: list[Path], folder: Path, config: LeViTConfig, preprocessing: Preprocessing
+    paths: list[Path],
+    labels: dict[Path, int] | None,
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
 ) -> Judging:
-    return Judging(tuple(paths), _labels(paths, folder, config), config, preprocessing)
+    chosen = _spread(paths, MOST_JUDGING)
+    known = np.array([labels[path] for path in chosen]) if labels is not None else None
+    return Judging(tuple(chosen), known, config, preprocessing)
 
 
 def _spread(paths: list[Path], most: int) -> list[Path]:
@@ -75,15 +83,13 @@ def _spread(paths: list[Path], most: int) -> list[Path]:
     return [paths[i * len(paths) // n] for i in range(n)]
 
 
-def _labels(paths: list[Path], folder: Path, config: LeViTConfig) -> npt.NDArray[np.int64] | None:
+def _labels(paths: list[Path], folder: Path, config: LeViTConfig) -> dict[Path, int] | None:
     """Class indices by folder, in the order of their names, as torchvision's ImageFolder has them.
 
-    None where there is not one folder for each class.
+    None where there is not one folder for each class, or a picture is in none.
     """
-    classes = sorted(
-        entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."
-    )
-    inside = [path.relative_to(folder).parts for path in paths]
-    if len(classes) != config.num_classes or any(len(parts) < 2 for parts in inside):
+    inside = {path: path.relative_to(folder).parts for path in paths}
+    classes = sorted({parts[0] for parts in inside.values()})
+    if len(classes) != config.num_classes or any(len(parts) < 2 for parts in inside.values()):
         return None
-    return np.array([classes.index(parts[0]) for parts in inside])
+    return {path: classes.index(parts[0]) for path, parts in inside.items()}

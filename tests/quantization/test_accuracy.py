@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from float_graphs import CONFIG
+
+from levit_deploy.preprocessing import IMAGENET
+from levit_deploy.quantization.accuracy import accuracy
+from levit_deploy.quantization.split import Judging
+
+LABELS = np.arange(1000) % 7
+
+
+def judging(labels):
+    return Judging((Path("x.png"),) * 1000, labels, CONFIG, IMAGENET)
+
+
+def with_others(answers, *places):
+    result = answers.copy()
+    result[list(places)] = (result[list(places)] + 1) % 7
+    return result
+
+
+def test_with_labels_what_counts_is_top1():
+    before = with_others(LABELS, *range(100))  # 90 % right
+    after = with_others(before, *range(200, 203), 0)  # three more wrong, and another wrong answer
+    found = accuracy(before, after, judging(LABELS), None)
+    assert (found.float_top1, found.int8_top1) == (90.0, pytest.approx(89.7))
+    assert found.agreement == pytest.approx(99.6)
+    assert found.drop == 0.3
+    assert found.pictures == 1000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "max_drop", "fails"), [(3, None, False), (4, None, True), (4, 0.4, False)]
+)
+def test_three_in_a_thousand_may_be_lost(wrong, max_drop, fails):
+    found = accuracy(LABELS, with_others(LABELS, *range(wrong)), judging(LABELS), max_drop)
+    assert bool(found.failures) == fails
+    if fails:
+        assert found.failures[0] == "top-1 falls from 100.00 to 99.60 %, by more than 0.3 points"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "max_drop", "fails"), [(5, None, False), (6, None, True), (6, 1, False)]
+)
+def test_without_labels_it_is_agreement(wrong, max_drop, fails):
+    found = accuracy(LABELS, with_others(LABELS, *range(wrong)), judging(None), max_drop)
+    assert found.float_top1 is None
+    assert bool(found.failures) == fails
+    if fails:
+        assert found.failures[0] == "the same top-1 on 99.40 %, where 99.5 % was asked"
+
+
+def test_a_gain_is_no_drop():
+    before = with_others(LABELS, 1, 2, 3)
+    found = accuracy(before, LABELS, judging(LABELS), 0)
+    assert found.drop == pytest.approx(-0.3)
+    assert not found.failures

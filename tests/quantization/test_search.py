@@ -1,0 +1,84 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from float_graphs import CONFIG, float_graph, noise, save_pictures
+from onnx import numpy_helper
+
+from levit_deploy.errors import VerificationError
+from levit_deploy.preprocessing import IMAGENET
+from levit_deploy.quantization.calibration import METHODS
+from levit_deploy.quantization.rounding import check_rounding, quantized_blocks
+from levit_deploy.quantization.search import filled, runner, search
+from levit_deploy.quantization.split import split_pictures
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = save_pictures(tmp_path_factory.mktemp("pictures"), CONFIG.num_classes, each=8)
+    calibration, judging = split_pictures(folder, CONFIG, IMAGENET)
+    return calibration, dataclasses.replace(judging, labels=None)  # a random network is never right
+
+
+def found(plain, pictures, **options):
+    told = []
+    options = {"cpu": "any", "max_drop": 100.0, **options}
+    return *search(plain, *pictures, progress=told.append, **options), told
+
+
+def test_the_method_with_the_least_error_is_taken(plain, pictures):
+    model, how, told = found(plain, pictures)
+    assert how.errors.keys() == set(METHODS)
+    assert how.errors[how.method] == min(how.errors.values())
+    calibration = pictures[0]
+    expected, got = (runner(m.SerializeToString(), None)(calibration) for m in (plain, model))
+    measured = np.sqrt(np.mean((got - expected).astype(float) ** 2)) / expected.std()
+    assert how.errors[how.method] == pytest.approx(measured, rel=1e-4)
+    assert how.float_blocks == ()
+    assert how.calibrated_on == len(calibration)
+    assert how.costs.keys() == set(quantized_blocks(model))
+    assert all(0 < cost < how.errors[how.method] * 3 for cost in how.costs.values())
+    assert len(told) >= len(METHODS) + len(how.costs) + 1
+    check_rounding(model, plain)
+
+
+def touchy(factor):
+    """A network with one weight so large in a late block that the others round to nothing."""
+    plain = float_graph()
+    tensor = next(t for t in plain.graph.initializer if t.name == "blocks.7.m.2.weight")
+    array = numpy_helper.to_array(tensor).copy()
+    array[:, 0] *= factor
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return plain
+
+
+def test_blocks_are_left_in_float_in_the_order_of_what_they_cost(pictures):
+    plain = touchy(3000)
+    costly, usual = (found(graph, pictures)[1] for graph in (plain, float_graph()))
+    assert costly.costs["blocks.7"] > 3 * usual.costs["blocks.7"]
+    drop = costly.accuracy.drop
+    assert drop > 1
+    model, how, _ = found(plain, pictures, max_drop=drop / 2)
+    assert set(how.float_blocks).isdisjoint(quantized_blocks(model))
+    assert how.accuracy.drop <= drop / 2
+    ranked = sorted(how.costs, key=lambda block: -how.costs[block])
+    assert list(how.float_blocks) == ranked[: len(how.float_blocks)]
+    check_rounding(model, plain)
+
+
+def test_where_nothing_holds_the_drop_it_says_so(plain, pictures):
+    with pytest.raises(VerificationError, match="int8 costs this network too much"):
+        found(plain, pictures, max_drop=-200.0)
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [8, 3]), (4, [4, 4, 4])])
+def test_any_number_of_images_runs_in_batches(batch, sizes):
+    given = []
+
+    def run(images):
+        given.append(len(images))
+        return images.mean((2, 3))
+
+    images = noise(11)
+    np.testing.assert_array_equal(filled(run, batch)(images), images.mean((2, 3)))
+    assert given == sizes
