@@ -50,7 +50,7 @@ def contenders(
 
     ``model`` is the original, in evaluation mode. torch's own threads must have been set.
     """
-    plain = plain_export(model, config)
+    plain = plain_export(model, (config.in_channels, *config.image_size))
     yield _onnx(PLAIN, plain, threads)
     yield Contender("original, eager", "torch", _torch_run(model))
     yield _original_torchscript(model, config)

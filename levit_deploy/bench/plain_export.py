@@ -9,16 +9,14 @@ from pathlib import Path
 
 import torch
 
-from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import UsageError
-from levit_deploy.model import LeViT
 
 
-def plain_export(model: LeViT, config: LeViTConfig) -> bytes:
+def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:
     """Export with torch.onnx and simplify with onnxsim, with a dynamic batch, nothing else.
 
-    The input is called ``pixel_values``, the output ``logits``. Raises UsageError where onnxscript,
-    which torch.onnx needs, is not installed.
+    ``image`` is channels, height and width. The input is called ``pixel_values``, the output
+    ``logits``. Raises UsageError where onnxscript, which torch.onnx needs, is not installed.
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise UsageError(
@@ -28,7 +26,7 @@ def plain_export(model: LeViT, config: LeViTConfig) -> bytes:
     import onnx
     import onnxsim
 
-    images = torch.zeros(2, config.in_channels, *config.image_size)
+    images = torch.zeros(2, *image)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about its own insides
         path = Path(folder) / "plain.onnx"
