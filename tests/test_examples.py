@@ -92,3 +92,21 @@ def test_compare_image_sizes_measures_each():
 def test_fuzz_checkpoints_finds_no_surprise():
     out = script("fuzz_checkpoints.py", "--count", 80, "--seed", 7)
     assert out.startswith("80 mutated checkpoints, exit codes {0: ")
+
+
+@pytest.mark.slow
+def test_compare_efficientnet_times_the_networks_it_names(tmp_path):
+    pytest.importorskip("onnxscript", reason="the plain export needs it")
+    pytest.importorskip("transformers", reason="it builds EfficientNet")
+    path = tmp_path / "figures.json"
+    arguments = ("--rounds", 2, "--batch-size", 1, "--json", path)
+    script("compare_efficientnet.py", *arguments, warnings="ignore")
+    rows = {(row["name"], row["form"]): row for row in json.loads(path.read_text())["rows"]}
+    assert len(rows) == 7
+    # as torchvision's documentation counts them, and 10.9 M in the LeViT paper
+    parameters = {name: row["parameters"] for (name, _), row in rows.items()}
+    assert parameters.pop("LeViT-192") // 100_000 == 109
+    assert parameters == {"EfficientNet-B1": 7_794_184, "EfficientNet-B2": 9_109_994}
+    assert rows["LeViT-192", "this tool"]["nodes"] == 250
+    assert rows["LeViT-192", "this tool"]["slower"]["median"] == 1
+    assert rows["EfficientNet-B2", "plain export"]["slower"]["median"] > 1.2
