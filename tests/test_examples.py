@@ -110,3 +110,14 @@ def test_compare_efficientnet_times_the_networks_it_names(tmp_path):
     assert rows["LeViT-192", "this tool"]["nodes"] == 250
     assert rows["LeViT-192", "this tool"]["slower"]["median"] == 1
     assert rows["EfficientNet-B2", "plain export"]["slower"]["median"] > 1.2
+
+
+@pytest.mark.slow
+def test_compare_optimum_measures_both_exports():
+    pytest.importorskip("optimum.exporters.onnx", reason="it is what ours is held against")
+    out = script("compare_optimum.py", "--runs", 1, warnings="ignore")
+    for name in ("levit-deploy", "Optimum"):
+        wall, processor, memory = re.findall(rf"{name} .* (\S+) s +(\S+) s +(\S+) MiB", out)[0]
+        assert float(wall) > 1
+        assert float(processor) > 1
+        assert float(memory) > 300  # torch alone takes 200
