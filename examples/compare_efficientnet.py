@@ -25,12 +25,13 @@ import onnx
 import torch
 
 import levit_deploy
+from levit_deploy.bench import randomised
 from levit_deploy.bench.plain_export import plain_export
-from levit_deploy.bench.timing import ratio, rounds_side_by_side
 from levit_deploy.config import VARIANTS
 from levit_deploy.model import LeViT
 from levit_deploy.report import to_json
 from levit_deploy.runtime.sessions import INPUT_NAME, onnx_session
+from levit_deploy.timing import ratio, rounds_side_by_side
 
 TOP1 = {  # LeViT: arXiv 2104.01136; EfficientNet: arXiv 1905.11946, table 2
     "LeViT-192": 80.0,
@@ -55,17 +56,6 @@ class Entrant:
     parameters: int
     nodes: int | None
     run: Callable[[torch.Tensor], object]
-
-
-def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """Leave nothing that a simplifier could take advantage of, and nothing that overflows."""
-    with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point() and tensor.dim() == 1:
-                tensor.uniform_(0.5, 1.5)
-            elif tensor.is_floating_point():
-                tensor.normal_(std=tensor[0].numel() ** -0.5)
-    return model.eval()
 
 
 def efficientnet(name: str) -> torch.nn.Module:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from levit_deploy.config import LeViTConfig
 from levit_deploy.cost import count_macs
 from levit_deploy.model import LeViT
 from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 PRODUCTS = "matrix products alone"
 
@@ -104,14 +107,19 @@ def random_network(config: LeViTConfig, seed: int = 0) -> LeViT:
     With the statistics and the zeroed branches of a fresh one, it would drop what multiplies by one
     or adds zero.
     """
-    model = LeViT(config).eval()
+    return randomised(LeViT(config), seed)
+
+
+def randomised(model: Module, seed: int = 0) -> Module:
+    """A network in evaluation mode with every number random, and none that overflows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point():
-                values = torch.rand(tensor.shape, generator=generator)
-                tensor.copy_(values / 10 + 0.5 * (tensor.dim() == 1))
-    return model
+            if tensor.is_floating_point() and tensor.dim() == 1:
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.is_floating_point():
+                tensor.normal_(std=tensor[0].numel() ** -0.5, generator=generator)
+    return model.eval()
 
 
 def _rows(
