@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from levit_deploy import __version__
 from levit_deploy.config import LeViTConfig
+from levit_deploy.precision import PRECISIONS, Precision
 from levit_deploy.preprocessing import IMAGENET, Preprocessing
 
 TOOL = "levit-deploy"
@@ -19,7 +20,8 @@ class Provenance:
 
     ``config`` is the checkpoint's architecture; ``head`` is 'mean' (of one head or two), 'class' or
     'distill'; ``layout`` is 'tokens' or 'spatial'; ``weights`` is 'model' or 'ema'; ``assumed``
-    says in words what the checkpoint did not; ``preprocessing`` is what becomes of pictures.
+    says in words what the checkpoint did not; ``preprocessing`` is what becomes of pictures;
+    ``precision`` is what the artifact computes in.
     """
 
     checkpoint_sha256: str
@@ -29,6 +31,7 @@ class Provenance:
     weights: str = "model"
     assumed: tuple[str, ...] = ()
     preprocessing: Preprocessing = IMAGENET
+    precision: Precision = "fp32"
 
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""
@@ -41,6 +44,7 @@ class Provenance:
             "weights": self.weights,
             "assumed": json.dumps(self.assumed),
             "preprocessing": self.preprocessing.to_json(),
+            "precision": self.precision,
         }
 
     @classmethod
@@ -60,7 +64,17 @@ class Provenance:
                 if "preprocessing" in metadata  # not in the first files that were fused
                 else IMAGENET
             ),
+            precision=claimed_precision(metadata),
         )
+
+
+def claimed_precision(metadata: Mapping[str, str]) -> Precision:
+    """What an artifact says that it computes in; ValueError where that is nothing known."""
+    claimed = metadata.get("precision", "fp32")  # the first artifacts had no other
+    for precision in PRECISIONS:
+        if precision == claimed:
+            return precision
+    raise ValueError(f"the precision {claimed!r} is not one of {', '.join(PRECISIONS)}")
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:

@@ -5,7 +5,7 @@ import pytest
 from networks import SMALL
 
 from levit_deploy.preprocessing import IMAGENET, Preprocessing
-from levit_deploy.provenance import Provenance, is_ours
+from levit_deploy.provenance import Provenance, claimed_precision, is_ours
 
 PROVENANCE = Provenance("ab" * 32, SMALL, "distill", "spatial")
 
@@ -27,6 +27,16 @@ def test_what_becomes_of_pictures_is_carried_along():
     metadata["preprocessing"] = own.to_json().replace("0.9", "7")
     with pytest.raises(ValueError, match="the crop is 7"):
         Provenance.from_metadata(metadata)
+
+
+def test_the_precision_is_carried_along_and_was_float32_at_first():
+    provenance = dataclasses.replace(PROVENANCE, precision="bf16")
+    assert Provenance.from_metadata(provenance.to_metadata()).precision == "bf16"
+    metadata = PROVENANCE.to_metadata()
+    del metadata["precision"]
+    assert Provenance.from_metadata(metadata).precision == "fp32"
+    with pytest.raises(ValueError, match="'fp12' is not one of fp32, fp16, bf16"):
+        claimed_precision({"precision": "fp12"})
 
 
 @pytest.mark.parametrize("key", ["checkpoint_sha256", "config", "head", "layout"])

@@ -12,6 +12,7 @@ from levit_deploy.exporters.onnx_attention import ATTENTION_OPSET
 from levit_deploy.exporters.onnx_contract import check_contract
 from levit_deploy.exporters.torchscript import to_torchscript
 from levit_deploy.model import LeViT
+from levit_deploy.precision import Precision
 from levit_deploy.provenance import Provenance
 
 
@@ -30,7 +31,7 @@ class Exporter:
     ``auto_layout`` names the layout measured to be fastest for the options; ``serialize`` makes
     the bytes of a plain model in either layout; ``check_file`` returns what a written file is like,
     and raises VerificationError where it breaks the format's contract; ``runtime_modules`` are what
-    running it imports.
+    running it imports; ``precisions`` are those it can be written in.
     """
 
     suffix: str
@@ -38,6 +39,7 @@ class Exporter:
     serialize: Callable[[LeViT, Provenance, ExportOptions], bytes]
     check_file: Callable[[Path], dict[str, int]]
     runtime_modules: tuple[str, ...]
+    precisions: tuple[Precision, ...]
 
 
 def _onnx_layout(options: ExportOptions) -> str:
@@ -73,12 +75,20 @@ def _torchscript_bytes(model: LeViT, provenance: Provenance, options: ExportOpti
 
 
 EXPORTERS = {
-    "onnx": Exporter(".onnx", _onnx_layout, _onnx_bytes, check_contract, ("onnx", "onnxruntime")),
+    "onnx": Exporter(
+        ".onnx",
+        _onnx_layout,
+        _onnx_bytes,
+        check_contract,
+        ("onnx", "onnxruntime"),
+        ("fp32", "fp16"),
+    ),
     "torchscript": Exporter(
         ".torchscript.pt",
         lambda _options: "tokens",
         _torchscript_bytes,
         lambda _path: {},
         ("torch",),
+        ("fp32", "bf16"),
     ),
 }

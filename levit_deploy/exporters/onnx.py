@@ -11,6 +11,7 @@ from levit_deploy.exporters.onnx_contract import broken_clauses
 from levit_deploy.exporters.onnx_graph import GraphBuilder
 from levit_deploy.exporters.onnx_layers import LAYER_EMITTERS
 from levit_deploy.model import LeViT
+from levit_deploy.precision import Precision
 from levit_deploy.provenance import TOOL, Provenance
 from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME
 
@@ -19,6 +20,11 @@ from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 OPSETS = tuple(IR_VERSIONS)
 DEFAULT_OPSET = 17
+# No bfloat16: onnxruntime 1.32 has no Conv, Gemm or MatMul in it on a CPU, where it is proven.
+DTYPES: dict[Precision, ir.DataType] = {
+    "fp32": ir.DataType.FLOAT,
+    "fp16": ir.DataType.FLOAT16,
+}
 
 
 def to_onnx(
@@ -31,16 +37,23 @@ def to_onnx(
     """Build the graph of a plain float32 model in either layout.
 
     The input is ``pixel_values`` (batch, channels, height, width), the output ``logits`` (batch,
-    classes), both float32. ``batch_size`` fixes the batch, which is dynamic otherwise.
+    classes), both float32; between them it computes in the provenance's precision. ``batch_size``
+    fixes the batch, which is dynamic otherwise. Raises CheckpointError where that precision cannot
+    hold a weight.
     """
     config = provenance.config
     batch: int | str = "batch" if batch_size is None else batch_size
-    graph = GraphBuilder(opset, batch, {**LAYER_EMITTERS, **ATTENTION_EMITTERS})
+    dtype = DTYPES[provenance.precision]
+    graph = GraphBuilder(opset, batch, {**LAYER_EMITTERS, **ATTENTION_EMITTERS}, dtype)
     shape = [batch, config.in_channels, *config.image_size]
     pixel_values = ir.val(INPUT_NAME, dtype=ir.DataType.FLOAT, shape=shape)
     x = pixel_values
+    if dtype != ir.DataType.FLOAT:
+        x = graph.cast(x, "patch_embed.cast", dtype)
     for name in ("patch_embed", "to_tokens", "blocks", "pool", "head"):
         x = graph.emit(model.get_submodule(name), x, name)
+    if dtype != ir.DataType.FLOAT:
+        x = graph.cast(x, "head.cast", ir.DataType.FLOAT)
     x.name = OUTPUT_NAME
 
     proto = ir.to_proto(

@@ -42,9 +42,18 @@ def broken_clauses(model: onnx.ModelProto) -> list[str]:
     graph, broken = model.graph, []
     counts = Counter(node.op_type for node in graph.node)
     broken += [f"{counts[op]} {op} nodes" for op in FORBIDDEN if counts[op]]
-    producers = [node.op_type for node in graph.node if OUTPUT_NAME in node.output]
-    if producers != ["Gemm"]:
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    border = [node for node in casts if INPUT_NAME in node.input or OUTPUT_NAME in node.output]
+    if len(casts) != len(border) or len(casts) not in (0, 2):
+        broken.append(f"{len(casts)} Cast nodes, where there are none, or one at either border")
+    logits = {OUTPUT_NAME, *(cast.input[0] for cast in casts if OUTPUT_NAME in cast.output)}
+    producers = [node.op_type for node in graph.node if logits & {*node.output}]
+    if [op for op in producers if op != "Cast"] != ["Gemm"]:
         broken.append(f"{OUTPUT_NAME} comes from {producers}, not from one Gemm")
+    types = {weight.data_type for weight in graph.initializer} - {onnx.TensorProto.INT64}
+    if types != {onnx.TensorProto.FLOAT16 if casts else onnx.TensorProto.FLOAT}:
+        names = sorted(onnx.TensorProto.DataType.Name(type) for type in types)
+        broken.append(f"weights in {', '.join(names)}, where there are {len(casts)} Cast nodes")
     domains = {node.domain for node in graph.node} | {used.domain for used in model.opset_import}
     if domains - set(STANDARD_DOMAINS):
         broken.append(f"operators outside the standard set: {sorted(domains)}")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 from torch import nn
 
-from levit_deploy.errors import LevitDeployError
+from levit_deploy.errors import CheckpointError, LevitDeployError
 
 Dim = int | str
 Shape = Sequence[Dim]
@@ -22,13 +22,20 @@ class GraphBuilder:
 
     Every node declares the shape of its output, which the checker compares with its own inference.
     ``batch`` is a number, or the name of the dynamic dimension. ``emitters`` says what each module
-    type becomes.
+    type becomes. ``dtype`` is what is computed in.
     """
 
-    def __init__(self, opset: int, batch: Dim, emitters: Mapping[type[nn.Module], Emitter]) -> None:
+    def __init__(
+        self,
+        opset: int,
+        batch: Dim,
+        emitters: Mapping[type[nn.Module], Emitter],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+    ) -> None:
         self.opset = opset
         self.batch = batch
         self.emitters = emitters
+        self.dtype = dtype
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
 
@@ -49,8 +56,8 @@ class GraphBuilder:
     def op(
         self, op_type: str, inputs: list[ir.Value], name: str, shape: Shape, **attributes: Any
     ) -> ir.Value:
-        """Append a node with one float32 output; both are called ``name``."""
-        output = ir.val(name, dtype=ir.DataType.FLOAT, shape=shape)
+        """Append a node with one output of ``dtype``; both are called ``name``."""
+        output = ir.val(name, dtype=self.dtype, shape=shape)
         self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name))
         return output
 
@@ -73,7 +80,7 @@ class GraphBuilder:
         for part, size in parts.items():
             shape = dims(x)
             shape[axis] = size
-            outputs.append(ir.val(part, dtype=ir.DataType.FLOAT, shape=shape))
+            outputs.append(ir.val(part, dtype=self.dtype, shape=shape))
         inputs = [x, self.integers(list(parts.values()))]
         self.nodes.append(ir.node("Split", inputs, {"axis": axis}, outputs=outputs, name=name))
         return outputs
@@ -86,16 +93,34 @@ class GraphBuilder:
         return self.op("ReduceMean", [x, self.integers(axes)], name, shape, keepdims=0)
 
     def weight(self, array: npt.NDArray[np.float32], name: str) -> ir.Value:
-        """Add a float32 initializer."""
-        return self._initializer(np.ascontiguousarray(array, dtype=np.float32), name)
+        """Add an initializer of ``dtype``.
+
+        Raises CheckpointError for a number too large for it. One too small becomes 0: that is
+        rounding, and verification tells whether it matters.
+        """
+        with np.errstate(over="ignore"):
+            rounded = np.ascontiguousarray(array).astype(self.dtype.numpy())
+        if np.isinf(rounded).any():
+            raise CheckpointError(
+                f"{name} holds {np.abs(array).max():.3g} once the layers are fused; the largest "
+                "number of float16 is 65504. Export with --precision fp32, or bf16 as TorchScript."
+            )
+        return self._initializer(rounded, name)
 
     def integers(self, values: list[int]) -> ir.Value:
         """Add an int64 vector, such as a shape; equal vectors are stored once."""
         return self._initializer(np.array(values, dtype=np.int64), f"int64.{values}")
 
     def scalar(self, value: float) -> ir.Value:
-        """Add a float32 scalar; equal ones are stored once."""
-        return self._initializer(np.array(value, dtype=np.float32), f"float32.{value}")
+        """Add a scalar of ``dtype``; equal ones are stored once."""
+        number = np.array(value, dtype=self.dtype.numpy())
+        return self._initializer(number, f"{number.dtype}.{value}")
+
+    def cast(self, x: ir.Value, name: str, to: ir.DataType) -> ir.Value:
+        """Append a Cast."""
+        output = ir.val(name, dtype=to, shape=dims(x))
+        self.nodes.append(ir.node("Cast", [x], {"to": to}, outputs=[output], name=name))
+        return output
 
     def _initializer(self, array: npt.NDArray[Any], name: str) -> ir.Value:
         if name not in self.initializers:

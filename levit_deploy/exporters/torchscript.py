@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
 
 import torch
+from torch import Tensor, nn
 
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import PROVENANCE_FILE, deprecation_accepted
 
 
+class InBfloat16(nn.Module):
+    """A network that computes in bfloat16 between float32 images and float32 logits."""
+
+    def __init__(self, model: LeViT) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x.bfloat16())
+        return logits.float()
+
+
 def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:
     """Trace and freeze a plain float32 model in either layout.
 
-    The program maps float32 (batch, channels, height, width) to (batch, classes) for any batch and
-    needs nothing but torch. The provenance is in the extra file ``provenance.json``.
+    The program maps float32 (batch, channels, height, width) to float32 (batch, classes) for any
+    batch, computes in the provenance's precision, and needs nothing but torch. The provenance is in
+    the extra file ``provenance.json``.
     """
     config = provenance.config
+    program = InBfloat16(model).eval() if provenance.precision == "bf16" else model
     example = torch.zeros(2, config.in_channels, *config.image_size)
     buffer = io.BytesIO()
     with deprecation_accepted():
-        traced = torch.jit.trace(model, example, check_trace=False)  # verify does the checking
+        traced = torch.jit.trace(program, example, check_trace=False)  # verify does the checking
         frozen = torch.jit.freeze(traced)
         extra = {PROVENANCE_FILE: json.dumps(provenance.to_metadata(), sort_keys=True)}
         torch.jit.save(frozen, buffer, _extra_files=extra)

@@ -195,6 +195,53 @@ def test_logits_that_no_gemm_makes_are_refused(good, tmp_path):
     assert "logits comes from ['Relu'], not from one Gemm" in message
 
 
+@pytest.fixture(scope="module")
+def half() -> ModelProto:
+    provenance = Provenance("0", SMALL, "mean", "tokens", precision="fp16")
+    return to_onnx(to_plain(trained()), provenance)
+
+
+def test_a_float16_file_is_accepted_with_its_two_casts(half, good, tmp_path):
+    onnx.save(half, tmp_path / "model.onnx")
+    nodes = check_contract(tmp_path / "model.onnx")["nodes"]
+    check_batches(load_artifact(tmp_path / "model.onnx"))
+    assert nodes == len(good.graph.node) + 2
+
+
+def test_casts_inside_are_refused(half, tmp_path):
+    def cast_and_back(model):
+        gemm = next(n for n in model.graph.node if n.op_type == "Gemm" and n.name == "head.gemm")
+        source, at = gemm.input[0], list(model.graph.node).index(gemm)
+        for name, to in (("head.single", 1), ("head.half", 10)):
+            model.graph.node.insert(at, helper.make_node("Cast", [source], [name], name, to=to))
+            source, at = name, at + 1
+        gemm.input[0] = source
+
+    message = refusal(edited(half, cast_and_back), tmp_path / "model.onnx")
+    assert "4 Cast nodes, where there are none, or one at either border" in message
+
+
+def test_logits_rounded_to_float16_and_back_are_refused(good, tmp_path):
+    def round_logits(model):
+        head(model).output[0] = "head.gemm"
+        for source, name, to in (("head.gemm", "head.half", 10), ("head.half", "logits", 1)):
+            node = helper.make_node("Cast", [source], [name], f"head.cast{to}", to=to)
+            model.graph.node.append(node)
+
+    message = refusal(edited(good, round_logits), tmp_path / "model.onnx")
+    assert "2 Cast nodes" in message
+    assert "not from one Gemm" in message
+
+
+def test_weights_in_two_types_are_refused(half, tmp_path):
+    def widen(model):
+        tensor = next(t for t in model.graph.initializer if t.name == "head.bias")
+        tensor.CopyFrom(numpy_helper.from_array(np.ones(7, np.float32), "head.bias"))
+
+    message = refusal(edited(half, widen), tmp_path / "model.onnx")
+    assert "weights in FLOAT, FLOAT16, where there are 2 Cast nodes" in message
+
+
 def test_a_node_with_a_foreign_name_is_refused(good, tmp_path):
     def rename(model):
         model.graph.node[3].name = "Conv_42"

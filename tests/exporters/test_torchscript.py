@@ -26,11 +26,13 @@ from levit_deploy.runtime.artifact import deprecation_accepted
 FEW_ULPS = 16 * 2.0**-23
 
 
-def program(config: LeViTConfig = SMALL, layout: str = "tokens", seed: int = 0) -> bytes:
+def program(
+    config: LeViTConfig = SMALL, layout: str = "tokens", seed: int = 0, precision: str = "fp32"
+) -> bytes:
     model = to_plain(trained(config, seed))
     if layout == "spatial":
         model = to_spatial(model)
-    return to_torchscript(model, Provenance("ab" * 32, config, "mean", layout))
+    return to_torchscript(model, Provenance("ab" * 32, config, "mean", layout, precision=precision))
 
 
 cached = cache(program)
@@ -88,7 +90,8 @@ def test_the_bytes_are_the_same_after_other_traces(layout):
 
 
 def digests() -> list[str]:
-    return [hashlib.sha256(cached(SMALL, layout)).hexdigest() for layout in LAYOUTS]
+    programs = [cached(SMALL, *case) for case in (("tokens",), ("spatial",), ("tokens", 0, "bf16"))]
+    return [hashlib.sha256(data).hexdigest() for data in programs]
 
 
 def test_the_bytes_are_the_same_in_another_process_and_folder(tmp_path):
@@ -181,3 +184,40 @@ def test_exporting_does_not_change_the_model():
     to_torchscript(model, Provenance("0", SMALL, "mean", "tokens"))
     assert {n: t.numpy().tobytes() for n, t in model.state_dict().items()} == before
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@settings(deadline=None, max_examples=4)
+@given(configs(), st.sampled_from(LAYOUTS), st.integers(0, 99))
+def test_in_bfloat16_it_errs_no_more_than_the_original_does(config, layout, seed):
+    x, model = images(config), trained(config, seed)
+    expected = float64_logits(model, x)
+    with torch.inference_mode():
+        found = load(program(config, layout, seed, "bf16"))(x)
+        own = model.bfloat16()(x.bfloat16()).float().numpy()
+    assert found.dtype == torch.float32
+    floor = 2.0**-7 * np.abs(expected).max()
+    unit = max(floor, np.sqrt(((own - expected) ** 2).mean()))
+    assert np.sqrt(((found.numpy() - expected) ** 2).mean()) < 2 * unit
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_everything_inside_is_bfloat16(layout):
+    graph = load(cached(SMALL, layout, 0, "bf16")).inlined_graph
+    assert [node.kind() for node in graph.nodes()].count("aten::to") == 2
+    tensors = [n.t("value") for n in graph.findAllNodes("prim::Constant") if is_tensor(n)]
+    assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.bfloat16}
+    assert len(cached(SMALL, layout, 0, "bf16")) < len(cached(SMALL, layout))
+
+
+def is_tensor(node: torch.Node) -> bool:
+    return node.hasAttribute("value") and node.kindOf("value") == "t"
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_bfloat16_takes_any_batch_and_leaves_the_model_alone(n):
+    model = to_plain(trained())
+    provenance = Provenance("0", SMALL, "mean", "tokens", precision="bf16")
+    loaded = load(to_torchscript(model, provenance))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    with torch.inference_mode():
+        assert loaded(images(n=n)).shape == (n, 7)
