@@ -79,6 +79,7 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         "passed": verification.passed,
         "format": verification.format,
         "sha256": verification.sha256,
+        "precision": verification.precision,
         "head": verification.head,
         "seed": verification.seed,
         "parting": verification.parting and dataclasses.asdict(verification.parting),
@@ -170,8 +171,8 @@ def print_published(data: Data, console: Console) -> None:
     facts = "".join(f", {name} {value}" for name, value in data["facts"].items())
     proof = data["verification"]
     console.print(
-        f"{data['path']}: {proof['format']}, {data['layout']} layout, {proof['head']} head{facts}, "
-        f"{data['size_bytes'] / 1e6:.2f} MB",
+        f"{data['path']}: {proof['format']}, {proof['precision']}, {data['layout']} layout, "
+        f"{proof['head']} head{facts}, {data['size_bytes'] / 1e6:.2f} MB",
         soft_wrap=True,
     )
     for assumption in data["assumed"]:
@@ -183,7 +184,9 @@ def print_verified(data: Data, console: Console) -> None:
     """Print what an artifact was held to, and the proof."""
     proof = data["verification"]
     console.print(
-        f"{data['path']}: {proof['format']}, held to the {proof['head']} head", soft_wrap=True
+        f"{data['path']}: {proof['format']}, {proof['precision']}, held to the {proof['head']} "
+        "head",
+        soft_wrap=True,
     )
     print_verification(proof, console)
 

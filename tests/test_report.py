@@ -25,13 +25,14 @@ def result(**changes):
         "decided": 8,
         "disagreements": 0,
         "finite": True,
+        "spread": 2.0,
     }
     return CaseResult(**{**figures, **changes})
 
 
 def verification(*results):
     batches = (BatchResult(2, "zeros", 1e-7, 5e-6), BatchResult(16, "large", 4e-5, 7e-5))
-    return Verification("onnx", "ab" * 32, "mean", 0, results, batches)
+    return Verification("onnx", "ab" * 32, "fp16", "mean", 0, results, batches)
 
 
 def printed(*results):
@@ -65,4 +66,4 @@ def test_json_is_strict_and_keeps_every_digit():
 def test_square_brackets_in_a_file_name_are_printed(capsys):
     data = {"path": "m[v2].onnx", "verification": verification_data(verification(result()))}
     print_verified(data, console())
-    assert "m[v2].onnx: onnx, held to the mean head" in capsys.readouterr().out
+    assert "m[v2].onnx: onnx, fp16, held to the mean head" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,9 @@ def onnx_values(data: bytes, images: FloatArray) -> Iterator[FloatArray]:
     computed = [name for node in model.graph.node for name in node.output if name]
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in computed if n not in given)
     session = onnx_session(model.SerializeToString())
-    yield from _floating(session.run(None, {INPUT_NAME: images}))
+    for value in session.run(None, {INPUT_NAME: images}):
+        if np.issubdtype(value.dtype, np.floating):
+            yield value.astype(np.float32, copy=False)
 
 
 def torchscript_values(program: torch.jit.ScriptModule, images: FloatArray) -> Iterator[FloatArray]:
@@ -37,17 +39,17 @@ def torchscript_values(program: torch.jit.ScriptModule, images: FloatArray) -> I
                 graph.registerOutput(value)
     with torch.inference_mode():
         values = torch._C._jit_interpret_graph(graph, (program._c, torch.from_numpy(images)))  # type: ignore[attr-defined]
-    yield from _floating([value.numpy() for value in values])
+    yield from _floating(values)
 
 
 def module_values(module: torch.nn.Module, images: FloatArray) -> Iterator[FloatArray]:
     """What every module within a module computes."""
     import torch
 
-    values: list[FloatArray] = []
+    values: list[torch.Tensor] = []
 
     def keep(_module: torch.nn.Module, _given: object, value: torch.Tensor) -> None:
-        values.append(value.numpy())
+        values.append(value)
 
     hooks = [part.register_forward_hook(keep) for part in module.modules()]
     try:
@@ -59,7 +61,7 @@ def module_values(module: torch.nn.Module, images: FloatArray) -> Iterator[Float
     yield from _floating(values)
 
 
-def _floating(values: list[np.ndarray]) -> Iterator[FloatArray]:
+def _floating(values: Iterable[torch.Tensor]) -> Iterator[FloatArray]:
     for value in values:
-        if np.issubdtype(value.dtype, np.floating):
-            yield value.astype(np.float32, copy=False)
+        if value.is_floating_point():
+            yield value.float().numpy()  # numpy knows no bfloat16

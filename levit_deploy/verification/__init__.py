@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import LevitDeployError, VerificationError
+from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationError
 from levit_deploy.model import LeViT
+from levit_deploy.precision import DTYPES, Precision
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.verification.compare import (
     BatchResult,
@@ -19,10 +20,11 @@ from levit_deploy.verification.compare import (
     ComparedBatch,
     compare_batches,
     compare_case,
+    look_inside,
 )
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
 from levit_deploy.verification.parting import Parting, find_parting
-from levit_deploy.verification.reference import Reference
+from levit_deploy.verification.reference import REMEDY, Reference
 
 __all__ = [
     "BatchResult",
@@ -41,13 +43,14 @@ log = logging.getLogger(__name__)
 class Verification:
     """The evidence: the figures of every kind of input, and what was compared.
 
-    ``format`` and ``sha256`` are the artifact's; ``head`` says which head's logits it was held to,
-    'mean', 'class' or 'distill'. ``parting`` is where a wrong artifact goes wrong, as far as that
-    can be told.
+    ``format`` and ``sha256`` are the artifact's; ``precision`` is what it says that it computes in,
+    whose budget it was held to; ``head`` says which head's logits, 'mean', 'class' or 'distill'.
+    ``parting`` is where a wrong artifact goes wrong, as far as that can be told.
     """
 
     format: str
     sha256: str
+    precision: Precision
     head: str
     seed: int
     cases: tuple[CaseResult, ...]
@@ -87,6 +90,7 @@ def measure(
     artifact: Artifact,
     *,
     head: str = "mean",
+    precision: Precision = "fp32",
     names: Mapping[str, str] | None = None,
     extra: tuple[Case, ...] = (),
     seed: int = 0,
@@ -94,9 +98,11 @@ def measure(
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
     ``model`` is the original, float32 and in evaluation mode, with the ``head`` the artifact is
-    held to; the reference is the same in float64. ``names`` are what the checkpoint calls the
-    blocks, by canonical name. Returns the figures whatever they are; raises VerificationError where
-    the artifact takes other images or gives other classes, BackendError where it cannot run.
+    held to; the reference is the same in float64, and the unit of error the same in ``precision``.
+    ``names`` are what the checkpoint calls the blocks, by canonical name. Returns the figures
+    whatever they are; raises VerificationError where the artifact takes other images or gives other
+    classes, CheckpointError where the original itself overflows, BackendError where the artifact
+    cannot run.
     """
     expected = (config.in_channels, *config.image_size)
     if artifact.image_shape != expected:
@@ -105,24 +111,41 @@ def measure(
             f"{expected} (channels, height, width). It was made from another network, or with "
             "another --image-size, which verify has to be given as well."
         )
-    reference, fixed = Reference(model), artifact.batch_size
+    reference, fixed = Reference(model, precision), artifact.batch_size
     cases = [
         compare_case(case, reference, artifact.run, fixed)
         for case in (*standard_cases(config, seed), *extra)
     ]
     batches = compare_batches(cases, artifact.run, fixed, seed)
+    if precision == "fp16":
+        cases = [look_inside(case, artifact.values, fixed) for case in cases]
     found = Verification(
         artifact.format,
         artifact.sha256,
+        precision,
         head,
         seed,
         tuple(case.result for case in cases),
         tuple(batch.result for batch in batches),
     )
     if found.passed:
+        if precision != "fp32":
+            _refuse_what_proves_nothing(found.cases, precision)
         return found
     parting = _where(cases, batches, reference, artifact)
     return replace(found, parting=parting and parting.called(names or {}))
+
+
+def _refuse_what_proves_nothing(cases: Sequence[CaseResult], precision: Precision) -> None:
+    """Raise CheckpointError where the logits of one image would do for all, within the budget."""
+    if any(case.budget.rmse < case.spread for case in cases):
+        return
+    raise CheckpointError(
+        f"In {DTYPES[precision]} the checkpoint's own errors are as large as what sets one image "
+        f"apart from another (on {cases[0].name} inputs an RMSE of {cases[0].budget.rmse:.1e} "
+        f"is allowed, and logits differ by {cases[0].spread:.1e}), so the proof proves nothing. "
+        f"Real pictures may differ more: give some with --images. Or: {REMEDY[precision]}"
+    )
 
 
 def _where(
@@ -141,7 +164,8 @@ def _where(
     batch = artifact.batch_size or len(images)
     filled = images[np.arange(batch) % len(images)]
     try:
-        return find_parting(reference.blocks(images), artifact.values(filled), batch)
+        blocks = reference.blocks(images)
+        return find_parting(blocks, artifact.values(filled), batch, reference.precision)
     except (LevitDeployError, RuntimeError, MemoryError) as error:
         log.info("could not tell where: %s", error)
         return None

@@ -4,11 +4,12 @@ The reference is the original network in float64. The original in float32, as it
 differs from that already; this error is the natural unit, as everybody who trains in float32 has
 accepted it. An exact rewrite computes the same function in another order, with weights that were
 rounded once more, so its error is another draw from the same distribution: about as large, by
-chance smaller or larger.
+chance smaller or larger. The same holds of float16 and bfloat16: the unit for an artifact that
+computes in one is the error of the original that computes in it, as ``model.half()`` would.
 
     RMSE over a kind of input:  at most RMSE_FACTOR times the original's
     largest error:              at most MAX_FACTOR times the original's, as extremes vary more
-    both:                       never less than a few float32 steps (ulps) of the logits' size,
+    both:                       never less than a few steps (ulps) of the logits' size,
                                 for inputs on which the original happens to be exact
 
 Where several draws of the original's error are known (``Reference.draws``), the largest counts.
@@ -18,9 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from levit_deploy.precision import EPS, Precision
 
 RMSE_FACTOR, MAX_FACTOR = 2.0, 4.0
 RMSE_FLOOR_ULPS, MAX_FLOOR_ULPS = 2.0, 4.0
@@ -35,13 +39,15 @@ class Budget:
 
 
 def budget(
-    originals: Iterable[npt.NDArray[np.float32]], reference: npt.NDArray[np.float64]
+    originals: Iterable[npt.NDArray[Any]],
+    reference: npt.NDArray[np.float64],
+    precision: Precision = "fp32",
 ) -> Budget:
-    """The budget for some inputs, from the original's values in float32 and in float64.
+    """The budget for some inputs, from the original's values in ``precision`` and in float64.
 
     ``originals`` are one or more draws of the former.
     """
-    ulp = float(np.abs(reference).max()) * 2.0**-23
+    ulp = float(np.abs(reference).max()) * EPS[precision]
     rmse, largest = 0.0, 0.0
     for original in originals:
         error = original - reference

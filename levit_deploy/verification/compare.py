@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from levit_deploy.errors import CheckpointError, VerificationError
+from levit_deploy.precision import DTYPES
 from levit_deploy.runtime.sessions import FloatArray
 from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.inputs import Case
-from levit_deploy.verification.reference import Reference
+from levit_deploy.verification.reference import REMEDY, Reference
 
 BATCH_SIZES = (2, 3, 5, 7, 16)  # of a dynamic batch, after every image was run alone
 TWINS = (0, 8, 32)  # of the original, at the first look, the second, the third
 BEYOND_CHANCE = 30.0  # times the budget; no correct artifact seen reached a third of it
 
+LOOKED_INSIDE = 4  # images of each kind; every value of all has to be held at once
+
 Run = Callable[[FloatArray], FloatArray]
+Values = Callable[[FloatArray], Iterable[FloatArray]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class CaseResult:
     """The figures of one kind of input, in logits.
 
     ``decided`` counts the images whose float64 top-1 leads by more than twice the largest error
-    allowed, ``disagreements`` those of them where the artifact has another top-1.
+    allowed, ``disagreements`` those of them where the artifact has another top-1. ``finite`` is of
+    every logit, ``overflows`` of the values inside (``look_inside``). ``spread`` is how far apart
+    the float64 logits of different images are, as an RMS about their mean.
     """
 
     name: str
@@ -37,6 +43,8 @@ class CaseResult:
     decided: int
     disagreements: int
     finite: bool
+    spread: float
+    overflows: bool = False
 
     @property
     def excess(self) -> float:
@@ -51,6 +59,8 @@ class CaseResult:
         if not self.finite:
             return ("NaN or infinite logits",)
         found = []
+        if self.overflows:
+            found.append("NaN or infinity inside, which this machine's runtime hides")
         if not self.rmse <= self.budget.rmse:
             found.append(f"RMSE {self.rmse:.2e} above {self.budget.rmse:.2e}")
         if not self.max_error <= self.budget.max_error:
@@ -102,16 +112,27 @@ class Compared:
 def compare_case(case: Case, reference: Reference, run: Run, fixed_batch: int | None) -> Compared:
     """Compare on as few images as settle the question, each run alone.
 
+    Where the original overflows float16, a kind that has one is made quieter until it does not.
+
     Where the batch is fixed, as many as it holds are run together. Errors vary by chance, all the
     more over few images, or images that are nearly the same. So a kind that fails by no more than
     chance could explain is tried again on more images, and held to the largest of several draws of
     the original's error. The last number counts.
     """
-    for size, twins in zip(case.sizes, TWINS, strict=False):
-        compared = _compare(case.name, case.draw(size), reference, run, fixed_batch or 1, twins)
-        if not compared.result.failures or compared.result.excess > BEYOND_CHANCE:
-            break
+    try:
+        for size, twins in zip(case.sizes, TWINS, strict=False):
+            compared = _compare(case.name, case.draw(size), reference, run, fixed_batch or 1, twins)
+            if not compared.result.failures or compared.result.excess > BEYOND_CHANCE:
+                break
+    except _OriginalOverflowsError:
+        if case.quieter is None or reference.precision != "fp16":
+            raise
+        return compare_case(case.quieter(), reference, run, fixed_batch)
     return compared
+
+
+class _OriginalOverflowsError(CheckpointError):
+    """The original computes NaN or infinity in the artifact's precision."""
 
 
 def _compare(
@@ -120,11 +141,12 @@ def _compare(
     expected = reference.logits(images)
     draws = list(reference.draws(images, twins))
     if not (np.isfinite(expected).all() and all(np.isfinite(draw).all() for draw in draws)):
-        raise CheckpointError(
-            f"On {name} inputs the checkpoint itself computes NaN or infinity in float32, so there "
-            "is nothing to hold an artifact to. Check the training run that wrote the file."
+        raise _OriginalOverflowsError(
+            f"On {name} inputs the checkpoint itself computes NaN or infinity in "
+            f"{DTYPES[reference.precision]}, so there is nothing to hold an artifact to. "
+            f"{REMEDY[reference.precision]}"
         )
-    allowed = budget(draws, expected)
+    allowed = budget(draws, expected, reference.precision)
 
     n = len(images)
     order = np.arange(-(-n // batch) * batch) % n  # which image each row is, the last batch filled
@@ -150,10 +172,25 @@ def _compare(
         decided=int(decided.sum()),
         disagreements=int(decided[differs].sum()),
         finite=bool(np.isfinite(found).all()),
+        spread=rms(expected - expected.mean(axis=0)),
     )
     with np.errstate(invalid="ignore"):
         worst = int(np.nan_to_num(np.abs(error[:n]), nan=np.inf).max(axis=1).argmax())
     return Compared(result, images, found[:n], worst)
+
+
+def look_inside(compared: Compared, values: Values, fixed_batch: int | None) -> Compared:
+    """Fail a kind of input on which float16 cannot hold what the artifact computes on the way.
+
+    Where the processor has no float16, onnxruntime computes in float32 from one operator to the
+    next, so that numbers beyond 65504 come to no harm here and are infinite on a GPU. They are
+    infinite here, too, where they are looked at.
+    """
+    n = len(compared.images)
+    images = compared.images[np.arange(fixed_batch or min(LOOKED_INSIDE, n)) % n]
+    # every value is taken, as the next answer of an isolated artifact comes behind the last
+    finite = [bool(np.isfinite(value).all()) for value in values(images)]
+    return replace(compared, result=replace(compared.result, overflows=not all(finite)))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import numpy as np
 from levit_deploy.config import LeViTConfig
 from levit_deploy.runtime.sessions import FloatArray
 
+LARGE = 10.0  # times normal noise
+
 
 @dataclass(frozen=True)
 class Case:
@@ -17,11 +19,13 @@ class Case:
 
     ``draw(n)`` gives n images, float32 (n, channels, height, width), normalised as the model
     expects, and the same ones every time; ``sizes`` are the numbers of images to try in turn.
+    ``quieter`` gives the same kind with half the contrast, for originals that overflow on it.
     """
 
     name: str
     draw: Callable[[int], FloatArray]
     sizes: tuple[int, ...]
+    quieter: Callable[[], Case] | None = None
 
 
 def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
@@ -58,12 +62,20 @@ def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
         powers = np.random.default_rng(seed).uniform(-8, -1, (n, 1, 1, 1))
         return noise(n) * (10.0**powers).astype(np.float32)
 
+    def large(times: float) -> Case:
+        return Case(
+            "large" if times == LARGE else f"large x{times:g}",
+            lambda n: np.float32(times) * noise(n),
+            (4, 32, 64),
+            (lambda: large(times / 2)) if times > 2 else None,  # less would be normal noise
+        )
+
     return (
         Case("normal", noise, (8, 32, 64)),
         Case("zeros", zeros, (2, 32, 64)),
         Case("constant", constant, (4, 32, 64)),
         Case("pixels", pixels, (4, 32, 64)),
-        Case("large", lambda n: np.float32(10) * noise(n), (4, 32, 64)),
+        large(LARGE),
         Case("tiny", tiny, (4, 32, 64)),
     )
 

@@ -2,7 +2,7 @@
 
 An artifact need not name what it computes, and may compute it in another layout. So every value in
 it is held against every block of the original: a block agrees where some value is what the block
-computes, within the budget that its own float32 error gives. An error made in one block stays in
+computes, within the budget that its own error gives. An error made in one block stays in
 all behind it, so the artifact parts from the original behind the last block that agrees.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from levit_deploy.precision import Precision
 from levit_deploy.runtime.sessions import FloatArray
 from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.reference import BlockOutput
@@ -59,14 +60,17 @@ class _Form:
 
 
 def find_parting(
-    blocks: Iterable[BlockOutput], values: Iterable[FloatArray], batch: int
+    blocks: Iterable[BlockOutput],
+    values: Iterable[FloatArray],
+    batch: int,
+    precision: Precision = "fp32",
 ) -> Parting | None:
     """Where an artifact with these values parts from an original with these blocks.
 
-    The values are those of ``batch`` images, the first of them the blocks'. Returns None where the
-    last block agrees.
+    The values are those of ``batch`` images, the first of them the blocks', computed in
+    ``precision``. Returns None where the last block agrees.
     """
-    forms = {block.name: list(_forms(block)) for block in blocks}
+    forms = {block.name: list(_forms(block, precision)) for block in blocks}
     for value in values:
         for form in (form for several in forms.values() for form in several):
             _hold_against(form, value, batch)
@@ -85,17 +89,17 @@ def find_parting(
     )
 
 
-def _forms(block: BlockOutput) -> Iterator[_Form]:
+def _forms(block: BlockOutput, precision: Precision) -> Iterator[_Form]:
     """As it is, with channels last or first instead, and, for tokens, averaged over them."""
-    single, double = block.float32, block.float64
-    views = [(single, double)]
+    own, double = block.own, block.float64
+    views = [(own, double)]
     if double.ndim == 4:
-        views.append((single.transpose(0, 2, 3, 1), double.transpose(0, 2, 3, 1)))
+        views.append((own.transpose(0, 2, 3, 1), double.transpose(0, 2, 3, 1)))
     if double.ndim == 3:
-        views.append((single.transpose(0, 2, 1), double.transpose(0, 2, 1)))
-        views.append((single.mean(1), double.mean(1)))
-    for float32, float64 in views:
-        yield _Form(float64.reshape(len(float64), -1), budget([float32], float64))
+        views.append((own.transpose(0, 2, 1), double.transpose(0, 2, 1)))
+        views.append((own.mean(1), double.mean(1)))
+    for original, float64 in views:
+        yield _Form(float64.reshape(len(float64), -1), budget([original], float64, precision))
 
 
 def _hold_against(form: _Form, value: FloatArray, batch: int) -> None:

@@ -12,13 +12,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from levit_deploy.errors import CheckpointError
 from levit_deploy.model import LeViT
+from levit_deploy.precision import DTYPES, EPS, Precision
 from levit_deploy.runtime.sessions import FloatArray
+
+REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
+    "fp32": "Check the training run that wrote the file.",
+    "fp16": "Export with --precision fp32, or bf16 as TorchScript, which reach as far as float32.",
+    "bf16": "Export with --precision fp32.",
+}
 
 
 @dataclass(frozen=True)
 class BlockOutput:
-    """What one block computes, in float64 and in float32.
+    """What one block computes, in float64 and, as the unit of error, in the artifact's precision.
 
     A convolution of the stem gives (n, channels, height, width), a block of the trunk (n, tokens,
     channels), the head (n, classes). ``name`` is canonical.
@@ -26,42 +34,62 @@ class BlockOutput:
 
     name: str
     float64: npt.NDArray[np.float64]
-    float32: FloatArray
+    own: FloatArray
 
 
 class Reference:
-    """The original network, in float64 and, as the unit of error, in float32."""
+    """The original network, in float64 and, as the unit of error, in an artifact's precision.
 
-    def __init__(self, model: LeViT) -> None:
-        self._float32 = model
+    Raises CheckpointError where that precision cannot hold the original's weights.
+    """
+
+    def __init__(self, model: LeViT, precision: Precision = "fp32") -> None:
+        self.precision = precision
+        self._dtype = getattr(torch, DTYPES[precision])
         self._float64 = copy.deepcopy(model).double()
+        self._own = copy.deepcopy(model).to(self._dtype)
+        for name, tensor in self._own.state_dict().items():
+            # an infinite variance would make a BatchNorm forget its input, and the unit enormous
+            if precision != "fp32" and tensor.isinf().any():
+                raise CheckpointError(
+                    f"{name} holds a number beyond those of {DTYPES[precision]}, so the checkpoint "
+                    "itself does not run in it, and there is nothing to hold an artifact to. "
+                    f"{REMEDY[precision]}"
+                )
 
     def logits(self, images: FloatArray) -> npt.NDArray[np.float64]:
         """float32 (n, channels, height, width) -> float64 (n, classes)."""
-        return np.concatenate(
-            [_run(self._float64, part.astype(np.float64)) for part in _chunks(images)]
-        )
+        return _logits(self._float64, images)
 
-    def float32_logits(self, images: FloatArray) -> FloatArray:
-        """float32 (n, channels, height, width) -> float32 (n, classes)."""
-        return np.concatenate([_run(self._float32, part) for part in _chunks(images)])
+    def own_logits(self, images: FloatArray) -> FloatArray:
+        """The original's in the artifact's precision, as float32: shapes as for ``logits``."""
+        return _logits(self._own, images)
 
-    def draws(self, images: FloatArray, twins: int) -> Iterator[FloatArray]:
-        """``float32_logits`` of the original, and then of so many twins of it.
+    def draws(self, images: FloatArray, twins: int) -> Iterator[npt.NDArray[Any]]:
+        """``own_logits`` of the original, and then, as if it were of the same, of so many twins.
 
-        A twin has every weight moved by at most one float32 step, as folding moves them, which
-        rounds each once. So its error is what a correct artifact's is: another draw.
+        A twin has every weight moved by at most one step of the precision. In float32, where the
+        original's weights are exact, that is what folding does to them, which rounds each once: a
+        twin's error against the original is what a correct artifact's is. In reduced precision the
+        original's weights are rounded, too, and a twin's, moved and rounded, would be off by more;
+        there its error is against its own float64 form.
         """
-        yield self.float32_logits(images)
+        yield self.own_logits(images)
+        expected = self.logits(images) if twins and self.precision != "fp32" else None
         for seed in range(twins):
-            twin = _twin(self._float64, seed)
-            yield np.concatenate([_run(twin, part) for part in _chunks(images)])
+            twin = _twin(self._float64, seed, EPS[self.precision])
+            found = _logits(copy.deepcopy(twin).to(self._dtype), images)
+            yield found if expected is None else found - _logits(twin, images) + expected
 
     def blocks(self, images: FloatArray) -> list[BlockOutput]:
         """What every block computes of float32 (n, channels, height, width), in their order."""
-        double = _run_blocks(self._float64, images.astype(np.float64))
-        single = _run_blocks(self._float32, images)
-        return [BlockOutput(name, double[name], single[name]) for name in double]
+        double = _run_blocks(self._float64, images)
+        own = _run_blocks(self._own, images)
+        return [BlockOutput(name, double[name], own[name]) for name in double]
+
+
+def _logits(model: LeViT, images: FloatArray) -> npt.NDArray[Any]:
+    return np.concatenate([_run(model, part) for part in _chunks(images)])
 
 
 def _chunks(images: FloatArray, size: int = 8) -> list[FloatArray]:
@@ -69,28 +97,34 @@ def _chunks(images: FloatArray, size: int = 8) -> list[FloatArray]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def _twin(model: LeViT, seed: int) -> LeViT:
+def _twin(model: LeViT, seed: int, eps: float) -> LeViT:
     twin = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in (*twin.parameters(), *twin.buffers()):
             if tensor.is_floating_point():
                 step = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 2 - 1
-                tensor.mul_(1 + step * 2.0**-24)
-    return twin.float()
+                tensor.mul_(1 + step * eps / 2)
+    return twin
 
 
-def _run(model: LeViT, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _run(model: LeViT, images: FloatArray) -> npt.NDArray[Any]:
+    dtype = next(model.parameters()).dtype
     with torch.inference_mode():
-        return np.asarray(model(torch.from_numpy(images)).numpy())
+        return _numbers(model(torch.from_numpy(images).to(dtype)))
 
 
-def _run_blocks(model: LeViT, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+def _numbers(tensor: Tensor) -> npt.NDArray[Any]:
+    """As float64 or float32; numpy knows no bfloat16."""
+    return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
+
+
+def _run_blocks(model: LeViT, images: FloatArray) -> dict[str, npt.NDArray[Any]]:
     computed: dict[str, npt.NDArray[Any]] = {}
 
     def keep(name: str, module: nn.Module) -> Any:
         def hook(_module: nn.Module, _given: object, value: Tensor) -> None:
-            computed[name] = value.numpy()
+            computed[name] = _numbers(value)
 
         return module.register_forward_hook(hook)
 

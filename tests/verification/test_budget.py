@@ -1,5 +1,8 @@
 import numpy as np
+import pytest
+import torch
 
+from levit_deploy.precision import DTYPES, PRECISIONS
 from levit_deploy.verification.budget import budget, rms
 
 REFERENCE = np.array([[8.0, -2.0], [1.0, 0.5]])
@@ -18,6 +21,13 @@ def test_an_exact_original_still_leaves_a_few_ulps_of_the_largest_logit():
     ulp = np.spacing(np.float32(8.0))  # 2^-20
     assert 1 <= allowed.rmse / ulp <= 2
     assert 2 <= allowed.max_error / ulp <= 4
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_floor_is_in_steps_of_the_precision(precision):
+    allowed = budget([REFERENCE], REFERENCE, precision)
+    ulp = torch.finfo(getattr(torch, DTYPES[precision])).eps * 8  # the spacing at 8
+    assert (allowed.rmse, allowed.max_error) == (2 * ulp, 4 * ulp)
 
 
 def test_of_several_draws_the_largest_counts():

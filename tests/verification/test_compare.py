@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from networks import SMALL, trained
 
 from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.passes import to_plain
-from levit_deploy.verification.compare import compare_batches, compare_case
+from levit_deploy.verification.compare import compare_batches, compare_case, look_inside
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
 from levit_deploy.verification.reference import Reference
 
@@ -126,6 +128,8 @@ def test_an_image_too_close_to_call_may_change_its_top1():
     margin = expected[first] - expected[second]
 
     class CloseCall:
+        precision = "fp32"
+
         def logits(self, x):
             y = REFERENCE.logits(x)
             y[:, second] += margin - 1e-9
@@ -196,3 +200,95 @@ def test_a_checkpoint_that_overflows_proves_nothing():
 def test_another_number_of_classes_is_no_proof():
     with pytest.raises(VerificationError, match="another network"):
         compare_case(NORMAL, REFERENCE, lambda x: plain_run(x)[:, :1], None)
+
+
+# --- reduced precision ----------------------------------------------------------------------------
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def reduced_run(precision, plain=PLAIN):
+    dtype = DTYPES[precision]
+    reduced = copy.deepcopy(plain).to(dtype)
+
+    def run(images):
+        with torch.inference_mode():
+            return reduced(torch.from_numpy(images).to(dtype)).float().numpy()
+
+    return run
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_each_precision_has_its_own_budget(precision):
+    reference, run = Reference(MODEL, precision), reduced_run(precision)
+    for case in CASES:
+        compared = compare_case(case, reference, run, None)
+        assert compared.result.failures == ()
+        step = torch.finfo(DTYPES[precision]).eps * np.abs(reference.logits(compared.images)).max()
+        assert compared.result.budget.rmse >= 2 * step
+        # and a float32 artifact would have been refused for it
+        assert compare(run, case).failures
+    once = Case("normal", NORMAL.draw, (8,))
+    coarse = reduced_run("bf16")
+    assert compare_case(once, Reference(MODEL, "fp16"), coarse, None).result.failures
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("block", ["patch_embed.2", "blocks.9"])
+def test_a_wrong_layer_is_above_the_budget_of_reduced_precision(precision, block):
+    model = trained()
+    weight = next(p for p in model.get_submodule(block).parameters() if p.dim() > 1)
+    weight.data = weight.data.flip(0)
+    run, once = reduced_run(precision, to_plain(model)), Case("normal", NORMAL.draw, (8,))
+    assert compare_case(once, Reference(MODEL, precision), run, None).result.failures
+
+
+def loud(times):
+    """An original whose scores overflow float16 on images that are not quiet."""
+    model = trained()
+    with torch.no_grad():
+        rows = model.blocks[0].m.qkv.bn
+        rows.weight *= times
+        rows.bias *= times
+    return model
+
+
+def test_an_original_that_overflows_float16_only_where_it_is_loud_is_heard_quieter():
+    large, model = CASES[4], loud(20)
+    run = reduced_run("fp16", to_plain(model))
+    reference = Reference(model, "fp16")
+    assert not np.isfinite(reference.own_logits(large.draw(4))).all()
+    compared = compare_case(large, reference, run, None)
+    assert compared.result.name == "large x2.5"
+    assert np.array_equal(compared.images, large.draw(4) / 4)
+    assert np.isfinite(reference.own_logits(compared.images)).all()
+    assert not np.isfinite(reference.own_logits(compared.images * 2)).all()
+
+
+def test_an_original_that_overflows_float16_on_ordinary_images_proves_nothing():
+    model = loud(3000)
+    for case in (NORMAL, CASES[4]):
+        with pytest.raises(
+            CheckpointError, match=r"infinity in float16.*--precision fp32, or bf16"
+        ):
+            compare_case(case, Reference(model, "fp16"), plain_run, None)
+    assert np.isfinite(Reference(model, "bf16").own_logits(NORMAL.draw(4))).all()
+
+
+def test_what_overflows_inside_fails_though_the_logits_are_right():
+    compared = compare_case(NORMAL, REFERENCE, plain_run, None)
+    given = []
+
+    def values(images, wrong=np.inf):
+        given.append(images)
+        yield np.ones((len(images), 3), np.float32)
+        yield np.full((len(images), 2), wrong, np.float32)
+        given.append("the end")
+
+    (failure,) = look_inside(compared, values, None).result.failures
+    assert "infinity inside" in failure
+    assert np.array_equal(given[0], compared.images[:4])
+    assert given[1] == "the end"  # or a child's next answer would be taken for another one
+    assert look_inside(compared, lambda images: values(images, 65504), None) == compared
+    look_inside(compared, values, 11)
+    assert np.array_equal(given[-2], compared.images[np.arange(11) % 8])

@@ -19,7 +19,7 @@ from levit_deploy.runtime.artifact import deprecation_accepted
 from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
 from levit_deploy.verification.inputs import standard_cases
 from levit_deploy.verification.parting import Parting, find_parting
-from levit_deploy.verification.reference import Reference
+from levit_deploy.verification.reference import BlockOutput, Reference
 
 MODEL = trained()
 IMAGES = standard_cases(SMALL, seed=0)[0].draw(3)
@@ -128,3 +128,51 @@ def test_verify_names_the_block_as_the_checkpoint_does(tmp_path, checkpoint):
 
 def test_a_proof_that_holds_looks_no_further(tmp_path, checkpoint):
     assert pipeline.export(checkpoint, "onnx", tmp_path / "a").verification.parting is None
+
+
+def test_what_the_original_has_exactly_an_artifact_may_have_to_a_step_of_its_precision():
+    exact = np.array([[1.0, 0.5, 0.25]])
+    block = BlockOutput("head", exact, exact.astype(np.float32))
+    value = exact.astype(np.float32) + np.float32(2.0**-10)
+    assert find_parting([block], [value], 1, "fp16") is None
+    assert find_parting([block], [value], 1, "fp32").block == "head"
+
+
+def by_onnx_in_float16(plain, layout="tokens", opset=17):
+    provenance = Provenance("", SMALL, "mean", layout, precision="fp16")
+    return onnx_values(to_onnx(plain, provenance, opset=opset).SerializeToString(), IMAGES)
+
+
+def by_torchscript_in_bfloat16(plain, layout="tokens"):
+    provenance = Provenance("", SMALL, "mean", layout, precision="bf16")
+    with deprecation_accepted():
+        program = torch.jit.load(io.BytesIO(to_torchscript(plain, provenance)))
+    return torchscript_values(program, IMAGES)
+
+
+REDUCED = {
+    "fp16-tokens": by_onnx_in_float16,
+    "fp16-spatial": lambda plain: by_onnx_in_float16(to_spatial(plain), "spatial"),
+    "fp16-operator": lambda plain: by_onnx_in_float16(plain, opset=23),
+    "bf16-tokens": by_torchscript_in_bfloat16,
+    "bf16-spatial": lambda plain: by_torchscript_in_bfloat16(to_spatial(plain), "spatial"),
+}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(form, marks=() if form.endswith("tokens") else pytest.mark.slow)
+        for form in REDUCED
+    ],
+)
+def test_reduced_precision_parts_nowhere_or_at_the_block_that_is_wrong(form):
+    precision, values = form[:4], REDUCED[form]
+    blocks = Reference(MODEL, precision).blocks(IMAGES)
+    assert find_parting(blocks, values(to_plain(MODEL)), len(IMAGES), precision) is None
+    for wrong in ("blocks.4", "head"):
+        model = trained()
+        for parameter in model.get_submodule(wrong).parameters():
+            parameter.data = parameter.data.flip(0)
+        found = find_parting(blocks, values(to_plain(model)), len(IMAGES), precision)
+        assert found.block == wrong

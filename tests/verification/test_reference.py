@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from networks import SMALL, trained
 
+from levit_deploy.errors import CheckpointError
+from levit_deploy.verification.budget import rms
 from levit_deploy.verification.inputs import standard_cases
 from levit_deploy.verification.reference import Reference, _twin
 
@@ -39,7 +42,7 @@ def test_blocks_are_those_of_a_walk_by_hand():
         for i, layer in enumerate(double.blocks):
             x = layer(x)
             np.testing.assert_array_equal(blocks[f"blocks.{i}"].float64, x)
-            assert blocks[f"blocks.{i}"].float32.dtype == np.float32
+            assert blocks[f"blocks.{i}"].own.dtype == np.float32
     np.testing.assert_array_equal(blocks["head"].float64, REFERENCE.logits(images))
     assert not MODEL.blocks[0]._forward_hooks
 
@@ -48,14 +51,14 @@ def test_draws_are_the_original_and_twins_a_step_away():
     images = NORMAL.draw(8)
     expected = REFERENCE.logits(images)
     first, *twins = REFERENCE.draws(images, 8)
-    np.testing.assert_array_equal(first, REFERENCE.float32_logits(images))
+    np.testing.assert_array_equal(first, REFERENCE.own_logits(images))
     assert len(twins) == 8
     errors = [np.sqrt(((logits - expected) ** 2).mean()) for logits in (first, *twins)]
     assert len(set(errors)) == 9
     assert all(0.3 < error / errors[0] < 3 for error in errors)
     assert all(logits.dtype == np.float32 for logits in twins)
 
-    twin = _twin(REFERENCE._float64, 0)
+    twin = _twin(REFERENCE._float64, 0, 2.0**-23).float()
     for name, tensor in twin.state_dict().items():
         original = MODEL.state_dict()[name]
         if tensor.is_floating_point():
@@ -63,3 +66,48 @@ def test_draws_are_the_original_and_twins_a_step_away():
             assert (np.abs(tensor.numpy() - original.numpy()) <= step).all()
     moved = (twin.head.l.weight != MODEL.head.l.weight).float().mean()
     assert 0.1 < moved < 0.9
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+def test_the_unit_is_the_original_run_as_its_author_would(precision, dtype):
+    reference, images = Reference(MODEL, precision), NORMAL.draw(8)
+    with torch.inference_mode():
+        rounded = trained().to(dtype)(torch.from_numpy(images).to(dtype)).float().numpy()
+    expected = REFERENCE.logits(images)
+    np.testing.assert_array_equal(reference.logits(images), expected)
+    # torch's float16 adds up in another order where memory is aligned otherwise
+    off, unit = rms(reference.own_logits(images) - rounded), rms(rounded - expected)
+    assert off < unit / 2
+    assert 0.2 < unit / torch.finfo(dtype).eps / np.abs(expected).max() < 5
+    assert {p.dtype for p in MODEL.parameters()} == {torch.float32}
+    blocks = reference.blocks(images)
+    assert rms(blocks[-1].own - rounded) < unit / 2
+    assert {block.own.dtype for block in blocks} == {np.dtype(np.float32)}
+
+    first, *twins = reference.draws(images, 4)
+    assert rms(first - rounded) < unit / 2
+    errors = [rms(logits - expected) for logits in (first, *twins)]
+    assert len(set(errors)) == 5
+    assert all(0.3 < error / errors[0] < 3 for error in errors)
+    first_twin = _twin(reference._float64, 0, torch.finfo(dtype).eps)
+    with torch.inference_mode():
+        x = torch.from_numpy(images)
+        exact = first_twin(x.double()).numpy()
+        off = first_twin.to(dtype)(x.to(dtype)).float().numpy() - exact
+    # it is held against itself, not against the original, whose weights it has not
+    assert rms(twins[0] - expected - off) < unit / 2
+    twin = first_twin.head.l.weight
+    own = MODEL.head.l.weight.to(dtype)
+    up, down = (torch.nextafter(own, torch.tensor(end, dtype=dtype)) for end in (9.0, -9.0))
+    assert ((twin >= down) & (twin <= up)).all()
+    assert 0.1 < (twin != own).float().mean() < 0.9
+
+
+def test_weights_beyond_float16_are_refused_by_name_and_fit_bfloat16():
+    model = trained()
+    model.blocks[1].m[0].bn.running_var[3] = 1e5  # float16 would divide by infinity: finite logits
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.m\.0\.bn\.running_var .*float16.*bf16"):
+        Reference(model, "fp16")
+    Reference(model, "bf16")
