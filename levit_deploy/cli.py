@@ -12,6 +12,7 @@ import typer
 from levit_deploy import __version__
 from levit_deploy.ending import reader_may_leave, reports_errors
 from levit_deploy.errors import InputError, UsageError, VerificationError
+from levit_deploy.precision import Precision
 
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
@@ -149,6 +150,13 @@ def export(
         Layout, typer.Option(help="How the trunk lays out its data; auto is the fastest measured.")
     ] = "auto",
     head: HeadOption = "mean",
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="What it computes in, between float32 images and float32 logits: fp16 for ONNX, "
+            "bf16 for TorchScript."
+        ),
+    ] = "fp32",
     opset: Annotated[
         int | None,
         typer.Option(
@@ -187,6 +195,7 @@ def export(
             output,
             head=head,
             layout=layout,
+            precision=precision,
             options=ExportOptions(opset=opset, batch_size=batch),
             force=force,
             extra=pictures,

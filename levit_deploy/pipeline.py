@@ -15,7 +15,8 @@ from levit_deploy.exporters.onnx_contract import check_batches
 from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.passes.heads import HEADS
-from levit_deploy.provenance import Provenance
+from levit_deploy.precision import PRECISIONS, Precision
+from levit_deploy.provenance import Provenance, claimed_precision
 from levit_deploy.publish import staged, sync
 from levit_deploy.runtime.artifact import Artifact, load_artifact
 from levit_deploy.runtime.isolated import open_isolated, runtime_process
@@ -47,6 +48,7 @@ def export(
     *,
     head: str = "mean",
     layout: str = "auto",
+    precision: str = "fp32",
     options: ExportOptions | None = None,
     force: bool = False,
     extra: tuple[Case, ...] = (),
@@ -54,12 +56,15 @@ def export(
     """Export a checkpoint to ``output`` and prove the file before it gets that name.
 
     ``format`` is a key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is
-    'mean', 'class' or 'distill'; ``extra`` are inputs to prove it on besides the standard ones.
-    Raises VerificationError where the proof fails; ``output`` is then as it was.
+    'mean', 'class' or 'distill'; ``precision``, what it computes in between float32 images and
+    float32 logits, is 'fp32', 'fp16' (ONNX) or 'bf16' (TorchScript); ``extra`` are inputs to prove
+    it on besides the standard ones. Raises VerificationError where the proof fails; ``output`` is
+    then as it was.
     """
     _one_of("format", format, EXPORTERS)
     _one_of("layout", layout, ("auto", *LAYOUTS))
     exporter, options = EXPORTERS[format], options or ExportOptions()
+    computes_in = _precision(precision, format)
     if layout == "auto":
         layout = exporter.auto_layout(options)
 
@@ -67,7 +72,8 @@ def export(
         model = to_plain(checkpoint.model, head)
         if layout == "spatial":
             model = to_spatial(model)
-        return exporter.serialize(model, _provenance(checkpoint, head, layout), options)
+        provenance = _provenance(checkpoint, head, layout, computes_in)
+        return exporter.serialize(model, provenance, options)
 
     return _publish(checkpoint, Path(output), serialize, exporter, head, layout, force, extra)
 
@@ -94,8 +100,8 @@ def verify(
 ) -> Verification:
     """Compare the artifact at ``path`` with the checkpoint, whatever comes out.
 
-    An artifact made with ``--head class`` or ``distill`` says so and is held to that head; the
-    result names it.
+    An artifact made with ``--head class`` or ``distill`` says so and is held to that head, one that
+    computes in fp16 or bf16 to the budget of that precision; the result names both.
     """
     with open_isolated(Path(path)) as artifact:
         return _measure(checkpoint, artifact, extra)
@@ -112,11 +118,19 @@ def _measure(checkpoint: Checkpoint, artifact: Artifact, extra: tuple[Case, ...]
             f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those "
             f"of {checkpoint.head!r}. Give the checkpoint it was made from."
         )
+    try:
+        precision = claimed_precision(artifact.metadata)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{artifact.path} cannot be held to a budget: {error}. A later version of this tool "
+            "may have written it. Upgrade, or export it again."
+        ) from error
     return measure(
         model,
         checkpoint.config,
         artifact,
         head=head,
+        precision=precision,
         names=checkpoint.block_names,
         extra=extra,
     )
@@ -163,7 +177,23 @@ def _runtime(exporter: Exporter | None) -> Iterator[Callable[[Path], Artifact]]:
             yield load
 
 
-def _provenance(checkpoint: Checkpoint, head: str, layout: str) -> Provenance:
+def _precision(name: str, format: str) -> Precision:
+    """The precision of that name, which the format has to know."""
+    _one_of("precision", name, PRECISIONS)
+    known = EXPORTERS[format].precisions
+    for precision in known:
+        if precision == name:
+            return precision
+    others = [other for other, exporter in EXPORTERS.items() if name in exporter.precisions]
+    raise UsageError(
+        f"--precision {name} is not for --format {format}, which computes in {' or '.join(known)}. "
+        f"Choose one of these, or --format {' or '.join(others)}."
+    )
+
+
+def _provenance(
+    checkpoint: Checkpoint, head: str, layout: str, precision: Precision = "fp32"
+) -> Provenance:
     return Provenance(
         checkpoint.sha256,
         checkpoint.config,
@@ -172,6 +202,7 @@ def _provenance(checkpoint: Checkpoint, head: str, layout: str) -> Provenance:
         checkpoint.weights,
         checkpoint.assumed,
         checkpoint.preprocessing,
+        precision,
     )
 
 

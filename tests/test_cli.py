@@ -114,6 +114,29 @@ def test_the_report_of_an_export_as_json(folder):
     assert data["size_bytes"] == (folder / "ckpt.onnx").stat().st_size
 
 
+def test_the_precision_is_printed_and_reported(folder):
+    path = folder / "ckpt.pth"
+    code, out, _ = run("export", path, "--precision", "fp16", "--json", folder / "report.json")
+    assert code == 0
+    assert "ckpt.onnx: onnx, fp16, spatial layout" in out
+    report = json.loads((folder / "report.json").read_text())
+    assert report["verification"]["precision"] == "fp16"
+    code, out, _ = run("verify", path, folder / "ckpt.onnx")
+    assert code == 0
+    assert "ckpt.onnx: onnx, fp16, held to the mean head" in out
+
+
+@pytest.mark.parametrize(
+    ("format", "precision"), [("torchscript", "fp16"), ("onnx", "bf16"), ("onnx", "fp8")]
+)
+def test_a_precision_that_makes_no_sense_is_a_usage_error(folder, format, precision):
+    arguments = ("--format", format, "--precision", precision)
+    code, _, err = run("export", folder / "ckpt.pth", *arguments)
+    assert code == 2
+    assert "precision" in err
+    assert names_in(folder) == ["ckpt.pth"]
+
+
 def test_the_evidence_as_json_is_whole(folder):
     path, artifact = folder / "ckpt.pth", folder / "ckpt.onnx"
     _, out, _ = run("export", path, "--json", "-")

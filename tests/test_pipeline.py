@@ -15,7 +15,7 @@ import levit_deploy
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import UsageError, VerificationError
+from levit_deploy.errors import ArtifactError, CheckpointError, UsageError, VerificationError
 from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.model import AttentionBias
 from levit_deploy.passes import to_plain
@@ -120,7 +120,9 @@ def test_the_public_names_do_the_job(tmp_path, checkpoint):
         levit_deploy.load(tmp_path / "nothing.pth")
 
 
-@pytest.mark.parametrize("wrong", [{"format": "tflite"}, {"layout": "spacial"}, {"head": "both"}])
+@pytest.mark.parametrize(
+    "wrong", [{"format": "tflite"}, {"layout": "spacial"}, {"head": "both"}, {"precision": "fp8"}]
+)
 def test_choices_that_do_not_exist_are_usage_errors(tmp_path, checkpoint, wrong):
     arguments = {"format": "onnx", "output": tmp_path / "out", **wrong}
     with pytest.raises(UsageError, match=next(iter(wrong.values()))):
@@ -131,6 +133,138 @@ def test_choices_that_do_not_exist_are_usage_errors(tmp_path, checkpoint, wrong)
 def test_the_first_opset_is_not_the_default(tmp_path, checkpoint):
     with pytest.raises(UsageError, match="--opset 0"):
         pipeline.export(checkpoint, "onnx", tmp_path / "out", options=ExportOptions(opset=0))
+
+
+# --- precision ------------------------------------------------------------------------------------
+
+REDUCED = [
+    pytest.param("onnx", "fp16"),
+    pytest.param("torchscript", "bf16", marks=pytest.mark.slow),
+]
+SLOW_GOLDENS = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("timm", "transformers", "vit-pytorch")
+]
+
+
+@pytest.mark.parametrize(("format", "precision"), REDUCED)
+@pytest.mark.parametrize("name", ["official", *SLOW_GOLDENS])
+def test_goldens_in_reduced_precision(tmp_path, name, format, precision):
+    path, x, expected = golden(name)
+    checkpoint, output = read_checkpoint(path), tmp_path / "artifact"
+    published = pipeline.export(checkpoint, format, output, precision=precision)
+    assert published.verification.precision == precision
+    assert load_artifact(output).metadata["precision"] == precision
+    assert pipeline.verify(checkpoint, output).precision == precision
+    error = np.abs(load_artifact(output).run(x) - expected).max()
+    assert 1e-5 * np.abs(expected).max() < error < 0.1 * np.abs(expected).max()
+    # rounded once more than it says, it is no float32 artifact
+    as_float32 = replace(load_artifact(output), metadata={"precision": "fp32"})
+    assert not pipeline._measure(checkpoint, as_float32, ()).passed
+
+
+@pytest.mark.parametrize(
+    ("layout", "options"),
+    [("tokens", ExportOptions(opset=23)), ("spatial", ExportOptions(batch_size=3))],
+)
+def test_float16_with_other_options(tmp_path, checkpoint, layout, options):
+    output = tmp_path / "out.onnx"
+    export = {"precision": "fp16", "layout": layout, "options": options}
+    published = pipeline.export(checkpoint, "onnx", output, **export)
+    assert published.verification.passed
+    again = pipeline.export(checkpoint, "onnx", tmp_path / "again.onnx", **export)
+    assert output.read_bytes() == again.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "instead"),
+    [("torchscript", "fp16", "--format onnx"), ("onnx", "bf16", "--format torchscript")],
+)
+def test_a_precision_that_the_format_has_not_is_a_usage_error(
+    tmp_path, checkpoint, format, precision, instead
+):
+    with pytest.raises(UsageError, match=f"--precision {precision} is not for .*{instead}"):
+        pipeline.export(checkpoint, format, tmp_path / "out", precision=precision)
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pth"]
+
+
+def edited(path, edit):
+    model = onnx.load(path)
+    edit(model)
+    onnx.save(model, path)
+
+
+def claim(precision):
+    def edit(model):
+        next(p for p in model.metadata_props if p.key == "precision").value = precision
+
+    return edit
+
+
+def test_an_artifact_is_held_to_the_precision_it_claims(tmp_path, checkpoint):
+    output = tmp_path / "out.onnx"
+    pipeline.export(checkpoint, "onnx", output, precision="fp16")
+    edited(output, claim("fp32"))
+    found = pipeline.verify(checkpoint, output)
+    assert not found.passed
+    assert found.precision == "fp32"
+    edited(output, claim("fp12"))
+    with pytest.raises(ArtifactError, match="'fp12' is not one of"):
+        pipeline.verify(checkpoint, output)
+
+
+def test_a_number_beyond_float16_is_found_though_this_processor_may_hide_it(tmp_path, checkpoint):
+    def overflow(model):
+        add = next(node for node in model.graph.node if node.name == "blocks.2.add")
+        last, at = add.output[0], list(model.graph.node).index(add)
+        add.output[0] = "blocks.2.quiet"
+        for name, source, factor in (
+            ("blocks.2.loud", "blocks.2.quiet", 2.0**15),
+            (last, "blocks.2.loud", 2.0**-15),
+        ):
+            at += 1
+            weight = np.array(factor, np.float16)
+            model.graph.initializer.append(numpy_helper.from_array(weight, f"{name}.factor"))
+            node = onnx.helper.make_node("Mul", [source, f"{name}.factor"], [name], f"{name}.mul")
+            model.graph.node.insert(at, node)
+
+    output = tmp_path / "out.onnx"
+    pipeline.export(checkpoint, "onnx", output, precision="fp16", layout="tokens")
+    edited(output, overflow)
+    found = pipeline.verify(checkpoint, output)
+    assert not found.passed
+    assert all("infinit" in " ".join(case.failures) for case in found.cases[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "precision"), REDUCED)
+def test_a_forgotten_head_is_refused_in_any_precision(tmp_path, checkpoint, format, precision):
+    pipeline.export(checkpoint, format, tmp_path / "artifact", precision=precision, head="class")
+    claimed = load_artifact(tmp_path / "artifact")
+    assert pipeline._measure(checkpoint, claimed, ()).passed
+    found = pipeline._measure(checkpoint, replace(claimed, metadata={"precision": precision}), ())
+    assert not found.passed
+    assert "head" in found.parting.block
+
+
+def test_where_the_original_errs_as_much_as_images_differ_nothing_is_proven(tmp_path, checkpoint):
+    model = trained()
+    for head in (model.head, model.head_dist):
+        head.l.weight.data *= 1e-6  # the biases remain, which are the same for every image
+    alike = replace(checkpoint, model=model)
+    assert pipeline.export(alike, "onnx", tmp_path / "fp32.onnx").verification.passed
+    with pytest.raises(CheckpointError, match=r"In float16 .* the proof proves nothing.*--images"):
+        pipeline.export(alike, "onnx", tmp_path / "fp16.onnx", precision="fp16")
+    assert not (tmp_path / "fp16.onnx").exists()
+
+
+def test_a_network_beyond_float16_is_refused_before_anything_is_published(tmp_path, checkpoint):
+    model = trained()
+    model.blocks[0].m.qkv.bn.weight.data *= 3000
+    with pytest.raises(CheckpointError, match=r"On normal inputs .* infinity in float16.*fp32"):
+        pipeline.export(
+            replace(checkpoint, model=model), "onnx", tmp_path / "out.onnx", precision="fp16"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pth"]
 
 
 # --- sabotage: what the proof must refuse ---------------------------------------------------------
