@@ -32,6 +32,7 @@ Layout = Literal["auto", "tokens", "spatial"]
 Head = Literal["mean", "class", "distill"]
 Activation = Literal["hardswish", "silu", "gelu"]
 Weights = Literal["model", "ema"]
+Cpu = Literal["any", "vnni"]
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt"}
 
@@ -65,6 +66,15 @@ ImagesOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR", help="Prove it on the pictures in this folder, too: at most 64, of any size."
+    ),
+]
+MaxDropOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=100,
+        help="What int8 may cost on --images: points of top-1 where there is a folder for each "
+        "class (0.3 if not given), or of agreement with float32 (0.5).",
     ),
 ]
 JsonOption = Annotated[
@@ -154,9 +164,20 @@ def export(
         Precision,
         typer.Option(
             help="What it computes in, between float32 images and float32 logits: fp16 for ONNX, "
-            "bf16 for TorchScript."
+            "bf16 for TorchScript; int8, for ONNX, needs --images to calibrate on and to judge by."
         ),
     ] = "fp32",
+    max_drop: MaxDropOption = None,
+    cpu: Annotated[
+        Cpu,
+        typer.Option(
+            help="What int8 is to run on: any keeps weights within 64, or sums would saturate "
+            "where there is no VNNI."
+        ),
+    ] = "any",
+    even_if_slower: Annotated[
+        bool, typer.Option("--even-if-slower", help="Publish int8 that is no faster than float.")
+    ] = False,
     opset: Annotated[
         int | None,
         typer.Option(
@@ -183,12 +204,21 @@ def export(
     output = output or _beside(checkpoint, SUFFIXES[format])
     _check_paths(checkpoint, images=images, output=output, json_file=json_file, force=force)
     batch = _batch_size(batch_size)
-    from levit_deploy import pipeline
+    if precision == "int8" and images is None:
+        raise UsageError(
+            "--precision int8 needs pictures, some to calibrate on and the others to judge by. "
+            "Give a folder of such as the network will meet with --images DIR."
+        )
+    from levit_deploy import pipeline, report
     from levit_deploy.exporters import ExportOptions
+    from levit_deploy.quantization import Int8Options
 
     loaded = _read(checkpoint, activation, image_size, weights)
     pictures = _pictures(loaded, images)
-    with _evidence_of_failure(loaded, output, json_file, quiet):
+    int8 = None
+    if precision == "int8" and images is not None:
+        int8 = Int8Options(images, max_drop, cpu, even_if_slower)
+    with _evidence_of_failure(loaded, output, json_file, quiet), report.progress(quiet) as tell:
         published = pipeline.export(
             loaded,
             format,
@@ -199,6 +229,8 @@ def export(
             options=ExportOptions(opset=opset, batch_size=batch),
             force=force,
             extra=pictures,
+            int8=int8,
+            progress=tell,
         )
     _report_published(published, loaded, images, json_file, quiet)
 
@@ -214,6 +246,7 @@ def verify(
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
     images: ImagesOption = None,
+    max_drop: MaxDropOption = None,
     json_file: JsonOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
@@ -227,7 +260,9 @@ def verify(
     from levit_deploy import pipeline
 
     loaded = _read(checkpoint, activation, image_size, weights)
-    verification = pipeline.verify(loaded, artifact, extra=_pictures(loaded, images))
+    verification = pipeline.verify(
+        loaded, artifact, extra=_pictures(loaded, images), images=images, max_drop=max_drop
+    )
     _report_verification(verification, loaded, artifact, json_file, quiet)
     verification.raise_if_failed()
 

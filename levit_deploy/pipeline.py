@@ -5,19 +5,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import onnx
 
 from levit_deploy.checkpoint import Checkpoint, fused
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
 from levit_deploy.exporters.onnx_contract import check_batches
 from levit_deploy.layout import LAYOUTS, to_spatial
+from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.precision import PRECISIONS, Precision
 from levit_deploy.provenance import Provenance, claimed_precision
 from levit_deploy.publish import staged, sync
+from levit_deploy.quantization import (
+    Int8Options,
+    Judging,
+    Quantization,
+    judging_pictures,
+    quantized,
+    split_pictures,
+)
+from levit_deploy.quantization.proof import measure_int8
 from levit_deploy.runtime.artifact import Artifact, load_artifact
 from levit_deploy.runtime.isolated import open_isolated, runtime_process
 from levit_deploy.verification import Case, Verification, measure
@@ -30,7 +42,7 @@ class Published:
     """A proven artifact at its destination.
 
     ``facts`` are what its format has to say of it, such as the number of ONNX nodes; ``assumed``
-    is what the checkpoint did not say.
+    is what the checkpoint did not say. ``quantization`` is how int8 came about.
     """
 
     path: Path
@@ -39,6 +51,7 @@ class Published:
     facts: dict[str, int]
     assumed: tuple[str, ...]
     verification: Verification
+    quantization: Quantization | None = None
 
 
 def export(
@@ -52,30 +65,79 @@ def export(
     options: ExportOptions | None = None,
     force: bool = False,
     extra: tuple[Case, ...] = (),
+    int8: Int8Options | None = None,
+    progress: Callable[[str], object] = lambda _doing: None,
 ) -> Published:
     """Export a checkpoint to ``output`` and prove the file before it gets that name.
 
     ``format`` is a key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is
     'mean', 'class' or 'distill'; ``precision``, what it computes in between float32 images and
-    float32 logits, is 'fp32', 'fp16' (ONNX) or 'bf16' (TorchScript); ``extra`` are inputs to prove
-    it on besides the standard ones. Raises VerificationError where the proof fails; ``output`` is
+    float32 logits, is 'fp32', 'fp16' or 'int8' (ONNX), or 'bf16' (TorchScript); ``extra`` are
+    inputs to prove it on besides the standard ones; ``int8`` is what int8 needs, ``progress`` is
+    told what is being done for it. Raises VerificationError where the proof fails; ``output`` is
     then as it was.
     """
     _one_of("format", format, EXPORTERS)
     _one_of("layout", layout, ("auto", *LAYOUTS))
     exporter, options = EXPORTERS[format], options or ExportOptions()
     computes_in = _precision(precision, format)
-    if layout == "auto":
+    if (computes_in == "int8") != (int8 is not None):
+        raise UsageError(
+            "--precision int8 needs pictures to calibrate on and to judge by, and only that has "
+            "options of its own. Give --images DIR with it, a folder of what the network will meet."
+        )
+    if layout == "auto" and int8 is None:
         layout = exporter.auto_layout(options)
+    elif layout == "auto":
+        layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
 
     def serialize() -> bytes:
-        model = to_plain(checkpoint.model, head)
-        if layout == "spatial":
-            model = to_spatial(model)
         provenance = _provenance(checkpoint, head, layout, computes_in)
-        return exporter.serialize(model, provenance, options)
+        return exporter.serialize(_form(checkpoint, head, layout), provenance, options)
 
-    return _publish(checkpoint, Path(output), serialize, exporter, head, layout, force, extra)
+    destination = Path(output)
+    if int8 is None:
+        return _publish(checkpoint, destination, serialize, exporter, head, layout, force, extra)
+
+    calibration, pictures = split_pictures(int8.images, checkpoint.config, checkpoint.preprocessing)
+    made: list[Quantization] = []
+
+    def quantize() -> bytes:
+        plain = _plain_onnx(checkpoint, head, layout, options)
+        rival = _plain_onnx(checkpoint, head, "spatial", replace(options, opset=None))
+        proto, how = quantized(plain, rival, calibration, pictures, int8, progress)
+        made.append(how)
+        progress("proving it")
+        provenance = _provenance(checkpoint, head, layout, computes_in)
+        onnx.helper.set_model_props(proto, provenance.to_metadata())
+        data: bytes = proto.SerializeToString(deterministic=True)
+        return data
+
+    published = _publish(
+        checkpoint,
+        destination,
+        quantize,
+        exporter,
+        head,
+        layout,
+        force,
+        extra,
+        pictures,
+        int8.max_drop,
+    )
+    return replace(published, quantization=made[0])
+
+
+def _form(checkpoint: Checkpoint, head: str, layout: str) -> LeViT:
+    """The plain model, in a layout."""
+    model = to_plain(checkpoint.model, head)
+    return to_spatial(model) if layout == "spatial" else model
+
+
+def _plain_onnx(checkpoint: Checkpoint, head: str, layout: str, options: ExportOptions) -> bytes:
+    """The float32 network as ONNX, which an int8 one is the rounding of."""
+    provenance = _provenance(checkpoint, head, layout)
+    return EXPORTERS["onnx"].serialize(_form(checkpoint, head, layout), provenance, options)
 
 
 def fuse(
@@ -96,18 +158,33 @@ def fuse(
 
 
 def verify(
-    checkpoint: Checkpoint, path: str | Path, *, extra: tuple[Case, ...] = ()
+    checkpoint: Checkpoint,
+    path: str | Path,
+    *,
+    extra: tuple[Case, ...] = (),
+    images: Path | None = None,
+    max_drop: float | None = None,
 ) -> Verification:
     """Compare the artifact at ``path`` with the checkpoint, whatever comes out.
 
     An artifact made with ``--head class`` or ``distill`` says so and is held to that head, one that
-    computes in fp16 or bf16 to the budget of that precision; the result names both.
+    computes in fp16 or bf16 to the budget of that precision; the result names both. An int8 one is
+    judged by the pictures in the folder ``images``, and may lose ``max_drop`` points on them.
     """
     with open_isolated(Path(path)) as artifact:
-        return _measure(checkpoint, artifact, extra)
+        pictures = None
+        if images is not None and artifact.metadata.get("precision") == "int8":
+            pictures = judging_pictures(images, checkpoint.config, checkpoint.preprocessing)
+        return _measure(checkpoint, artifact, extra, pictures, max_drop)
 
 
-def _measure(checkpoint: Checkpoint, artifact: Artifact, extra: tuple[Case, ...]) -> Verification:
+def _measure(
+    checkpoint: Checkpoint,
+    artifact: Artifact,
+    extra: tuple[Case, ...],
+    pictures: Judging | None = None,
+    max_drop: float | None = None,
+) -> Verification:
     head = artifact.metadata.get("head", checkpoint.head)
     if head == checkpoint.head:
         model = checkpoint.model
@@ -125,6 +202,18 @@ def _measure(checkpoint: Checkpoint, artifact: Artifact, extra: tuple[Case, ...]
             f"{artifact.path} cannot be held to a budget: {error}. A later version of this tool "
             "may have written it. Upgrade, or export it again."
         ) from error
+    if precision == "int8":
+        return measure_int8(
+            model,
+            checkpoint.config,
+            artifact,
+            _float_form(checkpoint, artifact),
+            head=head,
+            names=checkpoint.block_names,
+            extra=extra,
+            pictures=pictures,
+            max_drop=max_drop,
+        )
     return measure(
         model,
         checkpoint.config,
@@ -133,6 +222,24 @@ def _measure(checkpoint: Checkpoint, artifact: Artifact, extra: tuple[Case, ...]
         precision=precision,
         names=checkpoint.block_names,
         extra=extra,
+    )
+
+
+def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
+    """What an int8 artifact must be the rounding of, exported as the artifact says it was."""
+    if artifact.format != "onnx":
+        raise ArtifactError(
+            f"{artifact.path} says that it computes in int8, and is no ONNX file. Expected one "
+            "that levit-deploy export wrote."
+        )
+    proto = onnx.load(artifact.path, load_external_data=False)
+    options = ExportOptions(proto.opset_import[0].version, artifact.batch_size)
+    head = artifact.metadata.get("head", "mean")
+    return _plain_onnx(
+        checkpoint,
+        "mean" if head == checkpoint.head else head,
+        artifact.metadata.get("layout", ""),
+        options,
     )
 
 
@@ -145,6 +252,8 @@ def _publish(
     layout: str,
     force: bool,
     extra: tuple[Case, ...],
+    pictures: Judging | None = None,
+    max_drop: float | None = None,
 ) -> Published:
     """Write, prove and rename: what every kind of file goes through.
 
@@ -161,7 +270,7 @@ def _publish(
         facts = exporter.check_file(temporary) if exporter else {}
         artifact = load(temporary)
         check_batches(artifact)
-        verification = _measure(checkpoint, artifact, extra)
+        verification = _measure(checkpoint, artifact, extra, pictures, max_drop)
         verification.raise_if_failed()
     size = output.stat().st_size
     return Published(output, layout, size, facts, checkpoint.assumed, verification)

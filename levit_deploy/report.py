@@ -27,6 +27,7 @@ from levit_deploy.verification import Verification
 
 if TYPE_CHECKING:
     from levit_deploy.bench import Benchmark
+    from levit_deploy.quantization import Accuracy, Quantization
 
 Data = dict[str, Any]
 
@@ -58,8 +59,18 @@ def published_data(published: Published, checkpoint: Checkpoint | None = None) -
         "size_bytes": published.size_bytes,
         "facts": published.facts,
         "assumed": list(published.assumed),
+        "quantization": _quantization_data(published.quantization),
         "verification": verification_data(published.verification, checkpoint),
     }
+
+
+def _quantization_data(how: Quantization | None) -> Data | None:
+    if how is None:
+        return None
+    data = dataclasses.asdict(how)
+    if how.speed is not None:
+        data["speed"]["verdict"] = how.speed.verdict
+    return data
 
 
 def versions() -> dict[str, str]:
@@ -85,12 +96,18 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         "parting": verification.parting and dataclasses.asdict(verification.parting),
         "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
         "versions": versions(),
+        "accuracy": verification.accuracy and _accuracy_data(verification.accuracy),
+        "unrounded": verification.unrounded and verification_data(verification.unrounded),
         "cases": cases,
         "batches": [
             {**dataclasses.asdict(batch), "failures": list(batch.failures)}
             for batch in verification.batches
         ],
     }
+
+
+def _accuracy_data(accuracy: Accuracy) -> Data:
+    return {**dataclasses.asdict(accuracy), "failures": list(accuracy.failures)}
 
 
 def print_checkpoint(data: Data, console: Console) -> None:
@@ -177,7 +194,35 @@ def print_published(data: Data, console: Console) -> None:
     )
     for assumption in data["assumed"]:
         console.print(f"assumed: {assumption}", soft_wrap=True)
+    if data["quantization"] is not None:
+        print_quantization(data["quantization"], console)
     print_verification(proof, console)
+
+
+def print_quantization(data: Data, console: Console) -> None:
+    """Print how a network was quantized: methods, what each block costs, what stayed float."""
+    errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
+    console.print(
+        f"calibrated by {data['method']} on {data['calibrated_on']} pictures, for "
+        f"{_CPUS[data['cpu']]} (error of the logits: {errors})",
+        soft_wrap=True,
+    )
+    costs = sorted(data["costs"].items(), key=lambda item: -item[1])
+    console.print(
+        "cost of each block alone: " + ", ".join(f"{name} {cost:.2%}" for name, cost in costs),
+        soft_wrap=True,
+    )
+    console.print(f"left in float: {', '.join(data['float_blocks']) or 'nothing'}", soft_wrap=True)
+    if data["speed"] is not None:
+        speed = data["speed"]
+        console.print(
+            f"speed here: {speed['median']:.2f} x the best float32 file ({speed['verdict']}; "
+            f"quartiles {speed['low']:.2f} to {speed['high']:.2f})",
+            soft_wrap=True,
+        )
+
+
+_CPUS = {"any": "any processor", "vnni": "processors with VNNI"}
 
 
 def print_verified(data: Data, console: Console) -> None:
@@ -193,6 +238,10 @@ def print_verified(data: Data, console: Console) -> None:
 
 def print_verification(data: Data, console: Console) -> None:
     """Print the figures of a proof, beside what was allowed."""
+    if data["unrounded"] is not None:
+        console.print("the float network, before it is rounded:")
+        print_verification(data["unrounded"], console)
+        console.print("the rounded one; allowed is twice what its rounding itself is off by:")
     table = _table(
         "inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1", "verdict"
     )
@@ -220,6 +269,17 @@ def print_verification(data: Data, console: Console) -> None:
             _verdict(batch),
         )
     console.print(table)
+    if data["accuracy"] is not None:
+        console.print(_accuracy(data["accuracy"]), soft_wrap=True)
+
+
+def _accuracy(data: Data) -> Text:
+    """How an int8 network answers pictures, in one line."""
+    line = f"on {data['pictures']} pictures: the same top-1 on {data['agreement']:.2f} %"
+    if data["float_top1"] is not None:
+        line += f", top-1 {data['float_top1']:.2f} % in float32, {data['int8_top1']:.2f} % in int8"
+    line += f"; lost {max(data['drop'], 0):.2f} points of {data['allowed']:g} allowed: "
+    return Text(line) + _verdict(data)
 
 
 def _worst(batches: list[Data]) -> list[Data]:

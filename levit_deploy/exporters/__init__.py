@@ -81,7 +81,7 @@ EXPORTERS = {
         _onnx_bytes,
         check_contract,
         ("onnx", "onnxruntime"),
-        ("fp32", "fp16"),
+        ("fp32", "fp16", "int8"),
     ),
     "torchscript": Exporter(
         ".torchscript.pt",

@@ -15,6 +15,7 @@ from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME
 # Left over from training, or shape arithmetic that an export should have done itself.
 FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")
 MODULE_NAMES = ("patch_embed", "to_tokens", "blocks", "pool", "head")
+INT8_TYPES = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
 BATCHES = (1, 64)
 
 
@@ -50,8 +51,10 @@ def broken_clauses(model: onnx.ModelProto) -> list[str]:
     producers = [node.op_type for node in graph.node if logits & {*node.output}]
     if [op for op in producers if op != "Cast"] != ["Gemm"]:
         broken.append(f"{OUTPUT_NAME} comes from {producers}, not from one Gemm")
+    rounded = {"QuantizeLinear", "DequantizeLinear"} & counts.keys()
     types = {weight.data_type for weight in graph.initializer} - {onnx.TensorProto.INT64}
-    if types != {onnx.TensorProto.FLOAT16 if casts else onnx.TensorProto.FLOAT}:
+    allowed = {onnx.TensorProto.FLOAT16 if casts else onnx.TensorProto.FLOAT}
+    if (types - INT8_TYPES if rounded else types) != allowed:
         names = sorted(onnx.TensorProto.DataType.Name(type) for type in types)
         broken.append(f"weights in {', '.join(names)}, where there are {len(casts)} Cast nodes")
     domains = {node.domain for node in graph.node} | {used.domain for used in model.opset_import}
@@ -62,7 +65,8 @@ def broken_clauses(model: onnx.ModelProto) -> list[str]:
 
     names = [node.name for node in graph.node]
     names += [name for node in graph.node for name in node.output if name != OUTPUT_NAME]
-    if foreign := [name for name in names if name.split(".")[0] not in MODULE_NAMES]:
+    modules = (*MODULE_NAMES, *(f"{INPUT_NAME}_{op}" for op in rounded))
+    if foreign := [name for name in names if not name.startswith(modules)]:
         broken.append(f"names that no block of the checkpoint has: {', '.join(foreign[:4])}")
     for value in (*graph.input, *graph.output):
         first, *rest = value.type.tensor_type.shape.dim

@@ -25,7 +25,7 @@ __all__ = [
     "Judging",
     "Quantization",
     "judging_pictures",
-    "quantized_bytes",
+    "quantized",
     "split_pictures",
 ]
 
@@ -47,15 +47,15 @@ class Int8Options:
     even_if_slower: bool = False
 
 
-def quantized_bytes(
+def quantized(
     plain: bytes,
     rival: bytes,
     calibration: FloatArray,
     pictures: Judging,
     options: Int8Options,
     progress: Callable[[str], object] = lambda _doing: None,
-) -> tuple[bytes, Quantization]:
-    """Quantize a float graph, and time it beside the fastest float graph, its ``rival``.
+) -> tuple[onnx.ModelProto, Quantization]:
+    """Quantize a float graph, ``plain``, and time it beside the fastest one, its ``rival``.
 
     Raises VerificationError where no int8 network holds the drop, or it is not faster.
     """
@@ -78,7 +78,7 @@ def quantized_bytes(
             f"float32 file (between quartiles {speed.low:.2f} and {speed.high:.2f}). Nothing was "
             "published. Export float32, or give --even-if-slower if it is for another machine."
         )
-    return data, dataclasses.replace(found, speed=speed)
+    return model, dataclasses.replace(found, speed=speed)
 
 
 def _speed(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from levit_deploy.quantization.split import Judging
 from levit_deploy.runtime.sessions import FloatArray
@@ -22,7 +24,8 @@ class Accuracy:
     ``agreement`` is the percentage of the pictures to which both give the same top-1;
     ``float_top1`` and ``int8_top1`` are percentages, None where there are no labels. ``drop`` is
     what was lost, in points of top-1, or of agreement where there are no labels; ``allowed`` is how
-    much may be.
+    much may be. ``constant_drop`` is what a network would lose that gives every picture the best
+    one answer: pictures with which it would pass judge nothing.
     """
 
     pictures: int
@@ -31,10 +34,16 @@ class Accuracy:
     int8_top1: float | None
     drop: float
     allowed: float
+    constant_drop: float
 
     @property
     def failures(self) -> tuple[str, ...]:
         """What is wrong, in words with figures; empty where nothing is."""
+        if self.constant_drop <= self.allowed:
+            return (
+                "they judge nothing: a network with one answer to all would lose no more than "
+                f"{max(self.constant_drop, 0):.2f} points, and {self.allowed:g} are allowed",
+            )
         if self.drop <= self.allowed:
             return ()
         if self.float_top1 is not None:
@@ -60,8 +69,15 @@ def accuracy(
     agreement = 100 * agreeing / n
     if pictures.labels is None:
         allowed = MAX_DISAGREEMENT if max_drop is None else max_drop
-        return Accuracy(n, agreement, None, None, 100 * (n - agreeing) / n, allowed)
+        constant = 100 * (n - _most(float_top1)) / n
+        return Accuracy(n, agreement, None, None, 100 * (n - agreeing) / n, allowed, constant)
     before, after = (int((found == pictures.labels).sum()) for found in (float_top1, int8_top1))
     allowed = MAX_DROP if max_drop is None else max_drop
     drop = 100 * (before - after) / n  # of counts: the difference of two percentages is not exact
-    return Accuracy(n, agreement, 100 * before / n, 100 * after / n, drop, allowed)
+    constant = 100 * (before - _most(pictures.labels)) / n
+    return Accuracy(n, agreement, 100 * before / n, 100 * after / n, drop, allowed, constant)
+
+
+def _most(answers: npt.NDArray[Any]) -> int:
+    """How often the most frequent answer is given."""
+    return int(np.unique(answers, return_counts=True)[1].max())

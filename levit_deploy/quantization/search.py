@@ -86,6 +86,12 @@ def search(
 
     model, result = judged(0)
     worst = result
+    if result.constant_drop <= result.allowed:  # which no block in float would change
+        raise VerificationError(
+            f"int8 cannot be judged: on {result.pictures} pictures, {result.failures[0]}. Nothing "
+            "was published. Give pictures of all that the network tells apart, or a smaller "
+            "--max-drop."
+        )
     fails, holds = 0, 0 if not result.failures else len(ranked)
     while holds - fails > 1:
         middle = (fails + holds) // 2

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationE
 from levit_deploy.model import LeViT
 from levit_deploy.precision import DTYPES, Precision
 from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.sessions import FloatArray
 from levit_deploy.verification.compare import (
     BatchResult,
     CaseResult,
@@ -25,6 +27,9 @@ from levit_deploy.verification.compare import (
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
 from levit_deploy.verification.parting import Parting, find_parting
 from levit_deploy.verification.reference import REMEDY, Reference
+
+if TYPE_CHECKING:
+    from levit_deploy.quantization.accuracy import Accuracy
 
 __all__ = [
     "BatchResult",
@@ -45,7 +50,9 @@ class Verification:
 
     ``format`` and ``sha256`` are the artifact's; ``precision`` is what it says that it computes in,
     whose budget it was held to; ``head`` says which head's logits, 'mean', 'class' or 'distill'.
-    ``parting`` is where a wrong artifact goes wrong, as far as that can be told.
+    ``parting`` is where a wrong artifact goes wrong, as far as that can be told. For int8,
+    ``unrounded`` is the proof of the float network that was rounded, and ``accuracy`` what rounding
+    costs.
     """
 
     format: str
@@ -56,24 +63,17 @@ class Verification:
     cases: tuple[CaseResult, ...]
     batches: tuple[BatchResult, ...]
     parting: Parting | None = None
+    unrounded: Verification | None = None
+    accuracy: Accuracy | None = None
 
     @property
     def passed(self) -> bool:
         """Whether every kind of input and every batch is within its budget."""
-        return not any(case.failures for case in self.cases) and not any(
-            batch.failures for batch in self.batches
-        )
+        return not self._failed()
 
     def raise_if_failed(self) -> None:
         """Raise VerificationError, saying what failed, by how much, and where it begins."""
-        failed = [
-            f"{case.name}: {', '.join(case.failures)}" for case in self.cases if case.failures
-        ]
-        failed += [
-            f"batches of {batch.size}: {', '.join(batch.failures)}"
-            for batch in self.batches
-            if batch.failures
-        ]
+        failed = self._failed()
         if not failed:
             return
         where = f" {self.parting}" if self.parting else ""
@@ -82,6 +82,17 @@ class Verification:
             f"{'; on '.join(failed)}.{where} Do not ship it.",
             evidence=self,
         )
+
+    def _failed(self) -> list[str]:
+        """What failed, and how, in words with figures."""
+        parts: list[tuple[str, tuple[str, ...]]] = [(c.name, c.failures) for c in self.cases]
+        parts += [(f"batches of {batch.size}", batch.failures) for batch in self.batches]
+        if self.accuracy is not None:
+            parts.append((f"{self.accuracy.pictures} pictures", self.accuracy.failures))
+        failed = [f"{name}: {', '.join(failures)}" for name, failures in parts if failures]
+        if self.unrounded is not None:
+            failed += [f"{words}, in float32 already" for words in self.unrounded._failed()]
+        return failed
 
 
 def measure(
@@ -94,11 +105,13 @@ def measure(
     names: Mapping[str, str] | None = None,
     extra: tuple[Case, ...] = (),
     seed: int = 0,
+    literal: Callable[[FloatArray], FloatArray] | None = None,
 ) -> Verification:
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
     ``model`` is the original, float32 and in evaluation mode, with the ``head`` the artifact is
     held to; the reference is the same in float64, and the unit of error the same in ``precision``.
+    For int8, ``literal`` maps images to what the file says, computed in floats, the unit of error.
     ``names`` are what the checkpoint calls the blocks, by canonical name. Returns the figures
     whatever they are; raises VerificationError where the artifact takes other images or gives other
     classes, CheckpointError where the original itself overflows, BackendError where the artifact
@@ -111,7 +124,7 @@ def measure(
             f"{expected} (channels, height, width). It was made from another network, or with "
             "another --image-size, which verify has to be given as well."
         )
-    reference, fixed = Reference(model, precision), artifact.batch_size
+    reference, fixed = Reference(model, precision, literal), artifact.batch_size
     cases = [
         compare_case(case, reference, artifact.run, fixed)
         for case in (*standard_cases(config, seed), *extra)
@@ -129,8 +142,10 @@ def measure(
         tuple(batch.result for batch in batches),
     )
     if found.passed:
-        if precision != "fp32":
+        if precision in ("fp16", "bf16"):
             _refuse_what_proves_nothing(found.cases, precision)
+        return found
+    if precision == "int8":  # every block parts from the original, by what rounding costs
         return found
     parting = _where(cases, batches, reference, artifact)
     return replace(found, parting=parting and parting.called(names or {}))

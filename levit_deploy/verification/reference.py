@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp32": "Check the training run that wrote the file.",
     "fp16": "Export with --precision fp32, or bf16 as TorchScript, which reach as far as float32.",
     "bf16": "Export with --precision fp32.",
+    "int8": "Check the training run that wrote the file.",
 }
 
 
@@ -40,17 +41,25 @@ class BlockOutput:
 class Reference:
     """The original network, in float64 and, as the unit of error, in an artifact's precision.
 
-    Raises CheckpointError where that precision cannot hold the original's weights.
+    For int8, in which no original computes, the unit is the error of ``literal``: what the artifact
+    says, computed in floats, which maps images to logits. Raises CheckpointError where a precision
+    cannot hold the original's weights.
     """
 
-    def __init__(self, model: LeViT, precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        model: LeViT,
+        precision: Precision = "fp32",
+        literal: Callable[[FloatArray], FloatArray] | None = None,
+    ) -> None:
         self.precision = precision
+        self._literal = literal
         self._dtype = getattr(torch, DTYPES[precision])
         self._float64 = copy.deepcopy(model).double()
         self._own = copy.deepcopy(model).to(self._dtype)
         for name, tensor in self._own.state_dict().items():
             # an infinite variance would make a BatchNorm forget its input, and the unit enormous
-            if precision != "fp32" and tensor.isinf().any():
+            if precision in ("fp16", "bf16") and tensor.isinf().any():
                 raise CheckpointError(
                     f"{name} holds a number beyond those of {DTYPES[precision]}, so the checkpoint "
                     "itself does not run in it, and there is nothing to hold an artifact to. "
@@ -74,6 +83,9 @@ class Reference:
         original's weights are rounded, too, and a twin's, moved and rounded, would be off by more;
         there its error is against its own float64 form.
         """
+        if self._literal is not None:
+            yield self._literal(images)
+            return
         yield self.own_logits(images)
         expected = self.logits(images) if twins and self.precision != "fp32" else None
         for seed in range(twins):

@@ -57,3 +57,11 @@ def test_a_gain_is_no_drop():
     found = accuracy(before, LABELS, judging(LABELS), 0)
     assert found.drop == pytest.approx(-0.3)
     assert not found.failures
+
+
+@pytest.mark.parametrize("labels", [None, np.where(np.arange(1000) < 997, 0, 1)])
+def test_pictures_that_one_answer_would_do_for_judge_nothing(labels):
+    answers = np.where(np.arange(1000) < 998, 0, 1)
+    found = accuracy(answers, np.zeros(1000, int), judging(labels), None)
+    assert found.drop <= found.allowed
+    assert "one answer to all" in found.failures[0]
