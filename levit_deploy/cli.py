@@ -457,11 +457,16 @@ def _check_paths(
         )
     if images is not None and not images.is_dir():
         raise InputError(f"{images} is a file. Expected a folder with pictures in it. Name that.")
+    report = None if json_file in (None, "-") else Path(str(json_file))
+    if images is not None and (output is not None or report is not None):
+        from levit_deploy.pictures import is_picture_below
+
+        inputs += [path for path in (output, report) if path and is_picture_below(path, images)]
     if output is not None:
         refuse_bad_destination(output, inputs, force)
-    if json_file not in (None, "-"):
+    if report is not None:
         taken = [*inputs, output] if output is not None else inputs
-        refuse_bad_destination(Path(str(json_file)), taken, force, option="--json")
+        refuse_bad_destination(report, taken, force, option="--json")
 
 
 @contextmanager

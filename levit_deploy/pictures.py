@@ -5,16 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.preprocessing import Preprocessing, prepare
 from levit_deploy.runtime.sessions import FloatArray
-from levit_deploy.verification import Case
+
+if TYPE_CHECKING:  # both import torch, for which a look at the paths does not wait
+    from levit_deploy.checkpoint import Checkpoint
+    from levit_deploy.verification import Case
 
 # No others of Pillow's: it has Ghostscript run what is EPS, whatever the file's name.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -29,6 +32,8 @@ def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
     Raises InputError where there is none or one cannot be read, UsageError where pictures are
     nothing the network takes.
     """
+    from levit_deploy.verification import Case
+
     found = find_pictures(Path(folder))
     taken = min(len(found), MOST)
     chosen = [found[i * len(found) // taken] for i in range(taken)]
@@ -62,6 +67,18 @@ def find_pictures(folder: Path) -> list[Path]:
             f"{', '.join(SUFFIXES)}. Name another folder."
         )
     return found
+
+
+def is_picture_below(path: Path, folder: Path) -> bool:
+    """Whether a file may be one that ``find_pictures`` gives, told without a look at the others."""
+    try:
+        return (
+            path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and any(parent.samefile(folder) for parent in path.resolve().parents)
+        )
+    except OSError:  # a path that cannot be looked at is no picture either
+        return False
 
 
 def read_pictures(

@@ -286,6 +286,32 @@ def test_verify_takes_pictures_too(folder, photos):
     assert "on pictures: RMSE" in err
 
 
+@pytest.mark.parametrize("name", ["pics/odd.png", "pics/deep/ODD.PNG", "pics/../pics/odd.png"])
+def test_no_picture_is_overwritten(folder, monkeypatch, name):
+    monkeypatch.chdir(folder)
+    (folder / "pics" / "deep").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / name)
+    before = (folder / name).read_bytes()
+    for command in (
+        ("verify", "ckpt.pth", "ckpt.pth", "--json", name),
+        ("fuse", "ckpt.pth", "-o", name),
+        ("export", "ckpt.pth", "-o", name),
+        ("export", "ckpt.pth", "--json", name),
+    ):
+        code, _, err = run(*command, "--images", "pics", "--force")
+        assert (code, (folder / name).read_bytes()) == (5, before)
+        assert "own files" in err
+    assert names_in(folder) == ["ckpt.pth", "pics"]
+
+
+def test_what_is_no_picture_may_be_written_among_them(folder, photos):
+    report = photos / "report.json"
+    for _ in range(2):  # the second time it exists
+        command = ("fuse", folder / "ckpt.pth", "--images", photos, "--json", report, "--force")
+        assert run(*command)[0] == 0
+    assert json.loads(report.read_text())["verification"]["passed"] is True
+
+
 def test_what_a_folder_says_of_pictures_is_kept_by_fuse(hub, photos):
     path = hub / "preprocessor_config.json"
     processor = json.loads(path.read_text())
@@ -497,11 +523,16 @@ def test_a_network_of_two_channels_takes_no_pictures(folder, photos):
     assert "2 channels" in err
 
 
-def test_a_folder_that_is_not_there_is_refused_before_torch_is_imported(folder):
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [(["--images", "nowhere"], 3), (["--images", ".", "--json", "a.png", "--force"], 5)],
+)
+def test_paths_are_refused_before_torch_is_imported(folder, monkeypatch, options, code):
+    monkeypatch.chdir(folder)
+    (folder / "a.png").touch()
     script = (
         "import sys; from typer.testing import CliRunner; from levit_deploy.cli import app;"
-        f"assert CliRunner().invoke(app, ['export', {str(folder / 'ckpt.pth')!r}, '--images', "
-        f"{str(folder / 'nowhere')!r}]).exit_code == 3;"
+        f"assert CliRunner().invoke(app, ['export', 'ckpt.pth', *{options}]).exit_code == {code};"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
