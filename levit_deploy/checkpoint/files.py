@@ -26,6 +26,7 @@ from levit_deploy.errors import (
     first_line,
     is_out_of_memory,
 )
+from levit_deploy.regular import open_regular
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,17 @@ def read_file(path: Path) -> CheckpointFile:
     Raises CheckpointError where it is neither, UnsafeInputError where it needs code to be read.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise CheckpointError(
-                f"{path} is no regular file. Expected a .pth as torch.save writes it, or a "
-                ".safetensors file."
-            )
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(9)
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist. Check the path.") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}. Expected a .pth as torch.save writes it, or "
+            "a .safetensors file."
+        ) from error
 
     if start.startswith(b"PK\x03\x04"):
         return CheckpointFile(path, sha256, _read_torch(path), {})

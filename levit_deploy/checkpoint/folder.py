@@ -9,6 +9,7 @@ from typing import Any
 
 from levit_deploy.config import Grid
 from levit_deploy.errors import CheckpointError
+from levit_deploy.regular import read_regular
 
 CONFIG = "config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"  # transformers' file on pictures
@@ -51,11 +52,12 @@ def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
 
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError(f"larger than {MAX_CONFIG_BYTES} bytes")
-        config = json.loads(path.read_bytes())
+        config = json.loads(read_regular(path, limit=MAX_CONFIG_BYTES))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror}. Expected a small file. Repair it, or give "
+            "the weights file alone."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not the config of a model: {error}. Expected a JSON object. Repair it, or "

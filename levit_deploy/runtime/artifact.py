@@ -23,6 +23,7 @@ from levit_deploy.errors import (
     is_out_of_memory,
 )
 from levit_deploy.provenance import Provenance, is_ours
+from levit_deploy.regular import read_regular
 from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME, FloatArray, onnx_session
 from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
 
@@ -63,7 +64,7 @@ def load_artifact(path: Path, threads: int | None = None, *, literal: bool = Fal
     none of them or has another interface.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     if data.startswith(b"PK\x03\x04"):
@@ -120,7 +121,7 @@ def _onnx(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifa
         batch_size,
         tuple(image_shape),
         run,
-        values=lambda images: onnx_values(path.read_bytes(), images),
+        values=lambda images: onnx_values(read_regular(path), images),
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -74,6 +75,24 @@ def test_a_config_that_is_no_json_object_is_refused(folder, text):
     (folder / "config.json").write_bytes(text)
     with pytest.raises(CheckpointError, match=r"config\.json .*give the weights file alone"):
         locate(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_a_config_that_never_ends_is_refused(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match="no regular file"):
+        locate(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        locate(folder)
+
+
+def test_a_config_may_be_a_link_to_a_file(folder):
+    (folder / "config.json").rename(folder / "blob")
+    (folder / "config.json").symlink_to(folder / "blob")  # as the hub's cache has it
+    assert locate(folder)[1] == {"image_size": 96}
 
 
 def test_a_config_that_cannot_be_read_is_refused(folder):

@@ -1,6 +1,7 @@
 import copy
 import io
 import json
+import os
 from functools import cache
 from pathlib import Path
 
@@ -103,6 +104,12 @@ def test_images_of_another_shape_with_as_many_tokens_are_refused(shape, format, 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     assert "No such file" in refusal(tmp_path / "missing.onnx")
+
+
+def test_what_never_ends_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        assert "no regular file" in refusal(path)
 
 
 def test_a_folder_is_refused(tmp_path):
