@@ -14,6 +14,9 @@ import os
 import signal
 import struct
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,10 +28,12 @@ from levit_deploy.runtime.sessions import FloatArray
 
 LOAD, HELLO, ARRAY, VALUES, END, ERROR = b"L", b"H", b"A", b"V", b"Z", b"E"
 HEADER = struct.Struct("<cQ")
+PR_SET_PDEATHSIG = 1  # of prctl, in linux/prctl.h
 
 
-def main(preload: list[str], threads: int | None, literal: bool) -> None:
-    """Serve one artifact until the parent closes the pipe."""
+def main(preload: list[str], threads: int | None, literal: bool, parent: int) -> None:
+    """Serve one artifact until the process ``parent`` closes the pipe, or is no more."""
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a native library prints must not get between the frames
@@ -62,6 +67,24 @@ def main(preload: list[str], threads: int | None, literal: bool) -> None:
                 write_frame(replies, ARRAY, array_to_bytes(artifact.run(images)))
     except Exception as error:
         write_frame(replies, ERROR, json.dumps(_told(error, path)).encode())
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, even where it computes without end."""
+    if sys.platform == "linux":
+        # The kernel does it at once, and also while a library keeps the interpreter's lock, as
+        # torch does while it loads a program; the thread below has to wait for that.
+        with suppress(ImportError, OSError, AttributeError):
+            import ctypes
+
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _told(error: Exception, path: str) -> dict[str, str]:

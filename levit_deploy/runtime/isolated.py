@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -66,10 +67,11 @@ def runtime_process(
 ) -> Iterator[Callable[[Path], Artifact]]:
     """Start a child process for one artifact that is still to be written.
 
-    It imports the modules ``preload`` meanwhile. Yields what loads the artifact, once; the rest is
-    as for ``open_isolated``.
+    It imports the modules ``preload`` meanwhile. It ends with the block, which has to be left by
+    the thread that entered it, and with this process, however that ends. Yields what loads the
+    artifact, once; the rest is as for ``open_isolated``.
     """
-    arguments = json.dumps([sys.path, list(preload), threads, literal])
+    arguments = json.dumps([sys.path, list(preload), threads, literal, os.getpid()])
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _PROGRAM, arguments],
         stdin=subprocess.PIPE,

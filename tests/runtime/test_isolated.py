@@ -153,6 +153,64 @@ def test_an_artifact_that_never_ends_is_stopped(tmp_path):
             artifact.run(np.ones((1, 3, 4, 4), np.float32))
 
 
+def gone(pid, within_s=20):
+    """Whether a process that is not ours ends in time; what nobody has waited for counts."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True)
+        if listed.stdout.decode().strip().startswith("Z") or not listed.stdout.strip():
+            return True
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    return False
+
+
+PARENT = """
+import subprocess, sys
+from pathlib import Path
+import numpy as np
+from levit_deploy.runtime.isolated import open_isolated
+popen = subprocess.Popen
+started = []
+subprocess.Popen = lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+with open_isolated(Path(sys.argv[1]), threads=1) as artifact:
+    print(started[0].pid, flush=True)
+    artifact.run(np.ones((1, 3, 4, 4), np.float32))
+"""
+
+
+def test_no_child_outlives_a_parent_that_is_killed(tmp_path):
+    loop_forever(tmp_path / "a.onnx")
+    program = [sys.executable, "-c", PARENT, str(tmp_path / "a.onnx")]
+    with subprocess.Popen(program, stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        time.sleep(1)  # it has the batch by then
+        parent.kill()
+    assert gone(child)
+
+
+WITH_THE_LOCK = "ctypes.PyDLL(None).sleep(600)"  # the interpreter's, so that no thread runs
+
+
+@pytest.mark.parametrize(
+    ("platform", "wait"),
+    [("linux", WITH_THE_LOCK), ("linux", "time.sleep(600)"), ("other", "time.sleep(600)")],
+)
+def test_a_process_ends_with_its_parent(platform, wait):
+    if platform == "linux" != sys.platform:
+        pytest.skip("needs Linux")
+    child = (
+        "import ctypes, os, sys, time; from levit_deploy.runtime.child import end_with; "
+        f"sys.platform = {platform!r}; "
+        f"end_with(os.getppid()); print(os.getpid(), flush=True); {wait}"
+    )
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    assert gone(pid)
+
+
 def test_modules_in_the_current_folder_are_not_imported(onnx_file, tmp_path, monkeypatch):
     for name in ("numpy", "json", "onnxruntime", "levit_deploy"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the folder')")
