@@ -91,7 +91,7 @@ def check_batches(artifact: Artifact) -> None:
         except BackendError as error:
             broken.append(str(error))
             break  # the process that ran it is gone
-        if logits.shape[0] != batch:
+        if logits.shape[:1] != (batch,):
             broken.append(f"a batch of {batch} gives logits of shape {logits.shape}")
     _refuse(broken)
 

@@ -150,13 +150,12 @@ def _compare(
 
     n = len(images)
     order = np.arange(-(-n // batch) * batch) % n  # which image each row is, the last batch filled
-    parts = [run(images[order[i : i + batch]]) for i in range(0, len(order), batch)]
-    found = np.concatenate(parts)
-    if found.shape[1:] != expected.shape[1:]:
-        raise VerificationError(
-            f"The artifact gives {found.shape[1:]} logits an image where the checkpoint gives "
-            f"{expected.shape[1:]}. It was made from another network."
-        )
+    found = np.concatenate(
+        [
+            _logits(run, images[order[i : i + batch]], expected.shape[1])
+            for i in range(0, len(order), batch)
+        ]
+    )
     with np.errstate(invalid="ignore"):  # infinite logits are reported, not warned about
         error = found - expected[order]  # rows, classes
 
@@ -193,6 +192,21 @@ def look_inside(compared: Compared, values: Values, fixed_batch: int | None) -> 
     return replace(compared, result=replace(compared.result, overflows=not all(finite)))
 
 
+def _logits(run: Run, images: FloatArray, classes: int) -> FloatArray:
+    """The artifact's logits; VerificationError where they are not one row an image."""
+    logits, expected = run(images), (len(images), classes)
+    if logits.shape != expected:
+        why = "It was made from another network"
+        if logits.shape[:1] != expected[:1]:  # numpy would compare one row with many
+            why = "Each image is to have one row"
+        raise VerificationError(
+            f"The artifact does not compute what the checkpoint computes: a batch of {len(images)} "
+            f"has logits of shape {logits.shape} where the checkpoint's are {expected}. {why}. Do "
+            "not ship it."
+        )
+    return logits
+
+
 @dataclass(frozen=True)
 class ComparedBatch:
     """Images run together: the figures, and the images."""
@@ -222,7 +236,7 @@ def compare_batches(
         half = -(-size // 2)
         in_turn = np.stack([_drawn(loud, half, rng), _drawn(quiet, half, rng)], axis=1)
         rows = in_turn.reshape(-1)[:size]
-        logits = run(images[rows])
+        logits = _logits(run, images[rows], alone.shape[1])
         with np.errstate(invalid="ignore"):
             difference = np.abs(logits - alone[rows]).max(axis=1)
         difference[np.isnan(difference)] = np.inf

@@ -197,6 +197,29 @@ def test_a_checkpoint_that_overflows_proves_nothing():
         compare_case(NORMAL, Reference(model), plain_run, None)
 
 
+WRONG_ROWS = {
+    "twice": lambda y: np.concatenate([y, y]),
+    "one more": lambda y: np.concatenate([y, y[:1]]),
+    "none": lambda y: y[:0],
+    "in a row": lambda y: y[None],
+    "flat": lambda y: y.reshape(-1),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ROWS.values(), ids=WRONG_ROWS)
+@pytest.mark.parametrize("fixed_batch", [None, 4])
+def test_another_number_of_rows_is_no_proof(wrong, fixed_batch):
+    with pytest.raises(VerificationError, match=r"a batch of \d has logits of shape"):
+        compare(lambda x: wrong(plain_run(x)), fixed_batch=fixed_batch)
+
+
+@pytest.mark.parametrize("wrong", [*WRONG_ROWS.values(), lambda y: y[:1]])
+def test_another_number_of_rows_in_a_batch_is_no_proof(wrong):
+    alone = [compare_case(case, REFERENCE, plain_run, None) for case in CASES]
+    with pytest.raises(VerificationError, match="Each image is to have one row"):
+        compare_batches(alone, lambda x: wrong(plain_run(x)), None, seed=0)
+
+
 def test_another_number_of_classes_is_no_proof():
     with pytest.raises(VerificationError, match="another network"):
         compare_case(NORMAL, REFERENCE, lambda x: plain_run(x)[:, :1], None)
