@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from levit_deploy import __version__
-from levit_deploy.ending import reader_may_leave, reports_errors
-from levit_deploy.errors import InputError, UsageError, VerificationError
+from levit_deploy.ending import reports_errors, writing_output
+from levit_deploy.errors import InputError, OutputError, UsageError, VerificationError
 from levit_deploy.precision import Precision
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def inspect(
     from levit_deploy import report
 
     loaded = _read(checkpoint, activation, image_size, weights)
-    _report(report.checkpoint_data(loaded), report.print_checkpoint, json_file, quiet)
+    _report(report.checkpoint_data(loaded), report.print_checkpoint, json_file, quiet, force)
 
 
 @app.command()
@@ -145,9 +145,9 @@ def fuse(
 
     loaded = _read(checkpoint, activation, image_size, weights)
     pictures = _pictures(loaded, images)
-    with _evidence_of_failure(loaded, output, json_file, quiet):
+    with _evidence_of_failure(loaded, output, json_file, quiet, force):
         published = pipeline.fuse(loaded, output, head=head, force=force, extra=pictures)
-    _report_published(published, loaded, images, json_file, quiet)
+    _report_published(published, loaded, images, json_file, quiet, force)
 
 
 @app.command()
@@ -218,7 +218,10 @@ def export(
     int8 = None
     if precision == "int8" and images is not None:
         int8 = Int8Options(images, max_drop, cpu, even_if_slower)
-    with _evidence_of_failure(loaded, output, json_file, quiet), report.progress(quiet) as tell:
+    with (
+        _evidence_of_failure(loaded, output, json_file, quiet, force),
+        report.progress(quiet) as tell,
+    ):
         published = pipeline.export(
             loaded,
             format,
@@ -232,7 +235,7 @@ def export(
             int8=int8,
             progress=tell,
         )
-    _report_published(published, loaded, images, json_file, quiet)
+    _report_published(published, loaded, images, json_file, quiet, force)
 
 
 @app.command()
@@ -260,11 +263,14 @@ def verify(
     from levit_deploy import pipeline
 
     loaded = _read(checkpoint, activation, image_size, weights)
-    verification = pipeline.verify(
-        loaded, artifact, extra=_pictures(loaded, images), images=images, max_drop=max_drop
-    )
-    _report_verification(verification, loaded, artifact, json_file, quiet)
-    verification.raise_if_failed()
+    pictures = _pictures(loaded, images)
+    with _evidence_of_failure(loaded, artifact, json_file, quiet, force):
+        verification = pipeline.verify(
+            loaded, artifact, extra=pictures, images=images, max_drop=max_drop
+        )
+        verification.raise_if_failed()
+    with _said_first(f"{artifact} is proven"):
+        _report_verification(verification, loaded, artifact, json_file, quiet, force)
 
 
 @app.command()
@@ -304,7 +310,7 @@ def bench(
     from levit_deploy.config import VARIANTS
 
     path = None if network in VARIANTS else Path(network)
-    _check_paths(path, output=plot_file, json_file=json_file, force=force)
+    _check_paths(path, output=plot_file, output_option="--plot", json_file=json_file, force=force)
     sizes = [_batch_size(size) for size in batch_size.split(",")]
     if None in sizes:
         raise UsageError("--batch-size dynamic cannot be timed. Give numbers, as in 1,8.")
@@ -335,9 +341,9 @@ def bench(
         )
     data = report.benchmark_data(result)
     if plot_file is not None:
-        with staged(plot_file, sources=(), force=force) as temporary:
+        with staged(plot_file, sources=(), force=force, option="--plot") as temporary:
             plot(data, str(temporary))
-    _report(data, report.print_benchmark, json_file, quiet)
+    _report(data, report.print_benchmark, json_file, quiet, force)
 
 
 @app.command()
@@ -371,7 +377,7 @@ def demo(
         _show(data["published"][-1], report.print_published, json_file, quiet)
     rows = demonstration.compare(checkpoint, everything)
     data["comparison"] = [dataclasses.asdict(row) for row in rows]
-    _report(data, report.print_comparison, json_file, quiet)
+    _report(data, report.print_comparison, json_file, quiet, force)
 
 
 def _read(
@@ -433,6 +439,7 @@ def _check_paths(
     *,
     images: Path | None = None,
     output: Path | None = None,
+    output_option: str = "-o",
     json_file: str | None = None,
     force: bool,
 ) -> None:
@@ -463,7 +470,7 @@ def _check_paths(
 
         inputs += [path for path in (output, report) if path and is_picture_below(path, images)]
     if output is not None:
-        refuse_bad_destination(output, inputs, force)
+        refuse_bad_destination(output, inputs, force, option=output_option)
     if report is not None:
         taken = [*inputs, output] if output is not None else inputs
         refuse_bad_destination(report, taken, force, option="--json")
@@ -471,15 +478,27 @@ def _check_paths(
 
 @contextmanager
 def _evidence_of_failure(
-    checkpoint: Checkpoint, output: Path, json_file: str | None, quiet: bool
+    checkpoint: Checkpoint, output: Path, json_file: str | None, quiet: bool, force: bool
 ) -> Iterator[None]:
     """Print the figures of a proof that failed, too; they are what the user needs then."""
     try:
         yield
     except VerificationError as error:
         if error.evidence is not None:
-            _report_verification(error.evidence, checkpoint, output, json_file, quiet)
+            try:
+                _report_verification(error.evidence, checkpoint, output, json_file, quiet, force)
+            except OutputError as unwritten:  # which matters less
+                raise VerificationError(f"{error} {unwritten}", error.evidence) from error
         raise
+
+
+@contextmanager
+def _said_first(done: str) -> Iterator[None]:
+    """Where the report of what was done cannot be written, say that it was done."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"{done}, but the report of it is not whole. {error}") from error
 
 
 def _report_published(
@@ -488,27 +507,38 @@ def _report_published(
     images: Path | None,
     json_file: str | None,
     quiet: bool,
+    force: bool,
 ) -> None:
     from levit_deploy import report
 
     data = report.published_data(published, checkpoint)
     if images is not None and checkpoint.preprocessing.assumed:
         data["assumed"].append(f"pictures are prepared as for ImageNet: {checkpoint.preprocessing}")
-    _report(data, report.print_published, json_file, quiet)
+    with _said_first(f"{published.path} was published and is proven"):
+        _report(data, report.print_published, json_file, quiet, force)
 
 
 def _report_verification(
-    verification: Any, checkpoint: Checkpoint, artifact: Path, json_file: str | None, quiet: bool
+    verification: Any,
+    checkpoint: Checkpoint,
+    artifact: Path,
+    json_file: str | None,
+    quiet: bool,
+    force: bool,
 ) -> None:
     from levit_deploy import report
 
     evidence = report.verification_data(verification, checkpoint)
     data = {"path": str(artifact), "verification": evidence}
-    _report(data, report.print_verified, json_file, quiet)
+    _report(data, report.print_verified, json_file, quiet, force)
 
 
 def _report(
-    data: dict[str, Any], printer: Callable[..., None], json_file: str | None, quiet: bool
+    data: dict[str, Any],
+    printer: Callable[..., None],
+    json_file: str | None,
+    quiet: bool,
+    force: bool,
 ) -> None:
     """Print for a person, or write for a machine."""
     from levit_deploy import report
@@ -516,10 +546,11 @@ def _report(
 
     _show(data, printer, json_file, quiet)
     if json_file == "-":
-        with reader_may_leave():
+        with writing_output():
             print(report.to_json(data))
     elif json_file is not None:
-        with staged(Path(json_file), sources=(), force=True) as temporary:
+        report_file = Path(json_file)
+        with staged(report_file, sources=(), force=force, option="--json") as temporary:
             temporary.write_text(report.to_json(data) + "\n")
 
 
@@ -530,7 +561,7 @@ def _show(
     from levit_deploy import report
 
     if not quiet and json_file != "-":
-        with reader_may_leave():
+        with writing_output():
             printer(data, report.console())
 
 

@@ -9,12 +9,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import ParamSpec
 
 import typer
 
-from levit_deploy.errors import LevitDeployError, first_line, is_out_of_memory
+from levit_deploy.errors import LevitDeployError, OutputError, first_line, is_out_of_memory
 
 P = ParamSpec("P")
 
@@ -44,7 +44,8 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             if verbose:
                 logging.getLogger(__name__).exception("traceback")
             code, message = _ending(error)
-            typer.echo(f"levit-deploy: {_printable(message)}", err=True)
+            with suppress(OSError):  # whom to tell that? the exit code says what it can
+                typer.echo(f"levit-deploy: {_printable(message)}", err=True)
             raise typer.Exit(code) from None
 
     return wrapped
@@ -87,10 +88,23 @@ def _ending(error: BaseException) -> tuple[int, str]:
 
 
 @contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Go on when whoever reads our output has seen enough, as in ``| head``."""
+def writing_output() -> Iterator[None]:
+    """Go on when whoever reads our output has seen enough, as in ``| head``.
+
+    Raises OutputError where it cannot be written for another reason, such as a full disk.
+    """
     try:
         yield
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich turns the first into the second
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
+    except OSError as error:
+        _write_no_more()
+        raise OutputError(
+            f"Standard output could not be written: {error.strerror or error}. Send it elsewhere."
+        ) from error
+
+
+def _write_no_more() -> None:
+    """Drop what is still to be written, or the end of the process would try again and fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,17 +19,19 @@ SUFFIX = ".levit-deploy.tmp"
 
 
 @contextmanager
-def staged(destination: Path, *, sources: Sequence[Path], force: bool) -> Iterator[Path]:
+def staged(
+    destination: Path, *, sources: Sequence[Path], force: bool, option: str = "-o"
+) -> Iterator[Path]:
     """Yield a temporary file beside ``destination``; rename it there when the block succeeds.
 
     The block fills the temporary file and proves it. Where the block raises, the temporary file is
     removed and ``destination`` is as it was. One that a killed process left is removed by the next.
-    ``sources`` are never overwritten; any other file only with ``force``. Raises OutputError,
-    before the block where it can be known by then.
+    ``sources`` are never overwritten; any other file only with ``force``. ``option`` is the one
+    that names the destination. Raises OutputError, before the block where it can be known by then.
     """
-    refuse_bad_destination(destination, sources, force)
+    refuse_bad_destination(destination, sources, force, option)
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
-    with _told_as_output_error(destination), ExitStack() as cleanup:
+    with _told_as_output_error(destination, option), ExitStack() as cleanup:
         _remove_abandoned(destination)
         temporary.touch(exist_ok=False)  # never through somebody else's link
         cleanup.callback(temporary.unlink, missing_ok=True)
@@ -38,7 +40,7 @@ def staged(destination: Path, *, sources: Sequence[Path], force: bool) -> Iterat
         _lock(lock)
         yield temporary
         sync(temporary)
-        refuse_bad_destination(destination, sources, force)
+        refuse_bad_destination(destination, sources, force, option)
         temporary.replace(destination)
     with suppress(OSError):  # some file systems cannot sync a folder; the file is in place
         sync(destination.parent)
@@ -72,7 +74,7 @@ def refuse_bad_destination(
 
     ``option`` is the one that names the destination.
     """
-    with _told_as_output_error(destination):
+    with _told_as_output_error(destination, option):
         if not destination.parent.is_dir():
             raise OutputError(
                 f"The folder {destination.parent} does not exist, so {destination.name} cannot be "
@@ -107,13 +109,13 @@ def _same(one: Path, two: Path) -> bool:
 
 
 @contextmanager
-def _told_as_output_error(destination: Path) -> Iterator[None]:
+def _told_as_output_error(destination: Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise OutputError(
-            f"{destination} could not be written: {error.strerror or error}. Nothing was left "
-            "behind. Choose another place with -o."
+            f"{destination} could not be written: {error.strerror or error}. Nothing of it was "
+            f"left behind. Choose another place with {option}."
         ) from error
 
 

@@ -1,5 +1,6 @@
 """The command line as its user meets it: output, exit codes, and what is left on disk."""
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from levit_deploy import pipeline
+from levit_deploy import ending, pipeline, report
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import SUFFIXES, app
 from levit_deploy.exporters import EXPORTERS
@@ -305,11 +306,11 @@ def test_no_picture_is_overwritten(folder, monkeypatch, name):
 
 
 def test_what_is_no_picture_may_be_written_among_them(folder, photos):
-    report = photos / "report.json"
+    written = photos / "report.json"
     for _ in range(2):  # the second time it exists
-        command = ("fuse", folder / "ckpt.pth", "--images", photos, "--json", report, "--force")
+        command = ("fuse", folder / "ckpt.pth", "--images", photos, "--json", written, "--force")
         assert run(*command)[0] == 0
-    assert json.loads(report.read_text())["verification"]["passed"] is True
+    assert json.loads(written.read_text())["verification"]["passed"] is True
 
 
 def test_what_a_folder_says_of_pictures_is_kept_by_fuse(hub, photos):
@@ -657,6 +658,64 @@ def test_a_failed_export_shows_its_figures(folder, monkeypatch):
     assert names_in(folder) == ["ckpt.pth"]
 
 
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A disk that is full once there is a report to write."""
+
+    def write(_data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(report, "to_json", write)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_what_was_done_is_said_where_its_report_cannot_be_written(folder):
+    path, artifact, evidence = folder / "ckpt.pth", folder / "a.onnx", folder / "e.json"
+    code, _, err = run("export", path, "-o", artifact, "--json", evidence)
+    assert code == 5
+    assert f"{artifact} was published and is proven, but" in err
+    assert f"{evidence} could not be written: No space left on device" in err
+    assert "another place with --json" in err
+    assert names_in(folder) == ["a.onnx", "ckpt.pth"]
+    code, _, err = run("verify", path, artifact, "--json", evidence)
+    assert code == 5
+    assert f"{artifact} is proven, but" in err
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("report_to", [("--json", "e.json"), ("--json", "-"), ()])
+def test_a_failed_proof_is_said_even_where_its_report_cannot_be_written(
+    folder, monkeypatch, report_to
+):
+    monkeypatch.chdir(folder)
+    torch.save({"model": trained(seed=3).state_dict()}, "other.pth")
+    run("export", "ckpt.pth")
+    monkeypatch.setattr(report, "print_verified", lambda *_: report.to_json(None))
+    monkeypatch.setattr(ending, "_write_no_more", lambda: None)  # the tests go on writing
+    code, _, err = run("verify", "other.pth", "ckpt.onnx", *report_to)
+    assert code == 1
+    assert "does not compute what the checkpoint computes" in err
+    assert "could not be written: No space left on device" in err
+    assert "proven" not in err
+
+
+def test_a_report_that_appears_meanwhile_is_kept(folder, monkeypatch):
+    path, evidence = folder / "ckpt.pth", folder / "e.json"
+    to_json = report.to_json
+
+    def meanwhile(data):
+        evidence.write_text("theirs")
+        return to_json(data)
+
+    monkeypatch.setattr(report, "to_json", meanwhile)
+    code, _, err = run("inspect", path, "--json", evidence)
+    assert code == 5
+    assert "Add --force to replace it, or name another file with --json" in err
+    assert evidence.read_text() == "theirs"
+    assert run("inspect", path, "--json", evidence, "--force")[0] == 0
+    assert json.loads(evidence.read_text())["family"] == "official"
+
+
 def test_demo_does_not_overwrite_what_is_not_its_own(tmp_path):
     (tmp_path / "digits.pth").write_text("mine")
     code, _, err = run("demo", tmp_path)
@@ -667,6 +726,29 @@ def test_demo_does_not_overwrite_what_is_not_its_own(tmp_path):
 
 def command_line(*arguments):
     return [sys.executable, "-m", "levit_deploy", *map(str, arguments)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("report_to", [(), ("--json", "-")])
+def test_output_that_cannot_be_written_is_exit_5(folder, report_to):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command_line("fuse", folder / "ckpt.pth", *report_to),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 5
+    assert "ckpt.fused.safetensors was published and is proven, but" in done.stderr
+    assert "Standard output could not be written: No space left on device" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_exit_code_does_not_wait_for_its_message(folder):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command_line("inspect", folder / "nowhere.pth"), stderr=full)
+    assert done.returncode == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
