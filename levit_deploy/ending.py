@@ -53,19 +53,26 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that temporary files are removed on the way out."""
+    """Turn signals into an exception, so that temporary files are removed on the way out."""
 
     def end(*_: object) -> None:
+        for number in before:  # a closing terminal sends more than one
+            signal.signal(number, signal.SIG_IGN)
         raise _Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    before = signal.signal(signal.SIGTERM, end)
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # the one not on Windows
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: old for number, old in before.items() if old is not signal.SIG_IGN}  # nohup
+    for number in before:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _printable(message: str) -> str:

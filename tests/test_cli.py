@@ -751,7 +751,7 @@ def test_the_exit_code_does_not_wait_for_its_message(folder):
     assert done.returncode == 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_with_130_and_leaves_nothing(folder, number):
     command = command_line("export", folder / "ckpt.pth")
     with subprocess.Popen(
@@ -759,7 +759,7 @@ def test_a_signal_ends_with_130_and_leaves_nothing(folder, number):
         stderr=subprocess.PIPE,
         text=True,
         # what runs in the background, as a CI may run the tests, ignores interrupts
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         while not any(name.endswith(".tmp") for name in names_in(folder)):
             assert process.poll() is None, "it ended before it could be interrupted"
@@ -769,6 +769,30 @@ def test_a_signal_ends_with_130_and_leaves_nothing(folder, number):
     assert process.returncode == 130
     assert "interrupted" in err
     assert names_in(folder) == ["ckpt.pth"]
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    script = (
+        "import os, signal; from levit_deploy.ending import reports_errors;"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN);"
+        "reports_errors(lambda: os.kill(os.getpid(), signal.SIGHUP))(); print('went on')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "went on\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_does_not_disturb_the_tidying_up(number):
+    script = (
+        "import os; from levit_deploy.ending import reports_errors\n"
+        "def command():\n"
+        f"    try:\n        os.kill(os.getpid(), {number:d})\n"
+        f"    finally:\n        os.kill(os.getpid(), {number:d}); print('tidied up')\n"
+        "reports_errors(command)()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "tidied up\n"
+    assert "interrupted" in done.stderr
 
 
 @pytest.mark.parametrize("report", [(), ("--json", "-")])
