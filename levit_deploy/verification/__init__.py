@@ -76,10 +76,12 @@ class Verification:
         failed = self._failed()
         if not failed:
             return
-        where = f" {self.parting}" if self.parting else ""
+        where = str(self.parting or "No block can be named as the first to part.")
+        if self.precision == "int8":
+            where = "Which blocks cost most, export tells."
         raise VerificationError(
             "The artifact does not compute what the checkpoint computes. On "
-            f"{'; on '.join(failed)}.{where} Do not ship it.",
+            f"{'; on '.join(failed)}. {where} Do not ship it.",
             evidence=self,
         )
 
@@ -179,8 +181,8 @@ def _where(
     batch = artifact.batch_size or len(images)
     filled = images[np.arange(batch) % len(images)]
     try:
-        blocks = reference.blocks(images)
-        return find_parting(blocks, artifact.values(filled), batch, reference.precision)
+        blocks, logits = reference.blocks(images), artifact.run(filled)
+        return find_parting(blocks, artifact.values(filled), logits, batch, reference.precision)
     except (LevitDeployError, RuntimeError, MemoryError) as error:
         log.info("could not tell where: %s", error)
         return None

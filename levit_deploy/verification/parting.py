@@ -2,8 +2,9 @@
 
 An artifact need not name what it computes, and may compute it in another layout. So every value in
 it is held against every block of the original: a block agrees where some value is what the block
-computes, within the budget that its own error gives. An error made in one block stays in
-all behind it, so the artifact parts from the original behind the last block that agrees.
+computes, within the budget that its own error gives. The head is held against the logits alone, or
+what comes behind it would not count. An error made in one block stays in all behind it, so the
+artifact parts from the original behind the last block that agrees.
 """
 
 from __future__ import annotations
@@ -26,21 +27,24 @@ class Parting:
     """Where an artifact parts from its original: at ``block``, behind ``after`` (None: nothing).
 
     ``rmse`` is the error of the value that comes nearest to the block's, ``allowed`` what it may
-    be; ``rmse`` is infinite where the artifact has NaN or infinity there, or nothing of the block's
-    size. The names are canonical.
+    be; ``rmse`` is infinite where the artifact has NaN or infinity there, None where it has nothing
+    of the block's size. The names are canonical.
     """
 
     block: str
     after: str | None
-    rmse: float
+    rmse: float | None
     allowed: float
 
     def __str__(self) -> str:
-        agrees = f"It agrees up to {self.after}; " if self.after else ""
-        by = f"by an RMSE of {self.rmse:.2e} where {self.allowed:.2e} is allowed"
-        if not math.isfinite(self.rmse):
-            by = "with NaN or infinity"
-        return f"{agrees}{self.block} is the first block to part from the original, {by}."
+        agrees = f"agrees up to {self.after} and " if self.after else ""
+        if self.rmse is None:
+            how = "which nothing in it has the size of"
+        elif math.isfinite(self.rmse):
+            how = f"by an RMSE of {self.rmse:.2e} where {self.allowed:.2e} is allowed"
+        else:
+            how = "with NaN or infinity"
+        return f"It {agrees}parts from the original first at {self.block}, {how}."
 
     def called(self, names: Mapping[str, str]) -> Parting:
         """The same, with the names by which others call the blocks."""
@@ -55,36 +59,47 @@ class _Form:
     expected: npt.NDArray[np.float64]
     budget: Budget
     agrees: bool = False
-    nearest: float = np.inf  # RMSE
+    nearest: float = np.inf  # RMSE of a finite value
     finite: bool = True
+
+    @property
+    def rmse(self) -> float | None:
+        """As ``Parting`` has it."""
+        if not self.finite:
+            return math.inf
+        return self.nearest if math.isfinite(self.nearest) else None
 
 
 def find_parting(
     blocks: Iterable[BlockOutput],
     values: Iterable[FloatArray],
+    logits: FloatArray,
     batch: int,
     precision: Precision = "fp32",
 ) -> Parting | None:
-    """Where an artifact with these values parts from an original with these blocks.
+    """Where an artifact with these values and logits parts from an original with these blocks.
 
     The values are those of ``batch`` images, the first of them the blocks', computed in
-    ``precision``. Returns None where the last block agrees.
+    ``precision``; the head is the last block. Returns None where that agrees.
     """
     forms = {block.name: list(_forms(block, precision)) for block in blocks}
+    *before_head, head = forms.values()
     for value in values:
-        for form in (form for several in forms.values() for form in several):
+        for form in (form for several in before_head for form in several):
             _hold_against(form, value, batch)
+    for form in head:
+        _hold_against(form, logits, batch)
 
     names = list(forms)
     agreeing = [i for i, name in enumerate(names) if any(form.agrees for form in forms[name])]
     parted = agreeing[-1] + 1 if agreeing else 0
     if parted == len(names):
         return None
-    nearest = min(forms[names[parted]], key=lambda form: form.nearest)
+    nearest = min(forms[names[parted]], key=lambda form: (form.nearest, form.finite))
     return Parting(
         block=names[parted],
         after=names[parted - 1] if parted else None,
-        rmse=nearest.nearest if nearest.finite else np.inf,
+        rmse=nearest.rmse,
         allowed=nearest.budget.rmse,
     )
 

@@ -8,8 +8,9 @@ import torch
 from networks import SMALL, trained
 from onnx import numpy_helper
 
-from levit_deploy import pipeline
+from levit_deploy import pipeline, verification
 from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.errors import BackendError, VerificationError
 from levit_deploy.exporters.onnx import to_onnx
 from levit_deploy.exporters.torchscript import to_torchscript
 from levit_deploy.layout import to_spatial
@@ -26,6 +27,11 @@ IMAGES = standard_cases(SMALL, seed=0)[0].draw(3)
 BLOCKS = Reference(MODEL).blocks(IMAGES)
 NAMES = [block.name for block in BLOCKS]
 PROVENANCE = Provenance("", SMALL, "mean", "tokens")
+
+
+def logits(plain, images=IMAGES):
+    with torch.inference_mode():
+        return plain(torch.from_numpy(images)).numpy()
 
 
 def by_onnx(plain, images=IMAGES, **options):
@@ -68,7 +74,8 @@ def wrong_from(name):
 @pytest.mark.parametrize("values", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("block", ["patch_embed.0", "blocks.0", "blocks.4", "blocks.10", "head"])
 def test_the_block_that_is_wrong_is_named(values, block):
-    parting = find_parting(BLOCKS, values(wrong_from(block)), len(IMAGES))
+    wrong = wrong_from(block)
+    parting = find_parting(BLOCKS, values(wrong), logits(wrong), len(IMAGES))
     before = NAMES.index(block) - 1
     assert parting.block == block
     assert parting.after == (NAMES[before] if before >= 0 else None)
@@ -77,33 +84,46 @@ def test_the_block_that_is_wrong_is_named(values, block):
 
 @pytest.mark.parametrize("values", FORMS.values(), ids=FORMS)
 def test_a_right_artifact_parts_nowhere(values):
-    assert find_parting(BLOCKS, values(to_plain(MODEL)), len(IMAGES)) is None
+    right = to_plain(MODEL)
+    assert find_parting(BLOCKS, values(right), logits(right), len(IMAGES)) is None
+
+
+def test_an_error_behind_the_head_is_the_heads():
+    right = to_plain(MODEL)
+    parting = find_parting(BLOCKS, by_onnx(right), logits(right) * np.float32(1.001), len(IMAGES))
+    assert (parting.block, parting.after) == ("head", NAMES[-2])
+    assert parting.rmse > parting.allowed
 
 
 @pytest.mark.parametrize("opset", [17, 23])
 def test_any_operator_set_and_a_fixed_batch(opset):
     filled = IMAGES[np.arange(8) % 3]
-    values = list(by_onnx(wrong_from("blocks.2"), filled, opset=opset, batch_size=8))
-    assert find_parting(BLOCKS, values, 8).block == "blocks.2"
+    wrong = wrong_from("blocks.2")
+    values = list(by_onnx(wrong, filled, opset=opset, batch_size=8))
+    assert find_parting(BLOCKS, values, logits(wrong, filled), 8).block == "blocks.2"
     # the same values, were they taken for three images
-    assert find_parting(BLOCKS, values, 3).after is None
+    parting = find_parting(BLOCKS, values, logits(wrong, filled), 3)
+    assert (parting.after, parting.rmse) == (None, None)
+    assert "which nothing in it has the size of" in str(parting)
 
 
 def test_nan_is_found_where_it_begins():
     plain = to_plain(MODEL)
     plain.blocks[1].m[0].bias.data[0] = np.nan
-    parting = find_parting(BLOCKS, by_onnx(plain), 3)
+    parting = find_parting(BLOCKS, by_onnx(plain), logits(plain), 3)
     assert parting.block == "blocks.1"
     assert parting.rmse == np.inf
+    assert "first at blocks.1, with NaN or infinity." in str(parting)
 
 
 def test_in_words():
     parting = Parting("blocks.1", "blocks.0", 2e-3, 1e-6)
     assert str(parting.called({"blocks.1": "stages.0.blocks.0.mlp"})) == (
-        "It agrees up to blocks.0; stages.0.blocks.0.mlp is the first block to part from the "
-        "original, by an RMSE of 2.00e-03 where 1.00e-06 is allowed."
+        "It agrees up to blocks.0 and parts from the original first at stages.0.blocks.0.mlp, by "
+        "an RMSE of 2.00e-03 where 1.00e-06 is allowed."
     )
-    assert str(Parting("patch_embed.0", None, 1.0, 1e-6)).startswith("patch_embed.0 is the first")
+    words = str(Parting("patch_embed.0", None, 1.0, 1e-6))
+    assert words.startswith("It parts from the original first at patch_embed.0, by an RMSE")
 
 
 def corrupt(path, tensor_name):
@@ -119,11 +139,23 @@ def test_verify_names_the_block_as_the_checkpoint_does(tmp_path, checkpoint):
     names = {name: f"theirs.{name}" for name in NAMES}
     pipeline.export(checkpoint, "onnx", tmp_path / "a.onnx")
     corrupt(tmp_path / "a.onnx", "blocks.3.m.0.bias")
-    verification = pipeline.verify(replace(checkpoint, block_names=names), tmp_path / "a.onnx")
-    assert verification.parting.block == "theirs.blocks.3"
-    assert verification.parting.after == "theirs.blocks.2"
-    with pytest.raises(Exception, match=r"theirs\.blocks\.3 is the first block to part"):
-        verification.raise_if_failed()
+    found = pipeline.verify(replace(checkpoint, block_names=names), tmp_path / "a.onnx")
+    assert found.parting.block == "theirs.blocks.3"
+    assert found.parting.after == "theirs.blocks.2"
+    with pytest.raises(Exception, match=r"original first at theirs\.blocks\.3, by"):
+        found.raise_if_failed()
+
+
+def test_where_no_block_can_be_named_the_proof_says_so(tmp_path, checkpoint, monkeypatch):
+    def cannot_tell(*_):
+        raise BackendError("the values cannot be had")
+
+    pipeline.export(checkpoint, "onnx", tmp_path / "a.onnx")
+    corrupt(tmp_path / "a.onnx", "blocks.3.m.0.bias")
+    monkeypatch.setattr(verification, "find_parting", cannot_tell)
+    found = pipeline.verify(checkpoint, tmp_path / "a.onnx")
+    with pytest.raises(VerificationError, match="No block can be named as the first to part"):
+        found.raise_if_failed()
 
 
 def test_a_proof_that_holds_looks_no_further(tmp_path, checkpoint):
