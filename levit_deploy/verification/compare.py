@@ -15,7 +15,7 @@ from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.reference import REMEDY, Reference
 
-BATCH_SIZES = (2, 3, 5, 7, 16)  # of a dynamic batch, after every image was run alone
+BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image was run alone
 TWINS = (0, 8, 32)  # of the original, at the first look, the second, the third
 BEYOND_CHANCE = 30.0  # times the budget; no correct artifact seen reached a third of it
 

@@ -83,7 +83,7 @@ def test_nan_and_infinity_fail():
     assert failures(lambda y, _: np.full_like(y, np.inf)) == "NaN or infinite logits"
 
 
-@pytest.mark.parametrize("size", [2, 3, 5, 7, 16])
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7, 8, 16])
 def test_logits_that_depend_on_the_size_of_the_batch_fail(size):
     found = batch_failures(lambda y, images: y + 1e-3 * (len(images) == size))
     assert [wrong for wrong, text in found.items() if text] == [size]
