@@ -13,6 +13,8 @@
 A message is one paragraph for the user: what was found, what was expected, what to do next.
 """
 
+import re
+
 
 class LevitDeployError(Exception):
     """Base class; ``exit_code`` is what the command line exits with."""
@@ -76,7 +78,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
+_TORCHSCRIPT = "The following operation failed in the TorchScript interpreter."
+_RAISED = re.compile(r"[\w.]+: (.+)")  # and not indented, as the code quoted before it is
+
+
 def first_line(error: BaseException) -> str:
     """What an exception says, short enough for one sentence of a message."""
     lines = str(error).strip().splitlines()
+    if lines[:1] == [_TORCHSCRIPT]:  # the cause comes behind two tracebacks
+        lines = [match[1] for match in map(_RAISED.fullmatch, lines) if match] or lines
     return lines[0].rstrip(".") if lines else type(error).__name__

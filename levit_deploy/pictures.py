@@ -12,7 +12,7 @@ from PIL import Image
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out_of_memory
-from levit_deploy.preprocessing import Preprocessing, prepare
+from levit_deploy.preprocessing import Preprocessing, UnfitPictureError, prepare
 from levit_deploy.runtime.sessions import FloatArray
 
 if TYPE_CHECKING:  # both import torch, for which a look at the paths does not wait
@@ -98,6 +98,11 @@ def _read(path: Path, config: LeViTConfig, preprocessing: Preprocessing) -> Floa
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:
                 return prepare(picture, config, preprocessing)
+    except UnfitPictureError as error:
+        raise _unfit(path, str(error)) from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        most = f"{Image.MAX_IMAGE_PIXELS or 0:,} pixels"
+        raise _unfit(path, f"it has more than {most}. Expected no more") from error
     except Exception as error:  # Pillow's decoders raise whatever they come upon
         if isinstance(error, LevitDeployError) or is_out_of_memory(error):
             raise
@@ -105,3 +110,7 @@ def _read(path: Path, config: LeViTConfig, preprocessing: Preprocessing) -> Floa
             f"{path} cannot be read as a picture: {first_line(error)}. Expected a whole one, as "
             f"{', '.join(FORMATS)}. Repair it, or take it out of the folder."
         ) from error
+
+
+def _unfit(path: Path, reason: str) -> InputError:
+    return InputError(f"{path} cannot be used: {reason}. Convert it, or take it out of the folder.")

@@ -108,14 +108,18 @@ def stated(
         ) from error
 
 
+class UnfitPictureError(ValueError):
+    """A whole picture that is of no use: what about it, and what was expected."""
+
+
 def prepare(
     picture: Image.Image, config: LeViTConfig, preprocessing: Preprocessing
 ) -> npt.NDArray[np.float32]:
     """Turn a picture into what the network expects: float32 (channels, height, width).
 
     It is turned upright, as its EXIF data say; transparency is ignored, as where such networks are
-    trained. Raises UsageError where no picture can be prepared for the network, ValueError where
-    this one cannot.
+    trained. Raises UsageError where no picture can be prepared for the network, UnfitPictureError
+    where this one cannot.
     """
     _require_pictures(config, preprocessing)
     picture = _eight_bits(ImageOps.exif_transpose(picture))
@@ -124,9 +128,9 @@ def prepare(
     covered = [math.floor(side / preprocessing.crop_fraction) for side in config.image_size]
     rows, columns = _covering((picture.height, picture.width), (covered[0], covered[1]))
     if rows * columns > MAX_RESIZED_PIXELS:
-        raise ValueError(
+        raise UnfitPictureError(
             f"it is {picture.width} pixels wide and {picture.height} high, which resized would be "
-            f"{columns} and {rows}"
+            f"{columns} and {rows}. Expected sides more alike"
         )
     resample = Image.Resampling[preprocessing.interpolation.upper()]
     picture = picture.resize((columns, rows), resample)
@@ -162,16 +166,21 @@ def _require_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> None
     raise UsageError(f"--images was given, but {reason}. Leave the option out.")
 
 
+_DEPTHS = "Expected whole numbers of 8 or 16 bits"
+
+
 def _eight_bits(picture: Image.Image) -> Image.Image:
     """A picture in a mode that Pillow turns into grey or colours without loss of its meaning."""
     if picture.mode in ("P", "PA"):
         return picture.convert("RGBA")  # the palette's transparency has nowhere to go in RGB
     if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, of no known range")
+        raise UnfitPictureError(
+            f"its pixels are floating-point numbers, of no known range. {_DEPTHS}"
+        )
     if picture.mode.startswith("I"):  # Pillow would cut off whatever is above 255
         pixels = np.asarray(picture)
         if pixels.min() < 0 or pixels.max() > 65535:
-            raise ValueError("its pixels have more than 16 bits")
+            raise UnfitPictureError(f"its pixels have more than 16 bits. {_DEPTHS}")
         return Image.fromarray((pixels // 256).astype(np.uint8))
     return picture
 

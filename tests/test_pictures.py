@@ -127,10 +127,6 @@ def damaged(path):
     path.write_bytes(data)
 
 
-def floating(path):
-    Image.new("F", (40, 40)).save(path, format="TIFF")
-
-
 BROKEN = {
     "empty": lambda path: path.write_bytes(b""),
     "a text": lambda path: path.write_text("no picture"),
@@ -138,9 +134,27 @@ BROKEN = {
     "damaged": damaged,
     "a program for Ghostscript": lambda path: save(path, format="EPS"),
     "another format": lambda path: save(path, format="PCX"),
-    "pixels of no known range": floating,
-    "a thread": lambda path: Image.new("L", (60_000, 1)).save(path),
 }
+
+
+def as_tiff(path, mode, value):
+    Image.new(mode, (40, 40), value).save(path, format="TIFF")
+
+
+UNFIT = {
+    "pixels of no known range": (lambda path: as_tiff(path, "F", 1), "8 or 16 bits"),
+    "pixels of 32 bits": (lambda path: as_tiff(path, "I", 1 << 20), "8 or 16 bits"),
+    "a thread": (lambda path: Image.new("L", (60_000, 1)).save(path), "sides more alike"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_whole_picture_that_is_of_no_use_is_not_called_broken(tmp_path, case):
+    make, expected = UNFIT[case]
+    make(tmp_path / "b.png")
+    config = SimpleNamespace(config=SMALL.replace(image_size=(64, 64)), preprocessing=IMAGENET)
+    with pytest.raises(InputError, match=rf"b\.png cannot be used: .*{expected}\. Convert it"):
+        picture_case(config, tmp_path)
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -156,7 +170,7 @@ def test_one_picture_that_cannot_be_read_refuses_them_all(tmp_path, case):
 def test_a_picture_that_would_take_all_memory_is_refused(tmp_path, monkeypatch, limit):
     save(tmp_path / "a.png")  # 720 pixels: Pillow warns above its limit and refuses above twice it
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(InputError, match=r"a\.png cannot be read .*exceeds limit"):
+    with pytest.raises(InputError, match=rf"a\.png cannot be used: .* {limit} pixels"):
         picture_case(CHECKPOINT, tmp_path)
 
 
