@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +79,7 @@ def benchmark(
 
     ``progress`` is told what is being done, before each step and after each round.
     """
-    with _threads(threads):
+    with pinned(threads):
         entrants: list[Contender] = []
         for contender in contenders(model, config, head, tuple(artifacts), threads):
             entrants.append(contender)
@@ -144,13 +145,19 @@ def _rows(
 
 
 @contextmanager
-def _threads(threads: int) -> Iterator[None]:
+def pinned(threads: int) -> Iterator[None]:
+    """Let torch have so many threads, and the process, where the system can, so many processors."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if allowed is not None:
+        os.sched_setaffinity(0, sorted(allowed)[-threads:])  # the first one serves the devices
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        if allowed is not None:
+            os.sched_setaffinity(0, allowed)
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import time
@@ -10,19 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 
-from levit_deploy.bench.plain_export import plain_export
+from levit_deploy.bench.plain_export import plain_export, plain_int8
 from levit_deploy.config import LeViTConfig
 from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
+from levit_deploy.quantization.calibration import quantize_graph
 from levit_deploy.runtime.artifact import deprecation_accepted, load_artifact
 from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray, onnx_session
 
 PLAIN = "plain export"
+CALIBRATING = 4  # images
 
 Run = Callable[[FloatArray], object]
 
@@ -63,10 +68,21 @@ def contenders(
         "tokens, opset 23": _serialized("onnx", tokens, provenance, opset=23),
         "spatial": _serialized("onnx", spatial, provenance),
     }
+    images = np.random.default_rng(0).standard_normal(
+        (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
+    )
+    # for the time they take, it does not matter on what they are calibrated
+    quantized = {f"{PLAIN}, quantized": plain_int8(plain, images)}
+    for name, cpu in (("int8", "any"), ("int8, for VNNI", "vnni")):
+        proto = quantize_graph(onnx.load_from_string(files["tokens"]), images, "MinMax", cpu)
+        quantized[name] = proto.SerializeToString()
+    files |= quantized
     for name, data in files.items():
         yield _onnx(name, data, threads)
     for name, form in (("tokens", tokens), ("spatial", spatial)):
         yield _torchscript(name, _serialized("torchscript", form, provenance))
+    bf16 = dataclasses.replace(provenance, precision="bf16")
+    yield _torchscript("tokens, bf16", _serialized("torchscript", tokens, bf16))
     if importlib.util.find_spec("openvino") is not None:
         for name, data in {PLAIN: plain, **files}.items():
             yield _openvino(name, data, threads)

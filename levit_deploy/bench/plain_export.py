@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from levit_deploy.errors import UsageError
+from levit_deploy.quantization.calibration import image_reader, in_silence
+from levit_deploy.runtime.sessions import FloatArray
 
 
 def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:
@@ -43,3 +45,14 @@ def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:
         )
         data: bytes = onnxsim.simplify(onnx.load(path))[0].SerializeToString()
     return data
+
+
+def plain_int8(data: bytes, images: FloatArray) -> bytes:
+    """What onnxruntime's static quantization makes of an export, with nothing but its defaults."""
+    from onnxruntime.quantization import quantize_static
+
+    with tempfile.TemporaryDirectory() as folder, in_silence():
+        given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        given.write_bytes(data)
+        quantize_static(given, made, image_reader(images))
+        return made.read_bytes()

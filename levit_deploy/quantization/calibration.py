@@ -34,13 +34,13 @@ def quantize_graph(
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    with tempfile.TemporaryDirectory() as folder, _in_silence():
+    with tempfile.TemporaryDirectory() as folder, in_silence():
         given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, given)
         quantize_static(
             given,
             made,
-            _reader(images, model),
+            image_reader(images, model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTIZED_OPS),
             per_channel=True,
@@ -58,10 +58,10 @@ def quantize_graph(
     return only_products_rounded(result, model)
 
 
-def _reader(images: FloatArray, model: onnx.ModelProto) -> Any:
+def image_reader(images: FloatArray, size: int = 1) -> Any:
+    """Images as onnxruntime's tool asks for them, in batches of one size."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    size = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     rows = np.arange(-(-len(images) // size) * size) % len(images)  # the last batch filled
     batches = images[rows].reshape(-1, size, *images.shape[1:])
 
@@ -80,7 +80,7 @@ def _reader(images: FloatArray, model: onnx.ModelProto) -> Any:
 
 
 @contextlib.contextmanager
-def _in_silence() -> Iterator[None]:
+def in_silence() -> Iterator[None]:
     """Keep what onnxruntime's tool prints and logs of its own steps from the user."""
     root, before = logging.getLogger(), logging.getLogger().level
     root.setLevel(logging.ERROR)

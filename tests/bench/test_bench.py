@@ -1,11 +1,12 @@
 import json
+import os
 
 import pytest
 import torch
 from networks import SMALL, trained
 from typer.testing import CliRunner
 
-from levit_deploy.bench import random_network
+from levit_deploy.bench import pinned, random_network
 from levit_deploy.cli import app
 
 
@@ -31,7 +32,18 @@ def test_every_form_is_there_at_every_batch_size(data):
             ("torch", "original, eager"),
             ("TorchScript", "original, frozen trace"),
             ("TorchScript", "tokens"),
+            ("TorchScript", "tokens, bf16"),
+            ("onnxruntime", "int8"),
+            ("onnxruntime", "int8, for VNNI"),
+            ("onnxruntime", "plain export, quantized"),
         }
+
+
+@pytest.mark.slow
+def test_int8_files_are_small(data):
+    sizes = {row["name"]: row["size_bytes"] for row in data["rows"]}
+    assert sizes["int8"] < sizes["tokens"]
+    assert sizes["int8"] == pytest.approx(sizes["int8, for VNNI"], rel=0.01)
 
 
 @pytest.mark.slow
@@ -71,3 +83,11 @@ def test_random_networks_have_nothing_to_simplify_away():
             assert not (tensor == 1).any(), name
     again = random_network(SMALL)
     assert torch.equal(model.head.l.weight, again.head.l.weight)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot pin a process")
+def test_the_process_is_pinned_to_as_many_processors_as_threads():
+    allowed = os.sched_getaffinity(0)
+    with pinned(1):
+        assert len(os.sched_getaffinity(0)) == torch.get_num_threads() == 1
+    assert os.sched_getaffinity(0) == allowed
