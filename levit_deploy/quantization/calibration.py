@@ -66,6 +66,8 @@ def image_reader(images: FloatArray, size: int = 1) -> Any:
     batches = images[rows].reshape(-1, size, *images.shape[1:])
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        left = iter(batches)
+
         def __len__(self) -> int:
             return len(batches)
 

@@ -40,13 +40,6 @@ def test_every_form_is_there_at_every_batch_size(data):
 
 
 @pytest.mark.slow
-def test_int8_files_are_small(data):
-    sizes = {row["name"]: row["size_bytes"] for row in data["rows"]}
-    assert sizes["int8"] < sizes["tokens"]
-    assert sizes["int8"] == pytest.approx(sizes["int8, for VNNI"], rel=0.01)
-
-
-@pytest.mark.slow
 def test_the_figures_of_a_row_agree_with_each_other(data):
     for row in data["rows"]:
         assert row["images_per_s"] == pytest.approx(row["batch_size"] / row["median_s"])
