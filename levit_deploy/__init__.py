@@ -15,17 +15,20 @@ if TYPE_CHECKING:
     from levit_deploy.errors import LevitDeployError
     from levit_deploy.exporters import ExportOptions
     from levit_deploy.pictures import picture_case
-    from levit_deploy.pipeline import export, fuse, verify
+    from levit_deploy.pipeline import export, fuse, quantize, verify
+    from levit_deploy.quantization import Int8Options
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ExportOptions",
+    "Int8Options",
     "LevitDeployError",
     "export",
     "fuse",
     "load",
     "picture_case",
+    "quantize",
     "verify",
 ]
 
@@ -36,6 +39,8 @@ _HOMES = {
     "picture_case": ("levit_deploy.pictures", "picture_case"),
     "fuse": ("levit_deploy.pipeline", "fuse"),
     "export": ("levit_deploy.pipeline", "export"),
+    "Int8Options": ("levit_deploy.quantization", "Int8Options"),
+    "quantize": ("levit_deploy.pipeline", "quantize"),
     "verify": ("levit_deploy.pipeline", "verify"),
 }
 

@@ -204,37 +204,32 @@ def export(
     output = output or _beside(checkpoint, SUFFIXES[format])
     _check_paths(checkpoint, images=images, output=output, json_file=json_file, force=force)
     batch = _batch_size(batch_size)
-    if precision == "int8" and images is None:
+    if precision != "int8" and (max_drop is not None or cpu != "any" or even_if_slower):
         raise UsageError(
-            "--precision int8 needs pictures, some to calibrate on and the others to judge by. "
-            "Give a folder of such as the network will meet with --images DIR."
+            "--max-drop, --cpu and --even-if-slower are for int8. Leave them out, or give "
+            "--precision int8."
         )
     from levit_deploy import pipeline, report
     from levit_deploy.exporters import ExportOptions
     from levit_deploy.quantization import Int8Options
 
     loaded = _read(checkpoint, activation, image_size, weights)
-    pictures = _pictures(loaded, images)
-    int8 = None
-    if precision == "int8" and images is not None:
-        int8 = Int8Options(images, max_drop, cpu, even_if_slower)
+    choices: dict[str, Any] = {
+        "head": head,
+        "layout": layout,
+        "options": ExportOptions(opset=opset, batch_size=batch),
+        "force": force,
+        "extra": _pictures(loaded, images),
+    }
     with (
         _evidence_of_failure(loaded, output, json_file, quiet, force),
         report.progress(quiet) as tell,
     ):
-        published = pipeline.export(
-            loaded,
-            format,
-            output,
-            head=head,
-            layout=layout,
-            precision=precision,
-            options=ExportOptions(opset=opset, batch_size=batch),
-            force=force,
-            extra=pictures,
-            int8=int8,
-            progress=tell,
-        )
+        if precision == "int8" and format == "onnx" and images is not None:
+            int8 = Int8Options(images, max_drop, cpu, even_if_slower)
+            published = pipeline.quantize(loaded, output, int8, **choices, progress=tell)
+        else:
+            published = pipeline.export(loaded, format, output, precision=precision, **choices)
     _report_published(published, loaded, images, json_file, quiet, force)
 
 

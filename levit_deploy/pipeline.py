@@ -65,59 +65,75 @@ def export(
     options: ExportOptions | None = None,
     force: bool = False,
     extra: tuple[Case, ...] = (),
-    int8: Int8Options | None = None,
-    progress: Callable[[str], object] = lambda _doing: None,
 ) -> Published:
     """Export a checkpoint to ``output`` and prove the file before it gets that name.
 
     ``format`` is a key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is
     'mean', 'class' or 'distill'; ``precision``, what it computes in between float32 images and
-    float32 logits, is 'fp32', 'fp16' or 'int8' (ONNX), or 'bf16' (TorchScript); ``extra`` are
-    inputs to prove it on besides the standard ones; ``int8`` is what int8 needs, ``progress`` is
-    told what is being done for it. Raises VerificationError where the proof fails; ``output`` is
-    then as it was.
+    float32 logits, is 'fp32', 'fp16' (ONNX) or 'bf16' (TorchScript), and for int8 there is
+    ``quantize``; ``extra`` are inputs to prove it on besides the standard ones. Raises
+    VerificationError where the proof fails; ``output`` is then as it was.
     """
     _one_of("format", format, EXPORTERS)
     _one_of("layout", layout, ("auto", *LAYOUTS))
     exporter, options = EXPORTERS[format], options or ExportOptions()
     computes_in = _precision(precision, format)
-    if (computes_in == "int8") != (int8 is not None):
+    if computes_in == "int8":
         raise UsageError(
-            "--precision int8 needs pictures to calibrate on and to judge by, and only that has "
-            "options of its own. Give --images DIR with it, a folder of what the network will meet."
+            "int8 needs pictures to calibrate on and to judge by. Give --images DIR, a folder of "
+            "such as the network will meet; in Python, call quantize."
         )
-    if layout == "auto" and int8 is None:
+    if layout == "auto":
         layout = exporter.auto_layout(options)
-    elif layout == "auto":
-        layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
 
     def serialize() -> bytes:
         provenance = _provenance(checkpoint, head, layout, computes_in)
         return exporter.serialize(_form(checkpoint, head, layout), provenance, options)
 
-    destination = Path(output)
-    if int8 is None:
-        return _publish(checkpoint, destination, serialize, exporter, head, layout, force, extra)
+    return _publish(checkpoint, Path(output), serialize, exporter, head, layout, force, extra)
 
+
+def quantize(
+    checkpoint: Checkpoint,
+    output: str | Path,
+    int8: Int8Options,
+    *,
+    head: str = "mean",
+    layout: str = "auto",
+    options: ExportOptions | None = None,
+    force: bool = False,
+    extra: tuple[Case, ...] = (),
+    progress: Callable[[str], object] = lambda _doing: None,
+) -> Published:
+    """Export a checkpoint as ONNX that computes in int8, as right and faster, or not at all.
+
+    ``int8`` says on which pictures, and how right; ``progress`` is told what is being done; the
+    rest is as for ``export``. Raises VerificationError, and leaves ``output`` as it was, where the
+    proof fails, no int8 network answers the pictures well enough, or it is not faster.
+    """
+    _one_of("layout", layout, ("auto", *LAYOUTS))
+    options = options or ExportOptions()
+    if layout == "auto":
+        layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
     calibration, pictures = split_pictures(int8.images, checkpoint.config, checkpoint.preprocessing)
     made: list[Quantization] = []
 
-    def quantize() -> bytes:
+    def serialize() -> bytes:
         plain = _plain_onnx(checkpoint, head, layout, options)
         rival = _plain_onnx(checkpoint, head, "spatial", replace(options, opset=None))
         proto, how = quantized(plain, rival, calibration, pictures, int8, progress)
         made.append(how)
         progress("proving it")
-        provenance = _provenance(checkpoint, head, layout, computes_in)
+        provenance = _provenance(checkpoint, head, layout, "int8")
         onnx.helper.set_model_props(proto, provenance.to_metadata())
         data: bytes = proto.SerializeToString(deterministic=True)
         return data
 
     published = _publish(
         checkpoint,
-        destination,
-        quantize,
-        exporter,
+        Path(output),
+        serialize,
+        EXPORTERS["onnx"],
         head,
         layout,
         force,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from float_graphs import CONFIG, centred, save_pictures
 from onnx import numpy_helper
+from test_cli import run
 
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
@@ -39,7 +40,7 @@ def checkpoint(folder):
 def export(checkpoint, folder, output, **options):
     choices = {**ANYTHING, **options.pop("int8", {})}
     int8 = Int8Options(folder / "pictures", **choices)
-    return pipeline.export(checkpoint, "onnx", output, precision="int8", int8=int8, **options)
+    return pipeline.quantize(checkpoint, output, int8, **options)
 
 
 @pytest.fixture(scope="module")
@@ -196,16 +197,42 @@ def test_nothing_is_published_that_is_not_faster(checkpoint, folder, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_and_its_options_go_together(checkpoint, folder, tmp_path):
+def test_int8_asks_for_pictures(checkpoint, folder, tmp_path):
     with pytest.raises(UsageError, match="--images DIR"):
         pipeline.export(checkpoint, "onnx", tmp_path / "x.onnx", precision="int8")
-    int8 = Int8Options(folder / "pictures")
-    with pytest.raises(UsageError, match="only that has options"):
-        pipeline.export(checkpoint, "onnx", tmp_path / "x.onnx", int8=int8)
     with pytest.raises(UsageError, match="not for --format torchscript"):
-        pipeline.export(checkpoint, "torchscript", tmp_path / "x.pt", precision="int8", int8=int8)
+        pipeline.export(checkpoint, "torchscript", tmp_path / "x.pt", precision="int8")
     with pytest.raises(UsageError, match="--cpu 'arm'"):
         export(checkpoint, folder, tmp_path / "x.onnx", int8={"cpu": "arm"})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "int8"], "Give --images DIR"),
+        (["--max-drop", "1"], "are for int8"),
+        (["--cpu", "vnni"], "are for int8"),
+        (["--even-if-slower"], "are for int8"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(folder, tmp_path, options, words):
+    code, _, err = run("export", folder / "ckpt.pth", "-o", tmp_path / "x.onnx", *options)
+    assert code == 2
+    assert words in err
+
+
+@pytest.mark.slow
+def test_the_command_line_does_it_too(folder, tmp_path):
+    output, size = tmp_path / "x.onnx", ("--image-size", "32")
+    pictures = ("--images", folder / "pictures", "--max-drop", "45")
+    options = ("--precision", "int8", "--even-if-slower", *pictures, *size)
+    code, out, _ = run("export", folder / "ckpt.pth", "-o", output, *options)
+    assert code == 0
+    assert "left in float: nothing" in out
+    code, out, _ = run("verify", folder / "ckpt.pth", output, *pictures, *size, "--json", "-")
+    assert code == 0
+    assert json.loads(out)["verification"]["accuracy"]["failures"] == []
+    assert run("verify", folder / "ckpt.pth", output, *size)[0] == 2
 
 
 def test_the_report_says_what_each_block_costs(published):
