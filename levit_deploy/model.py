@@ -115,9 +115,11 @@ def offset_indices(grid: Grid, stride: int) -> Tensor:
     Keys stand on every point of ``grid`` (height, width), queries on every ``stride``-th.
     """
     height, width = grid
-    with torch.device("cpu"):  # on "meta", a subtraction makes torch import its compiler, for 1 s
-        dy = (torch.arange(0, height, stride)[:, None] - torch.arange(height)).abs()  # Hq, H
-        dx = (torch.arange(0, width, stride)[:, None] - torch.arange(width)).abs()  # Wq, W
+    if torch.get_default_device().type == "meta":  # where torch imports its compiler to subtract
+        queries = len(range(0, height, stride)) * len(range(0, width, stride))
+        return torch.empty(queries, height * width, dtype=torch.int64)
+    dy = (torch.arange(0, height, stride)[:, None] - torch.arange(height)).abs()  # Hq, H
+    dx = (torch.arange(0, width, stride)[:, None] - torch.arange(width)).abs()  # Wq, W
     pairs = dy[:, None, :, None] * width + dx[None, :, None, :]  # Hq, Wq, H, W
     return pairs.reshape(dy.shape[0] * dx.shape[0], height * width)
 

@@ -784,7 +784,9 @@ def test_a_signal_that_is_ignored_stays_so():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_second_signal_does_not_disturb_the_tidying_up(number):
     script = (
-        "import os; from levit_deploy.ending import reports_errors\n"
+        "import os, signal; from levit_deploy.ending import reports_errors\n"
+        # nohup has it ignored, and that stays so
+        f"signal.signal({number:d}, signal.default_int_handler)\n"
         "def command():\n"
         f"    try:\n        os.kill(os.getpid(), {number:d})\n"
         f"    finally:\n        os.kill(os.getpid(), {number:d}); print('tidied up')\n"

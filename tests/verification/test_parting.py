@@ -166,8 +166,8 @@ def test_what_the_original_has_exactly_an_artifact_may_have_to_a_step_of_its_pre
     exact = np.array([[1.0, 0.5, 0.25]])
     block = BlockOutput("head", exact, exact.astype(np.float32))
     value = exact.astype(np.float32) + np.float32(2.0**-10)
-    assert find_parting([block], [value], 1, "fp16") is None
-    assert find_parting([block], [value], 1, "fp32").block == "head"
+    assert find_parting([block], [], value, 1, "fp16") is None
+    assert find_parting([block], [], value, 1, "fp32").block == "head"
 
 
 def by_onnx_in_float16(plain, layout="tokens", opset=17):
@@ -201,10 +201,12 @@ REDUCED = {
 def test_reduced_precision_parts_nowhere_or_at_the_block_that_is_wrong(form):
     precision, values = form[:4], REDUCED[form]
     blocks = Reference(MODEL, precision).blocks(IMAGES)
-    assert find_parting(blocks, values(to_plain(MODEL)), len(IMAGES), precision) is None
+    right = list(values(to_plain(MODEL)))  # the last of which are the logits
+    assert find_parting(blocks, right, right[-1], len(IMAGES), precision) is None
     for wrong in ("blocks.4", "head"):
         model = trained()
         for parameter in model.get_submodule(wrong).parameters():
             parameter.data = parameter.data.flip(0)
-        found = find_parting(blocks, values(to_plain(model)), len(IMAGES), precision)
+        given = list(values(to_plain(model)))
+        found = find_parting(blocks, given, given[-1], len(IMAGES), precision)
         assert found.block == wrong
