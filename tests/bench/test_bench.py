@@ -7,12 +7,12 @@ from networks import SMALL, trained
 from typer.testing import CliRunner
 
 from levit_deploy.bench import pinned, random_network
+from levit_deploy.bench.plot import plot
 from levit_deploy.cli import app
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    pytest.importorskip("onnxscript", reason="torch.onnx needs it")
     folder = tmp_path_factory.mktemp("bench")
     torch.save({"model": trained().state_dict()}, folder / "ckpt.pth")
     arguments = ["bench", str(folder / "ckpt.pth"), "--batch-size", "1,3", "--rounds", "4"]
@@ -53,9 +53,6 @@ def test_the_figures_of_a_row_agree_with_each_other(data):
 
 @pytest.mark.slow
 def test_a_picture_of_it(data, tmp_path):
-    pytest.importorskip("matplotlib", reason="--plot draws with it")
-    from levit_deploy.bench.plot import plot
-
     plot(data, str(tmp_path / "bench.png"))
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
