@@ -231,7 +231,9 @@ class ToTokens(nn.Module):
     """Flatten the stem's feature map: (B, C, H, W) -> (B, N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2).transpose(1, 2)
+        # element-wise operations would keep the strides, and so would a residual branch: every
+        # linear layer of the first stage would go the slower way that torch has for strided rows
+        return x.flatten(2).transpose(1, 2).contiguous()
 
 
 class MeanPool(nn.Module):

@@ -57,16 +57,6 @@ def test_train_digits_learns_and_saves_like_an_official_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_layouts_times_every_form():
-    pytest.importorskip("onnxscript", reason="the plain export needs it")
-    # torch.onnx warns of itself
-    out = script("compare_layouts.py", "LeViT-128S", "--rounds", 1, warnings="ignore")
-    nodes = {line[:28].strip(): line[28:34].strip() for line in out.splitlines()[1:]}
-    assert (nodes["tokens"], nodes["tokens, opset 23"], nodes["spatial"]) == ("222", "154", "199")
-    assert len(nodes) == 9
-
-
-@pytest.mark.slow
 def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path):
     path = tmp_path / "study.json"
     arguments = ("--sabotaged", 36, "--clean", 10, "--seed", 5, "--json", path)

@@ -72,7 +72,7 @@ def contenders(
         (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
     )
     # for the time they take, it does not matter on what they are calibrated
-    quantized = {f"{PLAIN}, quantized": plain_int8(plain, images)}
+    quantized = {f"{PLAIN}, int8": plain_int8(plain, images)}
     for name, cpu in (("int8", "any"), ("int8, for VNNI", "vnni")):
         proto = quantize_graph(onnx.load_from_string(files["tokens"]), images, "MinMax", cpu)
         quantized[name] = proto.SerializeToString()
@@ -138,7 +138,7 @@ def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
     images = torch.zeros(2, config.in_channels, *config.image_size)
     with deprecation_accepted():
         program = torch.jit.freeze(torch.jit.trace(model, images, check_trace=False))
-    return Contender("original, frozen trace", "TorchScript", _torch_run(program))
+    return Contender("original, frozen", "TorchScript", _torch_run(program))
 
 
 def _artifact(path: Path, threads: int) -> Contender:

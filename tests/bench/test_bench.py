@@ -30,12 +30,12 @@ def test_every_form_is_there_at_every_batch_size(data):
             ("onnxruntime", "spatial"),
             ("onnxruntime", "tokens, opset 23"),
             ("torch", "original, eager"),
-            ("TorchScript", "original, frozen trace"),
+            ("TorchScript", "original, frozen"),
             ("TorchScript", "tokens"),
             ("TorchScript", "tokens, bf16"),
             ("onnxruntime", "int8"),
             ("onnxruntime", "int8, for VNNI"),
-            ("onnxruntime", "plain export, quantized"),
+            ("onnxruntime", "plain export, int8"),
         }
 
 
