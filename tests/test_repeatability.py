@@ -20,10 +20,19 @@ def checkpoint(tmp_path):
     return read_checkpoint(tmp_path / "ckpt.pth")
 
 
+FORMS = [  # int8 is in quantization/test_proof.py
+    (format, precision)
+    for format, exporter in EXPORTERS.items()
+    for precision in exporter.precisions
+    if precision != "int8"
+]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("format", EXPORTERS)
-def test_twenty_files_with_one_and_two_threads_are_one(checkpoint, format, layout):
-    provenance = pipeline._provenance(checkpoint, "mean", layout)
+@pytest.mark.parametrize(("format", "precision"), FORMS)
+def test_twenty_files_with_one_and_two_threads_are_one(checkpoint, format, precision, layout):
+    provenance = pipeline._provenance(checkpoint, "mean", layout, precision)
     before, digests = torch.get_num_threads(), set()
     try:
         for i in range(20):
