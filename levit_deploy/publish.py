@@ -32,18 +32,34 @@ def staged(
     refuse_bad_destination(destination, sources, force, option)
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
     with _told_as_output_error(destination, option), ExitStack() as cleanup:
-        _remove_abandoned(destination)
-        temporary.touch(exist_ok=False)  # never through somebody else's link
-        cleanup.callback(temporary.unlink, missing_ok=True)
-        lock = os.open(temporary, os.O_RDONLY)  # says that somebody is at work on it
-        cleanup.callback(os.close, lock)
-        _lock(lock)
+        with _no_other_run_at_it(destination.parent):
+            _remove_abandoned(destination)
+            temporary.touch(exist_ok=False)  # never through somebody else's link
+            cleanup.callback(temporary.unlink, missing_ok=True)
+            lock = os.open(temporary, os.O_RDONLY)  # says that somebody is at work on it
+            cleanup.callback(os.close, lock)
+            _lock(lock)
         yield temporary
         sync(temporary)
         refuse_bad_destination(destination, sources, force, option)
         temporary.replace(destination)
     with suppress(OSError):  # some file systems cannot sync a folder; the file is in place
         sync(destination.parent)
+
+
+@contextmanager
+def _no_other_run_at_it(folder: Path) -> Iterator[None]:
+    """Make other runs wait, so that none takes a file for abandoned before it is locked."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_abandoned(destination: Path) -> None:

@@ -327,13 +327,15 @@ def print_benchmark(data: Data, console: Console) -> None:
 
 
 def _benchmark_table(rows: list[Data]) -> Table:
-    """Every form under the runtime that runs it, in no more than 100 columns."""
-    table = _table("form")
+    """Every form under the runtime that runs it, in 100 columns."""
+    table = _table()
+    table.collapse_padding = True
+    table.add_column("form", no_wrap=True)
     for column in (
-        "median ms",
+        "ms",
         "p90 ms",
         "images/s",
-        "speed (quartiles)",
+        "speed, quartiles",
         "",
         "matmul",
         "MB",

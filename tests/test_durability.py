@@ -16,14 +16,16 @@ OLD, NEW = b"old" * 1000, b"new" * 100_000
 
 # Publishes NEW, and is hit at the k-th step that touches the disk: killed, or given an error.
 PROGRAM = """
-import os, pathlib, signal, sys
+import os, pathlib, random, signal, sys, time
 from pathlib import Path
 destination, step, error = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+pause = float(sys.argv[4])  # seconds, at most, before and after every step
 count = 0
 
 def hit():
     global count
     count += 1
+    time.sleep(pause * random.random())
     if count == step:
         if error:
             raise OSError(error, os.strerror(error))
@@ -62,7 +64,7 @@ print(count)
 
 
 def publish(destination, step=0, error=0):
-    command = [sys.executable, "-c", PROGRAM, str(destination), str(step), str(error)]
+    command = [sys.executable, "-c", PROGRAM, str(destination), str(step), str(error), "0"]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -135,8 +137,8 @@ def test_files_of_others_and_of_those_at_work_are_left_alone(destination, tmp_pa
 
 
 def test_two_at_once_do_not_disturb_each_other(destination):
-    command = [sys.executable, "-c", PROGRAM, str(destination), "0", "0"]
-    for _ in range(5):
+    command = [sys.executable, "-c", PROGRAM, str(destination), "0", "0", "0.02"]
+    for _ in range(8):
         running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
         assert [process.wait() for process in running] == [0, 0, 0, 0]
         assert destination.read_bytes() == NEW

@@ -8,6 +8,7 @@ import torch
 from networks import GOLDENS, float64_logits, golden
 from typer.testing import CliRunner
 
+from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import app
 from levit_deploy.layout import LAYOUTS
@@ -82,6 +83,17 @@ def test_three_families_hold_the_same_network():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
+def test_every_network_is_fused_and_exported_with_proof(name, tmp_path):
+    path, _, _ = golden(name)
+    checkpoint = read_checkpoint(path, **OPTIONS.get(name, {}))
+    fused = pipeline.fuse(checkpoint, tmp_path / "fused.safetensors").path
+    for source in (checkpoint, read_checkpoint(fused)):
+        pipeline.export(source, "onnx", tmp_path / f"{source.family}.onnx")
+    assert pipeline.verify(checkpoint, tmp_path / "levit-deploy fused.onnx").passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["official", "timm", "transformers", "vit-pytorch"])
 def test_every_command_takes_it_and_proves_what_it_writes(name, tmp_path):
     path, _, _ = golden(name)
     options = arguments(name)

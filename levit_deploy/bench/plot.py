@@ -29,7 +29,10 @@ def plot(data: dict[str, Any], destination: str) -> None:
     figure = Figure(figsize=(6.4 * len(sizes), 1.6 + 0.34 * most), layout="constrained")
     panels = figure.subplots(1, len(sizes), squeeze=False)[0]
     for panel, size in zip(panels, sizes, strict=True):
-        rows = [row for row in data["rows"] if row["batch_size"] == size][::-1]
+        rows = [row for row in data["rows"] if row["batch_size"] == size]
+        runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+        rows.sort(key=lambda row: runtimes.index(row["runtime"]))
+        rows.reverse()  # bars are drawn from the bottom up
         ratios = [row["ratio"] for row in rows]
         colours = {"faster": "#2a7f62", "slower": "#b4553f", "level": "#8a8a8a"}
         panel.barh(
@@ -48,9 +51,10 @@ def plot(data: dict[str, Any], destination: str) -> None:
                 (row["ratio"]["high"], place),
                 va="center",
                 fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
         panel.axvline(1, color="#333333", linewidth=0.8)
-        panel.margins(x=0.3)
+        panel.margins(x=0.3, y=0.01)
         panel.set_title(f"batch {size}")
         panel.set_xlabel("speed against the plain export")
     threads = f"{data['threads']} thread{'s' if data['threads'] > 1 else ''}"
