@@ -74,8 +74,8 @@ def exported(model: torch.nn.Module) -> bytes:
         return published.path.read_bytes()
 
 
-def entrants(threads: int) -> Iterator[Entrant]:
-    for name in TOP1:
+def entrants(opponents: list[str], threads: int) -> Iterator[Entrant]:
+    for name in ("LeViT-192", *opponents):
         if name in EFFICIENTNETS:
             model, side = efficientnet(name), EFFICIENTNETS[name][2]
         else:
@@ -93,11 +93,14 @@ def entrants(threads: int) -> Iterator[Entrant]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("opponents", nargs="*", metavar="NETWORK", help="both, if none is named")
     parser.add_argument("--batch-size", default="1,16", help="one size or more")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="a file for every figure")
     args = parser.parse_args()
+    if unknown := set(args.opponents) - set(EFFICIENTNETS):
+        parser.error(f"{', '.join(unknown)}: not one of {', '.join(EFFICIENTNETS)}")
     if importlib.util.find_spec("transformers") is None:
         raise SystemExit(
             "transformers, which builds EfficientNet, is missing: pip install transformers"
@@ -106,7 +109,7 @@ def main() -> None:
     torch.manual_seed(0)
 
     rows: list[dict[str, Any]] = []
-    found = list(entrants(args.threads))
+    found = list(entrants(args.opponents or list(EFFICIENTNETS), args.threads))
     print(f"{args.rounds} rounds, {args.threads} thread{'s' if args.threads > 1 else ''}")
     print("network          top-1   params  form          nodes  batch        ms  images/s  slower")
     for size in map(int, args.batch_size.split(",")):

@@ -59,12 +59,12 @@ def test_train_digits_learns_and_saves_like_an_official_run(tmp_path):
 @pytest.mark.slow
 def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path):
     path = tmp_path / "study.json"
-    arguments = ("--sabotaged", 36, "--clean", 10, "--seed", 5, "--json", path)
+    arguments = ("--sabotaged", 24, "--clean", 6, "--seed", 5, "--json", path)
     out = script("mutation_study.py", *arguments)
     assert "FALSE ALARM" not in out
 
     result = json.loads(path.read_text())
-    assert (len(result["sabotaged"]), len(result["clean"])) == (36, 10)
+    assert (len(result["sabotaged"]), len(result["clean"])) == (24, 6)
     # what is infinite is null: not a number, or a breach of contract
     # between one budget and two, chance decides, as the proof's images are others
     above = [c for c in result["sabotaged"] if c["excess"] is None or c["excess"] > 2]
@@ -90,14 +90,14 @@ def test_compare_efficientnet_times_the_networks_it_names(tmp_path):
     pytest.importorskip("onnxscript", reason="the plain export needs it")
     pytest.importorskip("transformers", reason="it builds EfficientNet")
     path = tmp_path / "figures.json"
-    arguments = ("--rounds", 2, "--batch-size", 1, "--json", path)
+    arguments = ("EfficientNet-B2", "--rounds", 2, "--batch-size", 1, "--json", path)
     script("compare_efficientnet.py", *arguments, warnings="ignore")
     rows = {(row["name"], row["form"]): row for row in json.loads(path.read_text())["rows"]}
-    assert len(rows) == 7
+    assert len(rows) == 5
     # as torchvision's documentation counts them, and 10.9 M in the LeViT paper
     parameters = {name: row["parameters"] for (name, _), row in rows.items()}
     assert parameters.pop("LeViT-192") // 100_000 == 109
-    assert parameters == {"EfficientNet-B1": 7_794_184, "EfficientNet-B2": 9_109_994}
+    assert parameters == {"EfficientNet-B2": 9_109_994}
     assert rows["LeViT-192", "this tool"]["nodes"] == 250
     assert rows["LeViT-192", "this tool"]["slower"]["median"] == 1
     assert rows["EfficientNet-B2", "plain export"]["slower"]["median"] > 1.2
