@@ -155,7 +155,16 @@ def fuse(
 def export(
     checkpoint: CheckpointArgument,
     format: Annotated[Format, typer.Option(help="What to write.")] = "onnx",
-    output: OutputOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="Where to write; beside the checkpoint if not given. A folder, as in out/, gets "
+            "what Optimum loads, for a CHECKPOINT of transformers.",
+        ),
+    ] = None,
     layout: Annotated[
         Layout, typer.Option(help="How the trunk lays out its data; auto is the fastest measured.")
     ] = "auto",
@@ -201,8 +210,14 @@ def export(
 
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
-    output = output or _beside(checkpoint, SUFFIXES[format])
-    _check_paths(checkpoint, images=images, output=output, json_file=json_file, force=force)
+    from levit_deploy.hub_folder import hub_folder, refuse_bad_hub_folder
+
+    output = output or str(_beside(checkpoint, SUFFIXES[format]))
+    folder = hub_folder(output)
+    file = Path(output) if folder is None else None
+    _check_paths(checkpoint, images=images, output=file, json_file=json_file, force=force)
+    if folder is not None:
+        refuse_bad_hub_folder(folder, force)
     batch = _batch_size(batch_size)
     if precision != "int8" and (max_drop is not None or cpu != "any" or even_if_slower):
         raise UsageError(
@@ -222,7 +237,7 @@ def export(
         "extra": _pictures(loaded, images),
     }
     with (
-        _evidence_of_failure(loaded, output, json_file, quiet, force),
+        _evidence_of_failure(loaded, Path(output), json_file, quiet, force),
         report.progress(quiet) as tell,
     ):
         if precision == "int8" and format == "onnx" and images is not None:

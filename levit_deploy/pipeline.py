@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from levit_deploy.checkpoint import Checkpoint, fused
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
 from levit_deploy.exporters.onnx_contract import check_batches
+from levit_deploy.hub_folder import MODEL, hub_folder, staged_hub_folder
 from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
@@ -71,8 +72,10 @@ def export(
     ``format`` is a key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is
     'mean', 'class' or 'distill'; ``precision``, what it computes in between float32 images and
     float32 logits, is 'fp32', 'fp16' (ONNX) or 'bf16' (TorchScript), and for int8 there is
-    ``quantize``; ``extra`` are inputs to prove it on besides the standard ones. Raises
-    VerificationError where the proof fails; ``output`` is then as it was.
+    ``quantize``; ``extra`` are inputs to prove it on besides the standard ones. An ``output`` that
+    is a folder, by a / at its end or because it exists, gets the ONNX of a transformers folder and
+    its configs (``hub_folder``). Raises VerificationError where the proof fails; ``output`` is then
+    as it was.
     """
     _one_of("format", format, EXPORTERS)
     _one_of("layout", layout, ("auto", *LAYOUTS))
@@ -90,7 +93,7 @@ def export(
         provenance = _provenance(checkpoint, head, layout, computes_in)
         return exporter.serialize(_form(checkpoint, head, layout), provenance, options)
 
-    return _publish(checkpoint, Path(output), serialize, exporter, head, layout, force, extra)
+    return _publish(checkpoint, output, serialize, exporter, head, layout, force, extra)
 
 
 def quantize(
@@ -131,7 +134,7 @@ def quantize(
 
     published = _publish(
         checkpoint,
-        Path(output),
+        output,
         serialize,
         EXPORTERS["onnx"],
         head,
@@ -170,7 +173,7 @@ def fuse(
         model = to_plain(checkpoint.model, head)
         return fused.serialize(model, _provenance(checkpoint, head, "tokens"))
 
-    return _publish(checkpoint, Path(output), serialize, None, head, "tokens", force, extra)
+    return _publish(checkpoint, output, serialize, None, head, "tokens", force, extra)
 
 
 def verify(
@@ -261,7 +264,7 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
 
 def _publish(
     checkpoint: Checkpoint,
-    output: Path,
+    output: str | Path,
     serialize: Callable[[], bytes],
     exporter: Exporter | None,
     head: str,
@@ -276,10 +279,8 @@ def _publish(
     ``exporter`` is None for a fused file: numbers, which only code of ours runs.
     """
     _one_of("head", head, HEADS)
-    with (
-        staged(output, sources=checkpoint.files, force=force) as temporary,
-        _runtime(exporter) as load,
-    ):
+    path, stage = _place(output, checkpoint, exporter, force)
+    with stage as temporary, _runtime(exporter) as load:
         temporary.write_bytes(serialize())
         sync(temporary)
         log.info("wrote the file under a temporary name; proving it")
@@ -288,8 +289,23 @@ def _publish(
         check_batches(artifact)
         verification = _measure(checkpoint, artifact, extra, pictures, max_drop)
         verification.raise_if_failed()
-    size = output.stat().st_size
-    return Published(output, layout, size, facts, checkpoint.assumed, verification)
+    size = path.stat().st_size
+    return Published(path, layout, size, facts, checkpoint.assumed, verification)
+
+
+def _place(
+    output: str | Path, checkpoint: Checkpoint, exporter: Exporter | None, force: bool
+) -> tuple[Path, AbstractContextManager[Path]]:
+    """Where the artifact will stand, and what gives its temporary path and brings it there."""
+    folder = hub_folder(output) if exporter is not None else None
+    if folder is None:
+        return Path(output), staged(Path(output), sources=checkpoint.files, force=force)
+    if exporter is not EXPORTERS["onnx"]:
+        raise UsageError(
+            f"-o names a folder, {folder}, as Optimum loads one, which reads ONNX. Choose --format "
+            "onnx, or name a file with -o."
+        )
+    return folder / MODEL, staged_hub_folder(folder, checkpoint, force=force)
 
 
 @contextmanager

@@ -31,14 +31,14 @@ def staged(
     """
     refuse_bad_destination(destination, sources, force, option)
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
-    with _told_as_output_error(destination, option), ExitStack() as cleanup:
+    with told_as_output_error(destination, option), ExitStack() as cleanup:
         with _no_other_run_at_it(destination.parent):
             _remove_abandoned(destination)
             temporary.touch(exist_ok=False)  # never through somebody else's link
             cleanup.callback(temporary.unlink, missing_ok=True)
             lock = os.open(temporary, os.O_RDONLY)  # says that somebody is at work on it
             cleanup.callback(os.close, lock)
-            _lock(lock)
+            lock_or_fail(lock)
         yield temporary
         sync(temporary)
         refuse_bad_destination(destination, sources, force, option)
@@ -71,13 +71,13 @@ def _remove_abandoned(destination: Path) -> None:
         with suppress(OSError):  # locked, or gone by now
             descriptor = os.open(entry.path, os.O_RDONLY)
             try:
-                _lock(descriptor)
+                lock_or_fail(descriptor)
                 Path(entry.path).unlink()
             finally:
                 os.close(descriptor)
 
 
-def _lock(descriptor: int) -> None:
+def lock_or_fail(descriptor: int) -> None:
     """Lock a file until it is closed or the process ends; OSError where another one has."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,7 +90,7 @@ def refuse_bad_destination(
 
     ``option`` is the one that names the destination.
     """
-    with _told_as_output_error(destination, option):
+    with told_as_output_error(destination, option):
         if not destination.parent.is_dir():
             raise OutputError(
                 f"The folder {destination.parent} does not exist, so {destination.name} cannot be "
@@ -125,7 +125,8 @@ def _same(one: Path, two: Path) -> bool:
 
 
 @contextmanager
-def _told_as_output_error(destination: Path, option: str) -> Iterator[None]:
+def told_as_output_error(destination: Path, option: str) -> Iterator[None]:
+    """Turn an OSError into an OutputError that names the destination and the option for it."""
     try:
         yield
     except OSError as error:
