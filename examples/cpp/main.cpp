@@ -1,0 +1,106 @@
+// The logits of images, by a TorchScript artifact in C++: one line an image.
+//
+//     pip install torch
+//     cmake -S examples/cpp -B build -DCMAKE_BUILD_TYPE=Release \
+//         -DCMAKE_PREFIX_PATH="$(python -c 'import torch; print(torch.utils.cmake_prefix_path)')"
+//     cmake --build build
+//     build/run digits.torchscript.pt images.npy
+//     build/run digits.torchscript.pt picture.ppm
+//
+// An .npy file holds prepared images, float32 (batch, channels, height, width), as numpy.save and
+// run_onnxruntime.py --save write them. A PPM (or, for grey, PGM) picture of 8 bits has the
+// network's size already; it is normalised as the artifact's metadata says.
+
+#include <torch/script.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iomanip>
+#include <iostream>
+#include <iterator>
+#include <limits>
+#include <regex>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+std::string read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error(path + " cannot be read.");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// The numbers behind a name in JSON: one, or those of a list.
+std::vector<double> numbers(const std::string& json, const std::string& name) {
+  std::smatch found;
+  // the metadata are JSON within JSON, so the inner quotes are escaped
+  const std::regex entry(R"(\\")" + name + R"(\\": \[?([-+0-9.e, ]+))");
+  if (!std::regex_search(json, found, entry)) throw std::runtime_error("No " + name + " found.");
+  std::string list = found[1];
+  std::replace(list.begin(), list.end(), ',', ' ');
+  std::istringstream text(list);
+  return {std::istream_iterator<double>(text), {}};
+}
+
+torch::Tensor read_npy(const std::string& path) {
+  std::string file = read(path);
+  if (file.size() < 10 || file.substr(1, 5) != "NUMPY") throw std::runtime_error(path + " is no .npy.");
+  const size_t start = 10 + uint8_t(file[8]) + 256 * uint8_t(file[9]);
+  const std::string header = file.substr(10, start - 10);
+  std::smatch shape;
+  const std::regex form(R"('<f4', 'fortran_order': False, 'shape': \((\d+), (\d+), (\d+), (\d+)\))");
+  if (!std::regex_search(header, shape, form))
+    throw std::runtime_error(path + " is no float32 (batch, channels, height, width).");
+  const std::vector<int64_t> sizes{
+      std::stoll(shape[1]), std::stoll(shape[2]), std::stoll(shape[3]), std::stoll(shape[4])};
+  if (file.size() - start != 4 * c10::multiply_integers(sizes))
+    throw std::runtime_error(path + " is not whole.");
+  return torch::from_blob(file.data() + start, sizes, torch::kFloat32).clone();
+}
+
+torch::Tensor read_ppm(const std::string& path, const std::string& metadata) {
+  std::string file = read(path);
+  std::istringstream text(file);
+  std::string magic;
+  int64_t width = 0, height = 0, most = 0;
+  text >> magic >> width >> height >> most;
+  text.get();  // one space before the pixels
+  const int64_t channels = magic == "P6" ? 3 : 1, start = text.tellg();
+  if (most != 255 || int64_t(file.size()) - start != channels * height * width)
+    throw std::runtime_error(path + " is no PPM or PGM picture of 8 bits.");
+
+  const auto bytes = torch::from_blob(file.data() + start, {height, width, channels}, torch::kUInt8);
+  const auto statistic = [&](const char* name) {
+    const auto values = torch::tensor(numbers(metadata, name), torch::kFloat32);
+    return channels == 1 ? values.mean() : values;  // of three colours, where a network takes grey
+  };
+  const auto pixels = bytes.to(torch::kFloat32) / 255;
+  return ((pixels - statistic("mean")) / statistic("std")).permute({2, 0, 1}).unsqueeze(0).contiguous();
+}
+
+int main(int argc, char** argv) try {
+  if (argc != 3) throw std::runtime_error("Usage: run ARTIFACT IMAGES.npy|PICTURE.ppm");
+  const std::string path = argv[2];
+  const torch::InferenceMode inference;
+  torch::jit::ExtraFilesMap extra{{"provenance.json", ""}};
+  auto program = torch::jit::load(argv[1], torch::kCPU, extra);
+  const std::string& metadata = extra["provenance.json"];
+
+  const auto images = path.ends_with(".npy") ? read_npy(path) : read_ppm(path, metadata);
+  auto expected = numbers(metadata, "in_channels");
+  for (const double side : numbers(metadata, "image_size")) expected.push_back(side);
+  if (!std::ranges::equal(images.sizes().slice(1), expected))  // torch itself would run some others
+    throw std::runtime_error(path + " is not of the network's size, or has other channels.");
+  const auto logits = program.forward({images}).toTensor().contiguous();
+  std::cout << std::setprecision(std::numeric_limits<float>::max_digits10);
+  for (int64_t i = 0; i < logits.size(0); ++i)
+    for (int64_t j = 0; j < logits.size(1); ++j)
+      std::cout << logits[i][j].item<float>() << (j + 1 < logits.size(1) ? " " : "\n");
+} catch (const c10::Error& error) {
+  std::cerr << error.what_without_backtrace() << "\n";
+  return 1;
+} catch (const std::exception& error) {
+  std::cerr << error.what() << "\n";
+  return 1;
+}

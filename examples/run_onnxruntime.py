@@ -1,0 +1,79 @@
+"""What a picture shows, by onnxruntime alone: prints the five likeliest classes.
+
+    pip install onnxruntime pillow
+    python examples/run_onnxruntime.py digits.onnx photo.jpg another.png
+
+Nothing of levit-deploy is imported: how a picture becomes an input, and what the classes are
+called, is in the artifact's metadata. ``--save FILE.npy`` keeps the inputs, float32 (batch,
+channels, height, width), for the other examples, whose runtimes do not read pictures or metadata.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def prepare(path: Path, shape: tuple[int, int, int], how: dict[str, Any]) -> npt.NDArray[Any]:
+    """Resize in proportion, crop the middle, normalise: float32 (channels, height, width)."""
+    if how["unsupported"]:
+        raise SystemExit(f"Pictures cannot be prepared for this network: {how['unsupported']}.")
+    channels, height, width = shape
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file)
+    if picture.mode.startswith(("I", "F")):
+        raise SystemExit(f"{path} has more than 8 bits a channel. Convert it.")
+    picture = picture.convert("RGBA" if picture.mode in ("P", "PA") else picture.mode)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+
+    rows, columns = (math.floor(side / how["crop_fraction"]) for side in (height, width))
+    whole = int if rows == columns else round  # as torchvision does for squares, timm for others
+    if picture.height * columns <= picture.width * rows:
+        columns = whole(rows * picture.width / picture.height)
+    else:
+        rows = whole(columns * picture.height / picture.width)
+    picture = picture.resize((columns, rows), Image.Resampling[how["interpolation"].upper()])
+    top, left = round((rows - height) / 2), round((columns - width) / 2)
+    picture = picture.crop((left, top, left + width, top + height))
+
+    pixels = np.asarray(picture, np.float32).reshape(height, width, channels) / 255
+    mean, std = np.array(how["mean"], np.float32), np.array(how["std"], np.float32)
+    if channels == 1:  # of three colours, where the network was trained on grey
+        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
+    return ((pixels - mean) / std).transpose(2, 0, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("--save", type=Path, metavar="FILE.npy")
+    args = parser.parse_args()
+
+    session = onnxruntime.InferenceSession(args.artifact, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    (pixel_values,) = session.get_inputs()
+    how = json.loads(metadata["preprocessing"])
+    labels = json.loads(metadata.get("labels", "[]"))
+
+    images = np.stack([prepare(path, pixel_values.shape[1:], how) for path in args.pictures])
+    if args.save is not None:
+        np.save(args.save, images)
+    for path, image in zip(args.pictures, images, strict=True):
+        ((logits,),) = session.run(None, {pixel_values.name: image[None]})
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
+        print(path)
+        for index in np.argsort(-logits, kind="stable")[:5]:
+            name = labels[index] if labels else f"class {index}"
+            print(f"  {probabilities[index]:7.2%}  logit {logits[index]:<14.9g}  {name}")
+
+
+if __name__ == "__main__":
+    main()

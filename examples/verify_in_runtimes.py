@@ -1,0 +1,114 @@
+"""Prove artifacts once more, as computed by every other runtime that is installed.
+
+    pip install levit-deploy openvino opencv-python-headless
+    (cd examples/node && npm install --ignore-scripts)
+    python examples/verify_in_runtimes.py digits.pth digits.onnx --cpp build/run
+
+ONNX files go through OpenVINO, OpenCV, onnx's reference evaluator and onnxruntime in Node,
+TorchScript through the program of ``examples/cpp``, where ``--cpp`` names it. Each is held to the
+budget that ``levit-deploy verify`` holds onnxruntime or torch to (docs/verification.md): on every
+kind of input, alone and in batches. Of int8 this proves what is computed, not what rounding costs.
+Prints the RMSE on normal noise and the largest error in budgets; exits with 1 where one is over it.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import levit_deploy
+from levit_deploy.errors import first_line
+from levit_deploy.provenance import claimed_precision
+from levit_deploy.runtime.artifact import Artifact, load_artifact
+from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.verification import measure
+
+Run = Callable[[FloatArray], FloatArray]
+
+PYTHON = {
+    "run_openvino": ("OpenVINO", "openvino"),
+    "run_opencv": ("OpenCV", "opencv-python-headless"),
+    "run_reference": ("onnx.reference", "onnx"),
+}
+NODE = Path(__file__).parent / "node"
+NODE_PACKAGE = NODE / "node_modules" / "onnxruntime-node" / "package.json"
+
+
+def by_program(command: Sequence[str | Path]) -> Run:
+    """Have a program print the logits of a file of images."""
+
+    def run(images: FloatArray) -> FloatArray:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "images.npy"
+            np.save(path, images)
+            done = subprocess.run([*command, path], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return np.array([line.split() for line in done.stdout.splitlines()], np.float32)
+
+    return run
+
+
+def runtimes(artifact: Artifact, cpp: Path | None) -> Iterator[tuple[str, Callable[[], Run]]]:
+    """The runtimes that are installed, each with what loads the artifact into it."""
+    path = str(artifact.path)
+    if artifact.format == "torchscript":
+        if cpp is not None:
+            yield "libtorch", lambda: by_program([cpp.resolve(), path])
+        return
+    for script, (name, package) in PYTHON.items():
+        try:
+            load = importlib.import_module(script).load
+        except ImportError:
+            continue
+        version = importlib.metadata.version(package)
+        yield f"{name} {version}", lambda load=load: load(path)
+    if NODE_PACKAGE.exists() and (node := shutil.which("node")):
+        version = json.loads(NODE_PACKAGE.read_text())["version"]
+        yield f"onnxruntime-node {version}", lambda: by_program([node, NODE / "run.mjs", path])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("artifacts", type=Path, nargs="+")
+    parser.add_argument("--cpp", type=Path, metavar="PROGRAM")
+    args = parser.parse_args()
+
+    checkpoint, proven = levit_deploy.load(args.checkpoint), True
+    for path in args.artifacts:
+        artifact = load_artifact(path)
+        precision = claimed_precision(artifact.metadata)
+        literal = load_artifact(path, literal=True).run if precision == "int8" else None
+        for name, load in runtimes(artifact, args.cpp):
+            try:
+                found = measure(
+                    checkpoint.model,
+                    checkpoint.config,
+                    replace(artifact, run=load()),
+                    precision=precision,
+                    literal=literal,
+                )
+            except Exception as error:  # each runtime has its own
+                print(f"{path.name:28} {name:26} does not run: {first_line(error)}")
+                proven = False
+                continue
+            normal, worst = found.cases[0], max(case.excess for case in found.cases)
+            print(
+                f"{path.name:28} {name:26} RMSE {normal.rmse:.1e} of {normal.budget.rmse:.1e}, "
+                f"worst {worst:.2f}, {'proven' if found.passed else 'FAILED'}"
+            )
+            proven = proven and found.passed
+    raise SystemExit(not proven)
+
+
+if __name__ == "__main__":
+    main()
