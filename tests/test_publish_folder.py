@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,22 @@ def test_where_names_cannot_be_swapped_two_renames_do(destination, monkeypatch):
     monkeypatch.setattr(publish_folder, "_exchange", lambda _one, _other: False)
     publish(destination)
     assert contents(destination) == NEW
+    assert names_in(destination.parent) == ["out"]
+
+
+def test_where_the_second_rename_fails_the_old_folder_gets_its_name_back(destination, monkeypatch):
+    original = Path.rename
+
+    def rename(path, target):
+        if path.name.endswith(".levit-deploy.tmp"):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        return original(path, target)
+
+    monkeypatch.setattr(publish_folder, "_exchange", lambda _one, _other: False)
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(OutputError, match="could not be written"):
+        publish(destination)
+    assert contents(destination) == OLD
     assert names_in(destination.parent) == ["out"]
 
 

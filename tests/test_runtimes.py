@@ -118,7 +118,7 @@ def test_onnxruntime_answers_pictures_with_nothing_of_ours(folder, tmp_path, kin
 
 
 def picture(folder: Path, kind: str) -> Path:
-    pixels = np.random.default_rng(3).integers(0, 256, (150, 201, 3), np.uint8)
+    pixels = np.random.default_rng(3).integers(0, 256, (150, 203, 3), np.uint8)
     made = Image.fromarray(pixels.transpose(1, 0, 2).copy() if kind == "tall" else pixels)
     path = folder / "picture.png"
     if kind == "turned by Exif":
