@@ -218,6 +218,11 @@ def export(
     _check_paths(checkpoint, images=images, output=file, json_file=json_file, force=force)
     if folder is not None:
         refuse_bad_hub_folder(folder, force)
+        if json_file is not None and Path(json_file).resolve().parent == folder.resolve():
+            raise UsageError(
+                f"--json {json_file} is in the folder that -o names, which is to hold what Optimum "
+                "loads and nothing else. Name a file in another folder with --json."
+            )
     batch = _batch_size(batch_size)
     if precision != "int8" and (max_drop is not None or cpu != "any" or even_if_slower):
         raise UsageError(

@@ -111,7 +111,12 @@ def test_configs_that_do_not_fit_are_refused(tmp_path):
     code, _, error = export(tmp_path / "nowhere" / "out")
     assert code == 5
     assert "does not exist" in error
-    assert names_in(tmp_path) == ["ckpt.pth", "weights"]
+    (tmp_path / "empty").mkdir()
+    code, _, error = export(tmp_path / "empty", "--json", tmp_path / "empty" / "config.json")
+    assert code == 2
+    assert "--json" in error
+    assert names_in(tmp_path) == ["ckpt.pth", "empty", "weights"]
+    assert names_in(tmp_path / "empty") == []
 
 
 def test_the_configs_are_refused_from_python_as_well(tmp_path):
