@@ -32,7 +32,7 @@ def staged(
     refuse_bad_destination(destination, sources, force, option)
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
     with told_as_output_error(destination, option), ExitStack() as cleanup:
-        with _no_other_run_at_it(destination.parent):
+        with no_other_run_at_it(destination.parent):
             _remove_abandoned(destination)
             temporary.touch(exist_ok=False)  # never through somebody else's link
             cleanup.callback(temporary.unlink, missing_ok=True)
@@ -48,7 +48,7 @@ def staged(
 
 
 @contextmanager
-def _no_other_run_at_it(folder: Path) -> Iterator[None]:
+def no_other_run_at_it(folder: Path) -> Iterator[None]:
     """Make other runs wait, so that none takes a file for abandoned before it is locked."""
     if fcntl is None:
         yield

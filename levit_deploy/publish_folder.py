@@ -13,7 +13,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from levit_deploy.errors import OutputError
-from levit_deploy.publish import SUFFIX, lock_or_fail, sync, told_as_output_error
+from levit_deploy.publish import (
+    SUFFIX,
+    lock_or_fail,
+    no_other_run_at_it,
+    sync,
+    told_as_output_error,
+)
 
 OPTION = "-o"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux, <fcntl.h> and <linux/fs.h>
@@ -33,12 +39,13 @@ def staged_folder(
     refuse_bad_folder(destination, is_ours, force)
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
     with told_as_output_error(destination, OPTION), ExitStack() as cleanup:
-        _remove_abandoned(destination)
-        temporary.mkdir()
-        cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
-        lock = os.open(temporary, os.O_RDONLY)  # says that somebody is at work on it
-        cleanup.callback(os.close, lock)
-        lock_or_fail(lock)
+        with no_other_run_at_it(destination.parent):
+            _remove_abandoned(destination)
+            temporary.mkdir()
+            cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
+            lock = os.open(temporary, os.O_RDONLY)  # says that somebody is at work on it
+            cleanup.callback(os.close, lock)
+            lock_or_fail(lock)
         yield temporary
         for entry in temporary.iterdir():
             sync(entry)
