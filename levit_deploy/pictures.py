@@ -1,18 +1,23 @@
-"""Pictures in a folder as a kind of input that an artifact is proven on."""
+"""Pictures in files and folders: found, read, and as a kind of input that a proof uses."""
 
 from __future__ import annotations
 
+import math
+import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.preprocessing import Preprocessing, UnfitPictureError, prepare
+from levit_deploy.regular import open_regular
 from levit_deploy.runtime.sessions import FloatArray
 
 if TYPE_CHECKING:  # both import torch, for which a look at the paths does not wait
@@ -48,25 +53,45 @@ def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Every picture below a folder, sorted; hidden files and folders are passed over.
+    """What ``walk_pictures`` gives, all at once. Raises InputError where that is nothing."""
+    found = list(walk_pictures(folder))
+    if not found:
+        raise no_pictures(folder)
+    return found
 
-    Raises InputError where there is none.
+
+def no_pictures(folder: Path) -> InputError:
+    """What to raise for a folder without any."""
+    return InputError(
+        f"{folder} has no pictures in it or in its folders. Expected files whose names end in "
+        f"{', '.join(SUFFIXES)}. Name another folder."
+    )
+
+
+def walk_pictures(folder: Path) -> Iterator[Path]:
+    """Every picture below a folder, in the order of their paths, one folder's names at a time.
+
+    Hidden files and folders, and links to folders, are passed over. Raises InputError where a
+    folder cannot be read.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Expected one with pictures in it.")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-    if not found:
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
         raise InputError(
-            f"{folder} has no pictures in it or in its folders. Expected files whose names end in "
-            f"{', '.join(SUFFIXES)}. Name another folder."
-        )
-    return found
+            f"The folder {folder} cannot be read: {error.strerror}. Make it readable, or name "
+            "another."
+        ) from error
+    for name in names:
+        if name.startswith("."):
+            continue
+        path = folder / name
+        with suppress(OSError):  # gone by now
+            if stat.S_ISDIR(path.lstat().st_mode):
+                yield from walk_pictures(path)
+            elif path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path
 
 
 def is_picture_below(path: Path, folder: Path) -> bool:
@@ -88,16 +113,35 @@ def read_pictures(
 
     Raises InputError, naming the picture, where one cannot be read or prepared.
     """
-    return np.stack([_read(path, config, preprocessing) for path in paths])
+
+    def prepared(picture: Image.Image) -> FloatArray:
+        return prepare(picture, config, preprocessing)
+
+    with damage_passed_over():
+        return np.stack([read_picture(path, prepared) for path in paths])
 
 
-def _read(path: Path, config: LeViTConfig, preprocessing: Preprocessing) -> FloatArray:
+@contextmanager
+def damage_passed_over() -> Iterator[None]:
+    """Silence Pillow's warnings of damage that it can read past.
+
+    What is silent is the whole process's: to be entered by one thread, around all that read.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def read_picture(path: Path, make: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """What ``make`` makes of the picture in a file; several threads may read at once.
+
+    Raises InputError, naming the picture, where it cannot be read, or not be used.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damage that Pillow can read past
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as picture:
-                return prepare(picture, config, preprocessing)
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
+            if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError  # Pillow itself only warns, up to twice that
+            return make(picture)
     except UnfitPictureError as error:
         raise _unfit(path, str(error)) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -107,9 +151,17 @@ def _read(path: Path, config: LeViTConfig, preprocessing: Preprocessing) -> Floa
         if isinstance(error, LevitDeployError) or is_out_of_memory(error):
             raise
         raise InputError(
-            f"{path} cannot be read as a picture: {first_line(error)}. Expected a whole one, as "
+            f"{path} cannot be read as a picture: {_reason(error)}. Expected a whole one, as "
             f"{', '.join(FORMATS)}. Repair it, or take it out of the folder."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is of no format that is known"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return first_line(error)
 
 
 def _unfit(path: Path, reason: str) -> InputError:

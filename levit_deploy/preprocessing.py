@@ -117,11 +117,21 @@ def prepare(
 ) -> npt.NDArray[np.float32]:
     """Turn a picture into what the network expects: float32 (channels, height, width).
 
-    It is turned upright, as its EXIF data say; transparency is ignored, as where such networks are
-    trained. Raises UsageError where no picture can be prepared for the network, UnfitPictureError
-    where this one cannot.
+    Raises UsageError where no picture can be prepared for the network, and as ``crop`` does.
     """
-    _require_pictures(config, preprocessing)
+    if reason := why_no_pictures(config, preprocessing):
+        raise UsageError(f"--images was given, but {reason}. Leave the option out.")
+    return normalise(crop(picture, config, preprocessing), preprocessing)
+
+
+def crop(
+    picture: Image.Image, config: LeViTConfig, preprocessing: Preprocessing
+) -> npt.NDArray[np.uint8]:
+    """Resize a picture and cut out its middle: uint8 (height, width, channels), of 1 or 3 channels.
+
+    It is turned upright, as its EXIF data say; transparency is ignored, as where such networks are
+    trained. Raises UnfitPictureError where this picture cannot be used.
+    """
     picture = _eight_bits(ImageOps.exif_transpose(picture))
     picture = picture.convert("L" if config.in_channels == 1 else "RGB")
     height, width = config.image_size
@@ -136,34 +146,38 @@ def prepare(
     picture = picture.resize((columns, rows), resample)
     top, left = round((rows - height) / 2), round((columns - width) / 2)
     picture = picture.crop((left, top, left + width, top + height))
+    return np.asarray(picture).reshape(height, width, config.in_channels)
 
-    pixels = np.asarray(picture, np.float32).reshape(height, width, config.in_channels) / 255
+
+def normalise(
+    pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing
+) -> npt.NDArray[np.float32]:
+    """Scale to 0..1 and normalise: uint8 (..., height, width, channels) -> channels first."""
     mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
-    if config.in_channels == 1:
+    if pixels.shape[-1] == 1:
         mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
-    return np.ascontiguousarray(((pixels - mean) / std).transpose(2, 0, 1))
+    scaled = pixels.astype(np.float32) / 255
+    return np.ascontiguousarray(np.moveaxis((scaled - mean) / std, -1, -3))
 
 
-def _require_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> None:
-    """Raise UsageError where a network's images are made of no pictures, or in another way."""
+def why_no_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> str:
+    """Why a network's images are made of no pictures, or in another way; empty where they are."""
     if config.in_channels not in (1, 3):
-        reason = (
+        return (
             f"the network's images have {config.in_channels} channels, where pictures have one, "
             "for grey, or three, for colours"
         )
-    elif preprocessing.unsupported:
-        reason = (
+    if preprocessing.unsupported:
+        return (
             f"{preprocessing.unsupported}. Expected pictures to be resized in proportion, cropped "
             "in the middle, scaled to 0..1 and normalised"
         )
-    elif config.in_channels == 3 and {len(preprocessing.mean), len(preprocessing.std)} - {1, 3}:
-        reason = (
+    if config.in_channels == 3 and {len(preprocessing.mean), len(preprocessing.std)} - {1, 3}:
+        return (
             f"its config states {len(preprocessing.mean)} means and {len(preprocessing.std)} "
             "standard deviations, where pictures have three channels"
         )
-    else:
-        return
-    raise UsageError(f"--images was given, but {reason}. Leave the option out.")
+    return ""
 
 
 _DEPTHS = "Expected whole numbers of 8 or 16 bits"

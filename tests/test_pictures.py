@@ -1,4 +1,8 @@
+import errno
+import os
 import shutil
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +13,16 @@ from PIL import Image
 import levit_deploy
 from levit_deploy import pictures
 from levit_deploy.errors import InputError, UsageError
-from levit_deploy.pictures import FORMATS, MOST, SUFFIXES, find_pictures, picture_case
+from levit_deploy.pictures import (
+    FORMATS,
+    MOST,
+    SUFFIXES,
+    damage_passed_over,
+    find_pictures,
+    picture_case,
+    read_picture,
+    walk_pictures,
+)
 from levit_deploy.preprocessing import IMAGENET, Preprocessing, prepare
 
 CONFIG = SMALL.replace(image_size=(16, 16))
@@ -115,6 +128,24 @@ def test_what_is_no_folder_is_refused(tmp_path, name):
         picture_case(CHECKPOINT, tmp_path / name)
 
 
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    def closed(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)  # root may list every folder
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        find_pictures(tmp_path)
+
+
+def test_names_are_read_a_folder_at_a_time(tmp_path):
+    save(tmp_path / "a" / "a.png")
+    save(tmp_path / "b" / "b.png")
+    found = walk_pictures(tmp_path)
+    assert next(found).name == "a.png"
+    save(tmp_path / "b" / "a.png")
+    assert [path.name for path in found] == ["a.png", "b.png"]
+
+
 def truncated(path):
     save(path, size=(100, 100))
     path.write_bytes(path.read_bytes()[:-2000])
@@ -135,6 +166,28 @@ BROKEN = {
     "a program for Ghostscript": lambda path: save(path, format="EPS"),
     "another format": lambda path: save(path, format="PCX"),
 }
+
+
+def test_what_never_ends_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(
+        InputError, match=r"a\.png cannot be read as a picture: it is no regular file"
+    ):
+        read_picture(tmp_path / "a.png", np.asarray)
+
+
+def test_damage_that_can_be_read_past_is_passed_over(tmp_path):
+    def careless(picture):
+        warnings.warn_explicit(
+            "Corrupt EXIF data", UserWarning, "TiffImagePlugin.py", 1, "PIL.Tiff"
+        )
+        return np.asarray(picture)
+
+    save(tmp_path / "a.png")
+    with damage_passed_over():
+        assert read_picture(tmp_path / "a.png", careless).shape == (24, 30, 3)
+    with pytest.raises(InputError, match="Corrupt EXIF data"):  # the tests' own filter
+        read_picture(tmp_path / "a.png", careless)
 
 
 def as_tiff(path, mode, value):

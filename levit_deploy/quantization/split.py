@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from levit_deploy.class_folders import class_indices
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError
 from levit_deploy.pictures import find_pictures, read_pictures
@@ -84,12 +85,9 @@ def _spread(paths: list[Path], most: int) -> list[Path]:
 
 
 def _labels(paths: list[Path], folder: Path, config: LeViTConfig) -> dict[Path, int] | None:
-    """Class indices by folder, in the order of their names, as torchvision's ImageFolder has them.
-
-    None where there is not one folder for each class, or a picture is in none.
-    """
+    """Class indices by folder; None where there is not one for each class, or a picture in none."""
     inside = {path: path.relative_to(folder).parts for path in paths}
-    classes = sorted({parts[0] for parts in inside.values()})
-    if len(classes) != config.num_classes or any(len(parts) < 2 for parts in inside.values()):
+    classes = class_indices({parts[0] for parts in inside.values()}, config.num_classes)
+    if classes is None or any(len(parts) < 2 for parts in inside.values()):
         return None
-    return {path: classes.index(parts[0]) for path, parts in inside.items()}
+    return {path: classes[parts[0]] for path, parts in inside.items()}
