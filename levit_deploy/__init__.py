@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import read_checkpoint as load
     from levit_deploy.errors import LevitDeployError
+    from levit_deploy.evaluation import evaluate
     from levit_deploy.exporters import ExportOptions
     from levit_deploy.pictures import picture_case
     from levit_deploy.pipeline import export, fuse, quantize, verify
+    from levit_deploy.prediction import predict
     from levit_deploy.quantization import Int8Options
 
 __version__ = "0.1.0"
@@ -24,10 +26,12 @@ __all__ = [
     "ExportOptions",
     "Int8Options",
     "LevitDeployError",
+    "evaluate",
     "export",
     "fuse",
     "load",
     "picture_case",
+    "predict",
     "quantize",
     "verify",
 ]
@@ -42,6 +46,8 @@ _HOMES = {
     "Int8Options": ("levit_deploy.quantization", "Int8Options"),
     "quantize": ("levit_deploy.pipeline", "quantize"),
     "verify": ("levit_deploy.pipeline", "verify"),
+    "predict": ("levit_deploy.prediction", "predict"),
+    "evaluate": ("levit_deploy.evaluation", "evaluate"),
 }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from levit_deploy.precision import Precision
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.pipeline import Published
+    from levit_deploy.prediction import Prediction
     from levit_deploy.verification import Case
 
 app = typer.Typer(
@@ -42,6 +43,9 @@ CheckpointArgument = Annotated[
         metavar="CHECKPOINT",
         help="A .pth, .bin or .safetensors file, or a folder as timm or transformers save it.",
     ),
+]
+ArtifactArgument = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="An .onnx, TorchScript or fused file.")
 ]
 OutputOption = Annotated[
     Path | None,
@@ -76,6 +80,18 @@ MaxDropOption = Annotated[
         help="What int8 may cost on --images: points of top-1 where there is a folder for each "
         "class (0.3 if not given), or of agreement with float32 (0.5).",
     ),
+]
+PicturesAtOnceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Pictures to run at once; 8 if not given, or as many as the artifact is fixed to.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads of the runtime; as many as it likes if not given."),
 ]
 JsonOption = Annotated[
     str | None,
@@ -257,9 +273,7 @@ def export(
 @reports_errors
 def verify(
     checkpoint: CheckpointArgument,
-    artifact: Annotated[
-        Path, typer.Argument(metavar="ARTIFACT", help="An .onnx, TorchScript or fused file.")
-    ],
+    artifact: ArtifactArgument,
     activation: ActivationOption = None,
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
@@ -363,6 +377,126 @@ def bench(
 
 @app.command()
 @reports_errors
+def predict(
+    artifact: ArtifactArgument,
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Pictures, and folders of them.")
+    ],
+    top_k: Annotated[int, typer.Option(min=1, help="How many answers to a picture.")] = 5,
+    csv_file: Annotated[
+        str | None,
+        typer.Option("--csv", metavar="FILE", help="Write answers as CSV; - for standard output."),
+    ] = None,
+    batch_size: PicturesAtOnceOption = None,
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Say what is in pictures: the most probable classes of each.
+
+    What cannot be read is skipped with a warning. Answers are printed, or go where --json or --csv
+    says.
+
+    Example: levit-deploy predict ckpt.onnx cat.jpg photos/ --csv answers.csv
+    """
+    if json_file is not None and csv_file is not None:
+        raise UsageError("--json and --csv were both given. Leave one of them out.")
+    file, option = (json_file, "--json") if csv_file is None else (csv_file, "--csv")
+    _check_paths(
+        artifact=artifact, pictures=pictures, json_file=file, json_option=option, force=force
+    )
+    from levit_deploy.pictures import damage_passed_over
+    from levit_deploy.prediction import every_picture, predictions
+    from levit_deploy.prediction.output import answers_to, write_csv, write_json, write_text
+    from levit_deploy.prediction.progress import progress_bar
+    from levit_deploy.runtime.isolated import open_isolated
+
+    paths = every_picture(pictures)
+    with (
+        damage_passed_over(),
+        open_isolated(artifact, threads) as opened,
+        answers_to(file, force=force, option=option) as stream,
+        progress_bar(
+            lambda: sum(1 for _ in every_picture(pictures)),
+            shown=any(path.is_dir() for path in pictures) and not stream.isatty(),
+            quiet=quiet,
+        ) as done,
+        closing(predictions(opened, paths, top_k=top_k, batch_size=batch_size)) as found,
+    ):
+        written: Iterable[Prediction] = found
+        if json_file is not None:
+            written = write_json(found, stream, opened)
+        elif csv_file is not None:
+            written = write_csv(found, stream)
+        elif not quiet:
+            written = write_text(found, stream)
+        for prediction in written:
+            done(prediction.problem)
+
+
+@app.command()
+@reports_errors
+def evaluate(
+    artifact: ArtifactArgument,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Pictures, in a folder for each class.")
+    ],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Run the original, too, and list the pictures to which it gives another answer.",
+        ),
+    ] = None,
+    batch_size: PicturesAtOnceOption = None,
+    threads: ThreadsOption = None,
+    activation: ActivationOption = None,
+    image_size: ImageSizeOption = None,
+    weights: WeightsOption = None,
+    json_file: JsonOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Count how often an artifact is right: top-1 and top-5 over class folders.
+
+    Folders named like the artifact's labels are those classes; otherwise there is one for each, in
+    the order of their names.
+
+    Example: levit-deploy evaluate ckpt.onnx val/ --against ckpt.pth
+    """
+    _check_paths(against, artifact, images=folder, json_file=json_file, force=force)
+    if against is None and (activation, image_size, weights) != (None, None, None):
+        raise UsageError(
+            "--activation, --image-size and --weights say how to read a checkpoint, and none was "
+            "given. Leave them out, or give --against CHECKPOINT."
+        )
+    from levit_deploy import evaluation, report
+    from levit_deploy.pictures import damage_passed_over, walk_pictures
+    from levit_deploy.prediction.progress import progress_bar
+
+    loaded = None if against is None else _read(against, activation, image_size, weights)
+    with (
+        damage_passed_over(),
+        progress_bar(lambda: sum(1 for _ in walk_pictures(folder)), quiet=quiet) as done,
+    ):
+        result = evaluation.evaluate(
+            artifact,
+            folder,
+            against=loaded,
+            batch_size=batch_size,
+            threads=threads,
+            progress=done,
+        )
+    _report(
+        report.evaluation_data(result, loaded), report.print_evaluation, json_file, quiet, force
+    )
+
+
+@app.command()
+@reports_errors
 def demo(
     directory: Annotated[
         Path, typer.Argument(metavar="DIRECTORY", help="Where to leave the files.")
@@ -453,9 +587,11 @@ def _check_paths(
     artifact: Path | None = None,
     *,
     images: Path | None = None,
+    pictures: Sequence[Path] = (),
     output: Path | None = None,
     output_option: str = "-o",
     json_file: str | None = None,
+    json_option: str = "--json",
     force: bool,
 ) -> None:
     """Refuse what cannot be read or must not be written, before torch is imported."""
@@ -480,15 +616,21 @@ def _check_paths(
     if images is not None and not images.is_dir():
         raise InputError(f"{images} is a file. Expected a folder with pictures in it. Name that.")
     report = None if json_file in (None, "-") else Path(str(json_file))
-    if images is not None and (output is not None or report is not None):
+    folders = [path for path in (images, *pictures) if path is not None and path.is_dir()]
+    inputs += [path for path in pictures if not path.is_dir()]
+    if folders and (output is not None or report is not None):
         from levit_deploy.pictures import is_picture_below
 
-        inputs += [path for path in (output, report) if path and is_picture_below(path, images)]
+        inputs += [
+            path
+            for path in (output, report)
+            if path and any(is_picture_below(path, folder) for folder in folders)
+        ]
     if output is not None:
         refuse_bad_destination(output, inputs, force, option=output_option)
     if report is not None:
         taken = [*inputs, output] if output is not None else inputs
-        refuse_bad_destination(report, taken, force, option="--json")
+        refuse_bad_destination(report, taken, force, option=json_option)
 
 
 @contextmanager

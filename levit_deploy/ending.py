@@ -45,7 +45,7 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
                 logging.getLogger(__name__).exception("traceback")
             code, message = _ending(error)
             with suppress(OSError):  # whom to tell that? the exit code says what it can
-                typer.echo(f"levit-deploy: {_printable(message)}", err=True)
+                typer.echo(f"levit-deploy: {printable(message)}", err=True)
             raise typer.Exit(code) from None
 
     return wrapped
@@ -75,7 +75,7 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, old)
 
 
-def _printable(message: str) -> str:
+def printable(message: str) -> str:
     """The message without what names in a file could do to a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
 

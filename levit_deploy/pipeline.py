@@ -204,16 +204,7 @@ def _measure(
     pictures: Judging | None = None,
     max_drop: float | None = None,
 ) -> Verification:
-    head = artifact.metadata.get("head", checkpoint.head)
-    if head == checkpoint.head:
-        model = checkpoint.model
-    elif head in HEADS and checkpoint.config.distillation:
-        model = HEADS[head](checkpoint.model)
-    else:
-        raise ArtifactError(
-            f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those "
-            f"of {checkpoint.head!r}. Give the checkpoint it was made from."
-        )
+    model, head = original(checkpoint, artifact)
     try:
         precision = claimed_precision(artifact.metadata)
     except ValueError as error:
@@ -241,6 +232,22 @@ def _measure(
         precision=precision,
         names=checkpoint.block_names,
         extra=extra,
+    )
+
+
+def original(checkpoint: Checkpoint, artifact: Artifact) -> tuple[LeViT, str]:
+    """The network that an artifact is held to, with the head it says it has, and that head.
+
+    Raises ArtifactError where the checkpoint has no such head.
+    """
+    head = artifact.metadata.get("head", checkpoint.head)
+    if head == checkpoint.head:
+        return checkpoint.model, head
+    if head in HEADS and checkpoint.config.distillation:
+        return HEADS[head](checkpoint.model), head
+    raise ArtifactError(
+        f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those of "
+        f"{checkpoint.head!r}. Give the checkpoint it was made from."
     )
 
 

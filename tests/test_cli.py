@@ -25,7 +25,7 @@ from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import SUFFIXES, app
 from levit_deploy.exporters import EXPORTERS
 
-COMMANDS = ("inspect", "fuse", "export", "verify", "demo")
+COMMANDS = ("inspect", "fuse", "export", "verify", "predict", "evaluate", "demo")
 
 
 def run(*arguments):

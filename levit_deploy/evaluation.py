@@ -1,0 +1,192 @@
+"""How often an artifact is right, and where it parts from its original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from levit_deploy.class_folders import class_indices
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import ArtifactError, InputError
+from levit_deploy.pictures import no_pictures, walk_pictures
+from levit_deploy.prediction import Answer, best, scored
+from levit_deploy.prediction.interface import Interface, read_interface
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.runtime.sessions import FloatArray
+
+if TYPE_CHECKING:  # which imports torch, and only --against needs it
+    from levit_deploy.checkpoint import Checkpoint
+
+TOP_K = 5
+
+Run = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A picture of class ``expected`` to which artifact and original give another first answer."""
+
+    path: Path
+    expected: int
+    artifact: Answer
+    original: Answer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an artifact made of pictures in class folders.
+
+    ``top1`` and ``top5`` are percentages of ``pictures``, those answered, to which the first
+    answer, or one of the first five, was right; ``original_top1`` and ``original_top5`` are the
+    original's, None where there is none to compare with, and ``disagreements`` all pictures to
+    which the two give another first answer. ``skipped`` pictures could not be used. ``classes`` has
+    the class index of each folder.
+    """
+
+    path: Path
+    format: str
+    sha256: str
+    precision: str
+    classes: dict[str, int]
+    pictures: int
+    skipped: int
+    top1: float
+    top5: float
+    original_top1: float | None
+    original_top5: float | None
+    disagreements: tuple[Disagreement, ...]
+
+
+def evaluate(
+    artifact: str | Path,
+    folder: str | Path,
+    *,
+    against: Checkpoint | None = None,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[str], object] = lambda _problem: None,
+) -> Evaluation:
+    """Answer every picture in class folders and count what is right.
+
+        original = levit_deploy.load("ckpt.pth")
+        evaluation = levit_deploy.evaluate("ckpt.onnx", "val/", against=original)
+        print(evaluation.top1, evaluation.original_top1, len(evaluation.disagreements))
+
+    There is one folder a class: by the artifact's labels where the folders' names are such,
+    otherwise in the order of their names. ``against`` is the checkpoint the artifact was made from,
+    whose answers are computed in float32, on the same inputs. ``progress`` is told of each picture,
+    with its problem or ''; the rest is as for ``predict``. Raises InputError where the folders are
+    no classes of the artifact's or no picture can be used, ArtifactError also where the artifact is
+    not of that checkpoint's shape.
+    """
+    folder = Path(folder)
+    with open_isolated(Path(artifact), threads) as opened:
+        interface = read_interface(opened)
+        classes = _classes(folder, interface)
+        original = None if against is None else _original(against, opened, interface)
+        hits, original_hits, n, skipped = np.zeros(2), np.zeros(2), 0, 0
+        disagreements = []
+        paths = walk_pictures(folder)
+        with closing(scored(opened, interface, paths, batch_size)) as pictures:
+            for picture in pictures:
+                progress(picture.problem)
+                if picture.input is None or picture.scores is None:
+                    skipped += 1
+                    continue
+                n += 1
+                expected = classes[picture.path.relative_to(folder).parts[0]]
+                answers = best(
+                    picture.scores, interface.labels, TOP_K, logits=interface.gives_logits
+                )
+                hits += _hits(answers, expected)
+                if original is not None:
+                    logits = original(interface.to_floats(picture.input[None]))[0]
+                    others = best(logits, interface.labels, TOP_K, logits=True)
+                    original_hits += _hits(others, expected)
+                    if answers[0].index != others[0].index:
+                        disagreements.append(
+                            Disagreement(picture.path, expected, answers[0], others[0])
+                        )
+        top1, top5 = (100 * hits / n).tolist()
+        original_top1, original_top5 = (100 * original_hits / n).tolist()
+        return Evaluation(
+            opened.path,
+            opened.format,
+            opened.sha256,
+            opened.metadata.get("precision", "fp32"),
+            classes,
+            n,
+            skipped,
+            top1,
+            top5,
+            None if original is None else original_top1,
+            None if original is None else original_top5,
+            tuple(disagreements),
+        )
+
+
+def _classes(folder: Path, interface: Interface) -> dict[str, int]:
+    """The class index of each folder that has pictures."""
+    names = set()
+    for path in walk_pictures(folder):
+        name, *below = path.relative_to(folder).parts
+        if not below:
+            raise InputError(
+                f"{path} is in no class folder. Expected every picture in {folder} to be in the "
+                "folder of its class. Move it, or take it out."
+            )
+        names.add(name)
+    if not names:
+        raise no_pictures(folder)
+    num_classes, labels = interface.config.num_classes, interface.labels
+    classes = class_indices(names, num_classes, labels)
+    if classes is None:
+        named = f", labelled {_some(labels)}" if labels else ", without labels"
+        raise InputError(
+            f"{folder} has {len(names)} folders with pictures, {_some(sorted(names))}, and the "
+            f"artifact {num_classes} classes{named}. Expected folders named like its labels, or as "
+            "many folders as classes and in their order. Rename, add or remove folders."
+        )
+    return classes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _shape(config: LeViTConfig) -> tuple[int, ...]:
+    return (config.in_channels, *config.image_size, config.num_classes)
+
+
+def _original(checkpoint: Checkpoint, artifact: Artifact, interface: Interface) -> Run:
+    """The checkpoint's own network in float32, with the head that the artifact has."""
+    import torch
+
+    from levit_deploy.pipeline import original
+
+    said, found = (_shape(config) for config in (interface.config, checkpoint.config))
+    if said != found:
+        raise ArtifactError(
+            f"{artifact.path} takes images of {said[:-1]}, channels, height and width, and has "
+            f"{said[-1]} classes; {checkpoint.path} takes {found[:-1]} and has {found[-1]}. Give "
+            "the checkpoint it was made from, with the same options."
+        )
+    model, _ = original(checkpoint, artifact)
+
+    def run(images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            return np.asarray(model(torch.from_numpy(images)).numpy())
+
+    return run
+
+
+def _hits(answers: Sequence[Answer], expected: int) -> FloatArray:
+    """Whether the first answer is right, and whether one of all is."""
+    indices = [answer.index for answer in answers]
+    return np.array([indices[0] == expected, expected in indices], np.float32)

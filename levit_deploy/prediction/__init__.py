@@ -1,0 +1,175 @@
+"""From pictures to answers, as many as there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+
+from levit_deploy.errors import InputError, UsageError
+from levit_deploy.pictures import no_pictures, read_picture, walk_pictures
+from levit_deploy.prediction.ahead import map_ahead
+from levit_deploy.prediction.interface import Array, Interface, read_interface, run
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.runtime.sessions import FloatArray
+
+BATCH_SIZE = 8
+READERS = min(8, os.cpu_count() or 1)
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One class: its index, its label ('' where the artifact has none), its probability."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an artifact answers to a picture, the most probable class first.
+
+    Where the picture could not be used, there are no ``answers``, and ``problem`` says why.
+    """
+
+    path: Path
+    answers: tuple[Answer, ...]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A picture as the artifact took it and what it computed, (classes,); or the problem."""
+
+    path: Path
+    input: Array | None
+    scores: FloatArray | None
+    problem: str = ""
+
+
+def predict(
+    artifact: str | Path,
+    pictures: str | Path | Iterable[str | Path],
+    *,
+    top_k: int = TOP_K,
+    batch_size: int | None = None,
+    threads: int | None = None,
+) -> Iterator[Prediction]:
+    """Answer pictures, in order, prepared as the artifact's metadata says; memory stays flat.
+
+        for prediction in levit_deploy.predict("ckpt.onnx", "photos/"):
+            print(prediction.path, prediction.answers[0].label if prediction.answers else "-")
+
+    ``artifact`` is an ONNX, TorchScript or fused file, run in a process of its own; ``pictures``
+    are files, and folders for all pictures below them. ``batch_size`` pictures are run at once,
+    BATCH_SIZE if it is None, or as many as the artifact is fixed to; ``threads`` are the runtime's.
+    Other threads read ahead meanwhile. Raises ArtifactError for a file that is none or says nothing
+    of pictures, InputError for a path that does not exist, for a folder without pictures, and at
+    the end where no picture could be used, UsageError for numbers that make no sense, and
+    BackendError where the runtime crashes, hangs or runs out of memory.
+    """
+    named = [pictures] if isinstance(pictures, str | Path) else pictures
+    paths = [Path(path) for path in named]
+    with open_isolated(Path(artifact), threads) as opened:
+        yield from predictions(opened, every_picture(paths), top_k=top_k, batch_size=batch_size)
+
+
+def predictions(
+    artifact: Artifact, paths: Iterable[Path], *, top_k: int = TOP_K, batch_size: int | None = None
+) -> Generator[Prediction, None, None]:
+    """The same for an artifact that is open, and for files."""
+    if top_k < 1:
+        raise UsageError(f"--top-k {top_k} is not a positive number of classes.")
+    interface = read_interface(artifact)
+    with closing(scored(artifact, interface, paths, batch_size)) as pictures:
+        for picture in pictures:
+            answers: tuple[Answer, ...] = ()
+            if picture.scores is not None:
+                answers = best(
+                    picture.scores, interface.labels, top_k, logits=interface.gives_logits
+                )
+            yield Prediction(picture.path, answers, picture.problem)
+
+
+def every_picture(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files as they are, whatever their names, and every picture below the folders.
+
+    Raises InputError at once where one does not exist, or is a folder without pictures.
+    """
+    for path in paths:
+        if not path.exists():
+            raise InputError(
+                f"{path} does not exist. Expected a picture or a folder of them. Check the path."
+            )
+        if path.is_dir() and next(walk_pictures(path), None) is None:
+            raise no_pictures(path)
+    return chain.from_iterable(walk_pictures(p) if p.is_dir() else (p,) for p in paths)
+
+
+def scored(
+    artifact: Artifact, interface: Interface, paths: Iterable[Path], batch_size: int | None = None
+) -> Generator[Scored, None, None]:
+    """Read pictures ahead, run them in batches, and give each with what was computed of it.
+
+    Raises InputError at the end where none could be used.
+    """
+    size = _batch_size(artifact, batch_size)
+
+    def read(path: Path) -> tuple[Path, Array | InputError]:
+        try:
+            return path, read_picture(path, interface.to_input)
+        except InputError as error:
+            return path, error
+
+    usable, problem = 0, ""
+    # a batch to run next, and one to read into while that runs
+    with closing(map_ahead(read, paths, threads=READERS, ahead=2 * size)) as pictures:
+        while batch := list(islice(pictures, size)):
+            whole = [array for _, array in batch if not isinstance(array, InputError)]
+            usable += len(whole)
+            scores = iter(run(artifact, interface, np.stack(whole)) if whole else ())
+            for path, array in batch:
+                if isinstance(array, InputError):
+                    problem = str(array)
+                    yield Scored(path, None, None, problem)
+                else:
+                    yield Scored(path, array, next(scores))
+    if problem and not usable:
+        raise InputError(
+            f"No picture could be used. This is what was wrong with the last: {problem}"
+        )
+
+
+def best(
+    scores: FloatArray, labels: Sequence[str], top_k: int, *, logits: bool
+) -> tuple[Answer, ...]:
+    """The most probable classes, of equal ones the first; a softmax of logits is in float64."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    probabilities = scores.astype(np.float64)
+    if logits:
+        probabilities = np.exp(probabilities - probabilities.max())
+        probabilities /= probabilities.sum()
+    return tuple(
+        Answer(int(i), labels[i] if labels else "", float(probabilities[i])) for i in order
+    )
+
+
+def _batch_size(artifact: Artifact, asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise UsageError(f"--batch-size {asked} is not a positive number of pictures.")
+    if artifact.batch_size is None:
+        return asked or BATCH_SIZE
+    if asked not in (None, artifact.batch_size):
+        raise UsageError(
+            f"--batch-size {asked} was asked, but {artifact.path} takes {artifact.batch_size} "
+            "images at once, no more and no fewer. Leave the option out."
+        )
+    return artifact.batch_size

@@ -1,0 +1,33 @@
+"""Do a little of the next work while the caller is busy with what is done."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_ahead(
+    function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int
+) -> Generator[R, None, None]:
+    """Yield ``function`` of each item in order, computed by ``threads`` threads.
+
+    At most ``ahead`` results are there, or being computed, before they are asked for, and the
+    items are taken as slowly; so memory does not grow with their number. What ``function`` or
+    ``items`` raises comes out in its place. Leaving early waits for what is being computed.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,118 @@
+"""What an artifact takes and what it gives, as its metadata says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import ArtifactError, BackendError
+from levit_deploy.preprocessing import Preprocessing, crop, normalise, why_no_pictures
+from levit_deploy.provenance import Provenance
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.sessions import FloatArray
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How an artifact is given pictures, and how its output reads.
+
+    ``labels`` has a name for each class, or none. The artifact takes the cropped pixels as bytes
+    where ``takes_bytes``, else normalised floats; it gives logits where ``gives_logits``, else
+    probabilities.
+    """
+
+    config: LeViTConfig
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    takes_bytes: bool
+    gives_logits: bool
+
+    def to_input(self, picture: Image.Image) -> Array:
+        """What the artifact takes of a picture, without the batch.
+
+        uint8 (height, width, channels) or float32 (channels, height, width). Raises
+        UnfitPictureError where the picture cannot be used.
+        """
+        pixels = crop(picture, self.config, self.preprocessing)
+        return pixels if self.takes_bytes else normalise(pixels, self.preprocessing)
+
+    def to_floats(self, inputs: Array) -> FloatArray:
+        """What the original takes in place of the artifact's inputs, normalised floats."""
+        return normalise(inputs, self.preprocessing) if self.takes_bytes else inputs
+
+
+def read_interface(artifact: Artifact) -> Interface:
+    """Read an artifact's metadata; absent keys mean no labels, floats, logits.
+
+    Raises ArtifactError where it is missing, damaged or another artifact's, or where the network
+    takes no pictures.
+    """
+    metadata = artifact.metadata
+    try:
+        provenance = Provenance.from_metadata(metadata)
+        labels = tuple(json.loads(metadata.get("labels", "[]")))
+        config = provenance.config
+        if not all(isinstance(label, str) for label in labels):
+            raise TypeError("labels must be strings")
+        if artifact.image_shape != (config.in_channels, *config.image_size):
+            raise ValueError(f"it takes images of {artifact.image_shape}, and says otherwise")
+        if len(labels) not in (0, config.num_classes):
+            raise ValueError(f"it has {len(labels)} labels for {config.num_classes} classes")
+        interface = Interface(
+            config,
+            provenance.preprocessing,
+            labels,
+            _is(metadata, "input", "uint8", "float32"),
+            not _is(metadata, "output", "probabilities", "logits"),
+        )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{artifact.path} does not say how pictures are prepared for it, or what its answers "
+            f"mean ({type(error).__name__}: {error}). Expected an artifact that levit-deploy "
+            "wrote. Export it again, or upgrade where a later version wrote it."
+        ) from error
+    if reason := why_no_pictures(config, provenance.preprocessing):
+        raise ArtifactError(
+            f"{artifact.path} takes no pictures from here: {reason}. Run it from code of your own."
+        )
+    return interface
+
+
+def _is(metadata: dict[str, str], key: str, other: str, usual: str) -> bool:
+    """Whether a key has its other value, not the usual one; ValueError where it has neither."""
+    value = metadata.get(key, usual)
+    if value not in (other, usual):
+        raise ValueError(f"its {key} is {value!r}, not {usual} or {other}")
+    return value == other
+
+
+def run(artifact: Artifact, interface: Interface, inputs: Array) -> FloatArray:
+    """Run inputs, no more than a fixed batch takes, which is filled up: (n, ...) -> (n, classes).
+
+    Raises BackendError where that is not what comes out, in finite numbers.
+    """
+    n = len(inputs)
+    if artifact.batch_size is not None and n < artifact.batch_size:
+        filling = np.zeros((artifact.batch_size - n, *inputs.shape[1:]), inputs.dtype)
+        inputs = np.concatenate([inputs, filling])
+    output = artifact.run(inputs)
+    if output.shape != (len(inputs), interface.config.num_classes):
+        raise BackendError(
+            f"{artifact.path} gave an output of shape {output.shape} for {len(inputs)} pictures. "
+            f"Expected {(len(inputs), interface.config.num_classes)}. Check it with levit-deploy "
+            "verify."
+        )
+    if not np.isfinite(output[:n]).all():
+        raise BackendError(
+            f"{artifact.path} gave numbers that are not finite. Expected none. Check it with "
+            "levit-deploy verify."
+        )
+    return output[:n]

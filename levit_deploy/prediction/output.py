@@ -1,0 +1,87 @@
+"""Predictions as text for a person, as JSON or CSV for a machine, written one by one."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TextIO
+
+from levit_deploy.ending import printable, writing_output
+from levit_deploy.prediction import Answer, Prediction
+from levit_deploy.publish import staged
+from levit_deploy.runtime.artifact import Artifact
+
+
+@contextmanager
+def answers_to(file: str | None, *, force: bool, option: str) -> Iterator[TextIO]:
+    """Yield what to write to: standard output where there is no ``file``, or it is '-'.
+
+    A file gets its name once it is whole. ``option`` is the one that names it.
+    """
+    if file in (None, "-"):
+        if isinstance(sys.stdout, TextIOWrapper):  # a name may be in letters the terminal lacks
+            sys.stdout.reconfigure(encoding="utf-8" if file else None, errors="backslashreplace")
+        with writing_output():
+            yield sys.stdout
+    else:
+        with (
+            staged(Path(str(file)), sources=(), force=force, option=option) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as stream,
+        ):
+            yield stream
+
+
+def write_text(predictions: Iterable[Prediction], stream: TextIO) -> Iterator[Prediction]:
+    """Write one line a picture that was answered; give on each prediction once it is written."""
+    for prediction in predictions:
+        if prediction.answers:
+            answers = ", ".join(map(in_words, prediction.answers))
+            stream.write(printable(f"{prediction.path}: {answers}") + "\n")
+        yield prediction
+
+
+def in_words(answer: Answer) -> str:
+    """The answer as a person reads it, as in 'tabby 62.31 %'."""
+    return f"{answer.label or f'class {answer.index}'} {answer.probability:.2%}".replace("%", " %")
+
+
+def write_json(
+    predictions: Iterable[Prediction], stream: TextIO, artifact: Artifact
+) -> Iterator[Prediction]:
+    """Write one JSON document, a line of it each picture; give on each once it is written."""
+    facts = {"artifact": str(artifact.path), "sha256": artifact.sha256, "format": artifact.format}
+    stream.write(json.dumps(facts)[:-1] + ', "pictures": [')
+    answered = skipped = 0
+    for prediction in predictions:
+        item: dict[str, object] = {"path": utf8_path(prediction.path)}
+        if prediction.problem:
+            item["problem"] = prediction.problem
+        item["answers"] = [dataclasses.asdict(answer) for answer in prediction.answers]
+        separator = "," if answered + skipped else ""
+        stream.write(f"{separator}\n{json.dumps(item, allow_nan=False)}")
+        answered, skipped = answered + (not prediction.problem), skipped + bool(prediction.problem)
+        yield prediction
+    stream.write(f'\n], "answered": {answered}, "skipped": {skipped}}}\n')
+
+
+def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> Iterator[Prediction]:
+    """Write a row each answer, best first; give on each prediction once it is written."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("path", "rank", "index", "label", "probability"))
+    for prediction in predictions:
+        path = utf8_path(prediction.path)
+        for rank, answer in enumerate(prediction.answers, 1):
+            writer.writerow((path, rank, answer.index, answer.label, answer.probability))
+        yield prediction
+
+
+def utf8_path(path: Path) -> str:
+    r"""The path, with \xff for such a byte that is no UTF-8, as few programs read others."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

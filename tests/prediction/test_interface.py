@@ -1,0 +1,132 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from networks import SMALL
+from PIL import Image
+
+from levit_deploy.errors import ArtifactError, BackendError
+from levit_deploy.prediction.interface import read_interface, run
+from levit_deploy.preprocessing import Preprocessing, prepare
+from levit_deploy.provenance import Provenance
+from levit_deploy.runtime.artifact import Artifact
+
+CONFIG = SMALL.replace(image_size=(32, 48))
+PREPROCESSING = Preprocessing(0.9, "bilinear", (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), assumed=False)
+
+
+def artifact(
+    config=CONFIG, stated=PREPROCESSING, *, batch_size=None, run=None, changes=()
+) -> Artifact:
+    """One whose output is the mean of each channel, over and over."""
+
+    def means(inputs):
+        return np.resize(inputs.mean((2, 3)).T, (config.num_classes, len(inputs))).T
+
+    provenance = Provenance("", config, "mean", "tokens", preprocessing=stated)
+    found = provenance.to_metadata() | dict(changes)
+    found = {key: value for key, value in found.items() if value is not None}
+    shape = (config.in_channels, *config.image_size)
+    return Artifact("a.onnx", "onnx", "", found, batch_size, shape, run or means, None)
+
+
+def picture(seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_an_artifact_that_says_no_more_takes_floats_and_gives_logits():
+    face = read_interface(artifact())
+    assert (face.labels, face.takes_bytes, face.gives_logits) == ((), False, True)
+    inputs = face.to_input(picture())
+    np.testing.assert_array_equal(inputs, prepare(picture(), CONFIG, PREPROCESSING))
+    assert face.to_floats(inputs[None]) is not None
+    np.testing.assert_array_equal(face.to_floats(inputs[None])[0], inputs)
+
+
+def test_an_artifact_may_take_bytes_which_are_the_same_picture():
+    face = read_interface(artifact(changes={"input": "uint8"}))
+    inputs = face.to_input(picture())
+    assert (inputs.dtype, inputs.shape) == (np.uint8, (32, 48, 3))
+    floats = prepare(picture(), CONFIG, PREPROCESSING)
+    np.testing.assert_array_equal(face.to_floats(inputs[None])[0], floats)
+
+
+def test_labels_and_probabilities_are_as_it_says():
+    labels = tuple("abcdefg")
+    face = read_interface(
+        artifact(changes={"labels": json.dumps(labels), "output": "probabilities"})
+    )
+    assert (face.labels, face.gives_logits) == (labels, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"config": None}, "KeyError: 'config'"),
+        ({"preprocessing": "{}"}, "KeyError: 'mean'"),
+        ({"labels": '["a", "b"]'}, "2 labels for 7 classes"),
+        ({"labels": "[1, 2, 3, 4, 5, 6, 7]"}, "labels must be strings"),
+        ({"labels": "tabby"}, "JSONDecodeError"),
+        ({"input": "uint16"}, "its input is 'uint16', not float32 or uint8"),
+        ({"output": "log"}, "its output is 'log', not logits or probabilities"),
+    ],
+)
+def test_damaged_metadata_is_refused(changes, expected):
+    with pytest.raises(ArtifactError, match=r"a\.onnx does not say .* Export it again") as caught:
+        read_interface(artifact(changes=changes))
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "preprocessing", "expected"),
+    [
+        (CONFIG.replace(in_channels=4), PREPROCESSING, "4 channels"),
+        (CONFIG, dataclasses.replace(PREPROCESSING, unsupported="pad is on"), "pad is on"),
+    ],
+)
+def test_a_network_that_takes_no_pictures_is_refused(config, preprocessing, expected):
+    with pytest.raises(ArtifactError, match=f"takes no pictures from here: .*{expected}"):
+        read_interface(artifact(config, preprocessing))
+
+
+def test_an_artifact_of_another_shape_than_it_says_is_refused():
+    turned = dataclasses.replace(artifact(), image_shape=(3, 48, 32))
+    with pytest.raises(ArtifactError, match=r"\(3, 48, 32\)"):
+        read_interface(turned)
+
+
+def noise(n):
+    return np.random.default_rng(n).standard_normal((n, 3, 32, 48), dtype=np.float32)
+
+
+def test_a_fixed_batch_is_filled_up_and_only_its_own_rows_come_back():
+    sizes = []
+    free = artifact()
+
+    def fixed(inputs):
+        sizes.append(len(inputs))
+        return free.run(inputs)
+
+    held = artifact(batch_size=4, run=fixed)
+    for n in (1, 3, 4):
+        found = run(held, read_interface(held), noise(n))
+        np.testing.assert_array_equal(found, free.run(noise(n)))
+    assert sizes == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (np.zeros((3, 7)), r"shape \(3, 7\) for 2 pictures"),
+        (np.zeros((2, 6)), r"shape \(2, 6\)"),
+        (np.zeros(14), r"shape \(14,\)"),
+        (np.array([[0.0] * 7, [0.0] * 6 + [np.nan]]), "not finite"),
+        (np.array([[np.inf] + [0.0] * 6, [0.0] * 7]), "not finite"),
+    ],
+)
+def test_what_is_no_answer_is_refused(output, expected):
+    wrong = artifact(run=lambda _inputs: output)
+    with pytest.raises(BackendError, match=expected):
+        run(wrong, read_interface(wrong), noise(2))

@@ -1,0 +1,206 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import scans
+import torch
+from test_cli import run
+
+import levit_deploy
+from levit_deploy.errors import ArtifactError, InputError
+from levit_deploy.evaluation import evaluate
+from levit_deploy.pictures import find_pictures, read_pictures
+
+N = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return scans.save_scans(tmp_path_factory.mktemp("scans"), N)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    path = tmp_path_factory.mktemp("artifact") / "digits.onnx"
+    path.write_bytes(scans.demo_artifact())
+    return path
+
+
+def original_logits(folder):
+    checkpoint = scans.demo_checkpoint()
+    images = read_pictures(find_pictures(folder), checkpoint.config, scans.PREPROCESSING)
+    with torch.inference_mode():
+        return checkpoint.model(torch.from_numpy(images)).numpy()
+
+
+def test_what_is_counted_is_what_is_right(folder, artifact):
+    labels = np.array([int(path.parent.name) for path in find_pictures(folder)])
+    order = np.argsort(-original_logits(folder), axis=1)
+    found = levit_deploy.evaluate(artifact, folder, threads=1)
+    assert found.top1 == 100 * (order[:, 0] == labels).mean()
+    assert found.top5 == 100 * (order[:, :5] == labels[:, None]).any(1).mean()
+    assert (found.pictures, found.skipped) == (N, 0)
+    assert found.classes == {str(i): i for i in range(10)}
+    assert (found.original_top1, found.disagreements) == (None, ())
+
+
+def misplaced(folder, tmp_path):
+    """The same pictures, each in the folder of the next class."""
+    for path in find_pictures(folder):
+        moved = tmp_path / "next" / str((int(path.parent.name) + 1) % 10) / path.name
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, moved)
+    return tmp_path / "next"
+
+
+def test_what_is_wrong_is_not_counted(folder, artifact, tmp_path):
+    moved = misplaced(folder, tmp_path)
+    labels = np.array([int(path.parent.name) for path in find_pictures(moved)])
+    order = np.argsort(-original_logits(moved), axis=1)
+    found = evaluate(artifact, moved, threads=1)
+    assert found.top1 == pytest.approx(100 * (order[:, 0] == labels).mean())
+    assert found.top1 < 10 < found.top5 < 95
+    assert found.top5 == pytest.approx(100 * (order[:, :5] == labels[:, None]).any(1).mean())
+
+
+def test_folders_named_as_labels_are_those_classes_in_any_order(tmp_path):
+    """Sorted, 'eight' comes first, and would be taken for zero."""
+    data = scans.with_metadata(scans.demo_artifact(), labels=json.dumps(scans.LABELS))
+    (tmp_path / "a.onnx").write_bytes(data)
+    folder = scans.save_scans(tmp_path / "scans", N, scans.LABELS)
+    shutil.rmtree(folder / "three")
+    found = evaluate(tmp_path / "a.onnx", folder, threads=1)
+    assert found.top1 > 95
+    assert found.classes["eight"] == 8
+    assert "three" not in found.classes
+
+
+def test_an_artifact_agrees_with_its_original(folder, artifact):
+    checkpoint = scans.demo_checkpoint()
+    found = evaluate(artifact, folder, against=checkpoint, threads=1)
+    assert (found.original_top1, found.original_top5) == (found.top1, found.top5)
+    assert found.disagreements == ()
+
+
+BONUS = np.array([0, 0, 0, 0, 0, 0, 0, 8, 0, 0], np.float32)
+
+
+@pytest.fixture(scope="module")
+def biased(tmp_path_factory):
+    """An artifact that favours seven."""
+    proto = onnx.load_model_from_string(scans.demo_artifact())
+    for node in proto.graph.node:
+        node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+    proto.graph.node.append(onnx.helper.make_node("Add", ["scores", "bonus"], ["logits"]))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(BONUS, "bonus"))
+    path = tmp_path_factory.mktemp("biased") / "a.onnx"
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_every_disagreement_is_told_with_both_answers(folder, biased):
+    found = evaluate(biased, folder, against=scans.demo_checkpoint(), threads=1)
+    logits = original_logits(folder)
+    ours, theirs = (logits + BONUS).argmax(1), logits.argmax(1)
+    paths = find_pictures(folder)
+    parting = np.flatnonzero(ours != theirs)
+    assert 3 < len(parting) < N
+    assert [d.path for d in found.disagreements] == [paths[i] for i in parting]
+    for d, i in zip(found.disagreements, parting, strict=True):
+        assert (d.artifact.index, d.original.index) == (ours[i], theirs[i])
+        assert d.expected == int(d.path.parent.name)
+        for answer, scores in ((d.artifact, logits[i] + BONUS), (d.original, logits[i])):
+            powers = np.exp(scores.astype(np.float64))
+            expected = powers[answer.index] / powers.sum()
+            assert answer.probability == pytest.approx(expected, rel=1e-4)
+    labels = np.array([int(path.parent.name) for path in paths])
+    assert found.original_top1 == 100 * (theirs == labels).mean()
+    assert found.top1 < found.original_top1
+
+
+def test_the_original_is_the_head_that_the_artifact_has(folder, tmp_path):
+    (tmp_path / "a.onnx").write_bytes(scans.demo_artifact(head="distill"))
+    checkpoint = scans.demo_checkpoint()
+    assert evaluate(tmp_path / "a.onnx", folder, against=checkpoint).disagreements == ()
+
+
+def test_what_cannot_be_used_counts_nowhere(folder, artifact, tmp_path):
+    shutil.copytree(folder, tmp_path / "scans")
+    (tmp_path / "scans" / "0" / "a.png").write_text("no picture")
+    told = []
+    found = evaluate(artifact, tmp_path / "scans", progress=told.append, threads=1)
+    assert (found.pictures, found.skipped) == (N, 1)
+    assert found.top1 == evaluate(artifact, folder, threads=1).top1
+    assert len(told) == N + 1
+    (problem,) = filter(None, told)
+    assert "a.png cannot be read" in problem
+
+
+def nothing(_folder):
+    return "has no pictures in it"
+
+
+def stray(folder):
+    scans.save_scans(folder, 9)
+    next(folder.glob("*/*.png")).rename(folder / "a.png")
+    return "a.png is in no class folder"
+
+
+def too_few(folder):
+    scans.save_scans(folder, 3)
+    return r"has 3 folders with pictures, 3, 6, 7, and the artifact 10 classes, without labels"
+
+
+def all_damaged(folder):
+    scans.save_scans(folder, 40)
+    for path in folder.glob("*/*.png"):
+        path.write_text("no picture")
+    return "No picture could be used"
+
+
+@pytest.mark.parametrize("make", [nothing, stray, too_few, all_damaged])
+def test_folders_that_are_no_classes_are_refused(artifact, tmp_path, make):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    expected = make(folder)
+    with pytest.raises(InputError, match=expected):
+        evaluate(artifact, folder, threads=1)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(folder, artifact):
+    checkpoint = scans.demo_checkpoint()
+    for changes in ({"image_size": (32, 32)}, {"num_classes": 9}):
+        other = dataclasses.replace(checkpoint, config=checkpoint.config.replace(**changes))
+        with pytest.raises(ArtifactError, match="Give the checkpoint it was made from"):
+            evaluate(artifact, folder, against=other, threads=1)
+
+
+@pytest.mark.slow
+def test_the_command_prints_and_reports(folder, biased, tmp_path):
+    report = tmp_path / "report.json"
+    arguments = ("evaluate", biased, folder, "--threads", "1")
+    against = ("--against", scans.demo_checkpoint().path, "--json", report)
+    code, out, err = run(*arguments, *against)
+    assert (code, err) == (0, "")
+    words = " ".join(out.split())
+    data = json.loads(report.read_text())
+    assert f"a.onnx: onnx, fp32, {N} pictures in 10 class folders" in words
+    assert f"artifact {data['top1']:.2f} % {data['top5']:.2f} %" in words
+    assert f"original {data['original_top1']:.2f} %" in words
+    assert f"another first answer than the original: {len(data['disagreements'])} pictures" in words
+    assert data["checkpoint"]["sha256"] == scans.demo_checkpoint().sha256
+    first = data["disagreements"][0]
+    number = first["original"]["index"]
+    assert first["artifact"]["index"] == 7 != number
+    assert f"{first['path']}: artifact class 7 " in words
+    assert f" %, original class {number} {first['original']['probability']:.2%}"[:-1] in words
+    code, out, _ = run(*arguments, "--json", "-")
+    assert code == 0
+    assert json.loads(out)["disagreements"] == []
+    assert json.loads(out)["checkpoint"] is None
+    code, _, err = run(*arguments, "--weights", "ema")
+    assert code == 2
+    assert "--against" in err
