@@ -598,7 +598,7 @@ def _check_paths(
     from levit_deploy.publish import refuse_bad_destination
 
     inputs = [path for path in (checkpoint, artifact) if path is not None]
-    for path in filter(None, (checkpoint, artifact, images)):
+    for path in filter(None, (checkpoint, artifact, images, *pictures)):
         try:
             path.stat()
             if path is checkpoint and path.is_dir():  # its files are not to be overwritten

@@ -15,7 +15,7 @@ from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, InputError
 from levit_deploy.pictures import no_pictures, walk_pictures
 from levit_deploy.prediction import Answer, best, scored
-from levit_deploy.prediction.interface import Interface, read_interface
+from levit_deploy.prediction.processor import Processor, read_processor
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.runtime.sessions import FloatArray
@@ -87,13 +87,13 @@ def evaluate(
     """
     folder = Path(folder)
     with open_isolated(Path(artifact), threads) as opened:
-        interface = read_interface(opened)
-        classes = _classes(folder, interface)
-        original = None if against is None else _original(against, opened, interface)
+        processor = read_processor(opened)
+        classes = _classes(folder, processor)
+        original = None if against is None else _original(against, opened, processor)
         hits, original_hits, n, skipped = np.zeros(2), np.zeros(2), 0, 0
         disagreements = []
         paths = walk_pictures(folder)
-        with closing(scored(opened, interface, paths, batch_size)) as pictures:
+        with closing(scored(opened, processor, paths, batch_size)) as pictures:
             for picture in pictures:
                 progress(picture.problem)
                 if picture.input is None or picture.scores is None:
@@ -102,12 +102,12 @@ def evaluate(
                 n += 1
                 expected = classes[picture.path.relative_to(folder).parts[0]]
                 answers = best(
-                    picture.scores, interface.labels, TOP_K, logits=interface.gives_logits
+                    picture.scores, processor.labels, TOP_K, logits=processor.gives_logits
                 )
                 hits += _hits(answers, expected)
                 if original is not None:
-                    logits = original(interface.to_floats(picture.input[None]))[0]
-                    others = best(logits, interface.labels, TOP_K, logits=True)
+                    logits = original(processor.to_floats(picture.input[None]))[0]
+                    others = best(logits, processor.labels, TOP_K, logits=True)
                     original_hits += _hits(others, expected)
                     if answers[0].index != others[0].index:
                         disagreements.append(
@@ -131,7 +131,7 @@ def evaluate(
         )
 
 
-def _classes(folder: Path, interface: Interface) -> dict[str, int]:
+def _classes(folder: Path, processor: Processor) -> dict[str, int]:
     """The class index of each folder that has pictures."""
     names = set()
     for path in walk_pictures(folder):
@@ -144,7 +144,7 @@ def _classes(folder: Path, interface: Interface) -> dict[str, int]:
         names.add(name)
     if not names:
         raise no_pictures(folder)
-    num_classes, labels = interface.config.num_classes, interface.labels
+    num_classes, labels = processor.config.num_classes, processor.labels
     classes = class_indices(names, num_classes, labels)
     if classes is None:
         named = f", labelled {_some(labels)}" if labels else ", without labels"
@@ -164,13 +164,13 @@ def _shape(config: LeViTConfig) -> tuple[int, ...]:
     return (config.in_channels, *config.image_size, config.num_classes)
 
 
-def _original(checkpoint: Checkpoint, artifact: Artifact, interface: Interface) -> Run:
+def _original(checkpoint: Checkpoint, artifact: Artifact, processor: Processor) -> Run:
     """The checkpoint's own network in float32, with the head that the artifact has."""
     import torch
 
     from levit_deploy.pipeline import original
 
-    said, found = (_shape(config) for config in (interface.config, checkpoint.config))
+    said, found = (_shape(config) for config in (processor.config, checkpoint.config))
     if said != found:
         raise ArtifactError(
             f"{artifact.path} takes images of {said[:-1]}, channels, height and width, and has "

@@ -117,17 +117,17 @@ def prepare(
 ) -> npt.NDArray[np.float32]:
     """Turn a picture into what the network expects: float32 (channels, height, width).
 
-    Raises UsageError where no picture can be prepared for the network, and as ``crop`` does.
+    Raises UsageError where no picture can be prepared for the network, and as ``fit`` does.
     """
     if reason := why_no_pictures(config, preprocessing):
         raise UsageError(f"--images was given, but {reason}. Leave the option out.")
-    return normalise(crop(picture, config, preprocessing), preprocessing)
+    return normalise(fit(picture, config, preprocessing), config, preprocessing)
 
 
-def crop(
+def fit(
     picture: Image.Image, config: LeViTConfig, preprocessing: Preprocessing
 ) -> npt.NDArray[np.uint8]:
-    """Resize a picture and cut out its middle: uint8 (height, width, channels), of 1 or 3 channels.
+    """Resize and crop a picture to a network's image size: uint8 (height, width, channels).
 
     It is turned upright, as its EXIF data say; transparency is ignored, as where such networks are
     trained. Raises UnfitPictureError where this picture cannot be used.
@@ -150,11 +150,11 @@ def crop(
 
 
 def normalise(
-    pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing
+    pixels: npt.NDArray[np.uint8], config: LeViTConfig, preprocessing: Preprocessing
 ) -> npt.NDArray[np.float32]:
     """Scale to 0..1 and normalise: uint8 (..., height, width, channels) -> channels first."""
     mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
-    if pixels.shape[-1] == 1:
+    if config.in_channels == 1:
         mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
     scaled = pixels.astype(np.float32) / 255
     return np.ascontiguousarray(np.moveaxis((scaled - mean) / std, -1, -3))

@@ -14,7 +14,7 @@ import numpy as np
 from levit_deploy.errors import InputError, UsageError
 from levit_deploy.pictures import no_pictures, read_picture, walk_pictures
 from levit_deploy.prediction.ahead import map_ahead
-from levit_deploy.prediction.interface import Array, Interface, read_interface, run
+from levit_deploy.prediction.processor import Array, Processor, read_processor, run
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.runtime.sessions import FloatArray
@@ -88,13 +88,13 @@ def predictions(
     """The same for an artifact that is open, and for files."""
     if top_k < 1:
         raise UsageError(f"--top-k {top_k} is not a positive number of classes.")
-    interface = read_interface(artifact)
-    with closing(scored(artifact, interface, paths, batch_size)) as pictures:
+    processor = read_processor(artifact)
+    with closing(scored(artifact, processor, paths, batch_size)) as pictures:
         for picture in pictures:
             answers: tuple[Answer, ...] = ()
             if picture.scores is not None:
                 answers = best(
-                    picture.scores, interface.labels, top_k, logits=interface.gives_logits
+                    picture.scores, processor.labels, top_k, logits=processor.gives_logits
                 )
             yield Prediction(picture.path, answers, picture.problem)
 
@@ -105,17 +105,20 @@ def every_picture(paths: Sequence[Path]) -> Iterator[Path]:
     Raises InputError at once where one does not exist, or is a folder without pictures.
     """
     for path in paths:
-        if not path.exists():
+        try:
+            path.stat()
+        except OSError as error:
             raise InputError(
-                f"{path} does not exist. Expected a picture or a folder of them. Check the path."
-            )
+                f"{path} cannot be read: {error.strerror}. Expected a picture or a folder of them. "
+                "Check the path."
+            ) from error
         if path.is_dir() and next(walk_pictures(path), None) is None:
             raise no_pictures(path)
     return chain.from_iterable(walk_pictures(p) if p.is_dir() else (p,) for p in paths)
 
 
 def scored(
-    artifact: Artifact, interface: Interface, paths: Iterable[Path], batch_size: int | None = None
+    artifact: Artifact, processor: Processor, paths: Iterable[Path], batch_size: int | None = None
 ) -> Generator[Scored, None, None]:
     """Read pictures ahead, run them in batches, and give each with what was computed of it.
 
@@ -125,17 +128,17 @@ def scored(
 
     def read(path: Path) -> tuple[Path, Array | InputError]:
         try:
-            return path, read_picture(path, interface.to_input)
+            return path, read_picture(path, processor.to_input)
         except InputError as error:
             return path, error
 
     usable, problem = 0, ""
-    # a batch to run next, and one to read into while that runs
-    with closing(map_ahead(read, paths, threads=READERS, ahead=2 * size)) as pictures:
+    ahead = 2 * max(size, READERS)  # a batch to run next, and one to read into while that runs
+    with closing(map_ahead(read, paths, threads=READERS, ahead=ahead)) as pictures:
         while batch := list(islice(pictures, size)):
             whole = [array for _, array in batch if not isinstance(array, InputError)]
             usable += len(whole)
-            scores = iter(run(artifact, interface, np.stack(whole)) if whole else ())
+            scores = iter(run(artifact, processor, np.stack(whole)) if whole else ())
             for path, array in batch:
                 if isinstance(array, InputError):
                     problem = str(array)

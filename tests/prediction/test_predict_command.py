@@ -131,7 +131,7 @@ def test_quiet_prints_nothing_and_still_writes(odd):
     [
         (("digits.onnx", "scans", "--json", "-", "--csv", "-"), 2, "were both given"),
         (("digits.onnx", "scans", "--top-k", "0"), 2, "--top-k"),
-        (("digits.onnx", "scans", "nowhere.png"), 3, "nowhere.png does not exist"),
+        (("digits.onnx", "scans", "nowhere.png"), 3, "nowhere.png cannot be read: No such"),
         (("digits.onnx", "empty"), 3, "has no pictures in it"),
         (("nowhere.onnx", "scans"), 3, "nowhere.onnx cannot be read"),
         (("scans", "scans"), 3, "scans is a folder. Expected an artifact"),

@@ -145,7 +145,7 @@ def test_files_are_taken_whatever_their_names_and_folders_for_what_is_below(fold
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("nowhere", "does not exist"), ("e", "no pictures")]
+    ("name", "expected"), [("nowhere", "cannot be read: No such"), ("e", "no pictures")]
 )
 def test_a_path_without_pictures_is_refused_before_anything_is_done(
     folder, tmp_path, name, expected

@@ -12,7 +12,7 @@ from PIL import Image
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError
-from levit_deploy.preprocessing import Preprocessing, crop, normalise, why_no_pictures
+from levit_deploy.preprocessing import Preprocessing, fit, normalise, why_no_pictures
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.sessions import FloatArray
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Interface:
+class Processor:
     """How an artifact is given pictures, and how its output reads.
 
     ``labels`` has a name for each class, or none. The artifact takes the cropped pixels as bytes
@@ -41,15 +41,17 @@ class Interface:
         uint8 (height, width, channels) or float32 (channels, height, width). Raises
         UnfitPictureError where the picture cannot be used.
         """
-        pixels = crop(picture, self.config, self.preprocessing)
-        return pixels if self.takes_bytes else normalise(pixels, self.preprocessing)
+        pixels = fit(picture, self.config, self.preprocessing)
+        return pixels if self.takes_bytes else normalise(pixels, self.config, self.preprocessing)
 
     def to_floats(self, inputs: Array) -> FloatArray:
         """What the original takes in place of the artifact's inputs, normalised floats."""
-        return normalise(inputs, self.preprocessing) if self.takes_bytes else inputs
+        if not self.takes_bytes:
+            return inputs
+        return normalise(inputs, self.config, self.preprocessing)
 
 
-def read_interface(artifact: Artifact) -> Interface:
+def read_processor(artifact: Artifact) -> Processor:
     """Read an artifact's metadata; absent keys mean no labels, floats, logits.
 
     Raises ArtifactError where it is missing, damaged or another artifact's, or where the network
@@ -62,17 +64,16 @@ def read_interface(artifact: Artifact) -> Interface:
         config = provenance.config
         if not all(isinstance(label, str) for label in labels):
             raise TypeError("labels must be strings")
-        if artifact.image_shape != (config.in_channels, *config.image_size):
-            raise ValueError(f"it takes images of {artifact.image_shape}, and says otherwise")
         if len(labels) not in (0, config.num_classes):
             raise ValueError(f"it has {len(labels)} labels for {config.num_classes} classes")
-        interface = Interface(
-            config,
-            provenance.preprocessing,
-            labels,
-            _is(metadata, "input", "uint8", "float32"),
-            not _is(metadata, "output", "probabilities", "logits"),
-        )
+        takes_bytes = _is(metadata, "input", "uint8", "float32")
+        gives_logits = not _is(metadata, "output", "probabilities", "logits")
+        height, width = config.image_size
+        shape = (config.in_channels, height, width)
+        if takes_bytes:
+            shape = (height, width, config.in_channels)
+        if artifact.image_shape != shape:
+            raise ValueError(f"it takes images of {artifact.image_shape}, and says {shape}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{artifact.path} does not say how pictures are prepared for it, or what its answers "
@@ -83,7 +84,7 @@ def read_interface(artifact: Artifact) -> Interface:
         raise ArtifactError(
             f"{artifact.path} takes no pictures from here: {reason}. Run it from code of your own."
         )
-    return interface
+    return Processor(config, provenance.preprocessing, labels, takes_bytes, gives_logits)
 
 
 def _is(metadata: dict[str, str], key: str, other: str, usual: str) -> bool:
@@ -94,7 +95,7 @@ def _is(metadata: dict[str, str], key: str, other: str, usual: str) -> bool:
     return value == other
 
 
-def run(artifact: Artifact, interface: Interface, inputs: Array) -> FloatArray:
+def run(artifact: Artifact, processor: Processor, inputs: Array) -> FloatArray:
     """Run inputs, no more than a fixed batch takes, which is filled up: (n, ...) -> (n, classes).
 
     Raises BackendError where that is not what comes out, in finite numbers.
@@ -104,10 +105,10 @@ def run(artifact: Artifact, interface: Interface, inputs: Array) -> FloatArray:
         filling = np.zeros((artifact.batch_size - n, *inputs.shape[1:]), inputs.dtype)
         inputs = np.concatenate([inputs, filling])
     output = artifact.run(inputs)
-    if output.shape != (len(inputs), interface.config.num_classes):
+    if output.shape != (len(inputs), processor.config.num_classes):
         raise BackendError(
             f"{artifact.path} gave an output of shape {output.shape} for {len(inputs)} pictures. "
-            f"Expected {(len(inputs), interface.config.num_classes)}. Check it with levit-deploy "
+            f"Expected {(len(inputs), processor.config.num_classes)}. Check it with levit-deploy "
             "verify."
         )
     if not np.isfinite(output[:n]).all():

@@ -7,7 +7,7 @@ from networks import SMALL
 from PIL import Image
 
 from levit_deploy.errors import ArtifactError, BackendError
-from levit_deploy.prediction.interface import read_interface, run
+from levit_deploy.prediction.processor import read_processor, run
 from levit_deploy.preprocessing import Preprocessing, prepare
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
@@ -28,6 +28,8 @@ def artifact(
     found = provenance.to_metadata() | dict(changes)
     found = {key: value for key, value in found.items() if value is not None}
     shape = (config.in_channels, *config.image_size)
+    if found.get("input") == "uint8":
+        shape = (*config.image_size, config.in_channels)
     return Artifact("a.onnx", "onnx", "", found, batch_size, shape, run or means, None)
 
 
@@ -37,28 +39,28 @@ def picture(seed=0):
 
 
 def test_an_artifact_that_says_no_more_takes_floats_and_gives_logits():
-    face = read_interface(artifact())
-    assert (face.labels, face.takes_bytes, face.gives_logits) == ((), False, True)
-    inputs = face.to_input(picture())
+    processor = read_processor(artifact())
+    assert (processor.labels, processor.takes_bytes, processor.gives_logits) == ((), False, True)
+    inputs = processor.to_input(picture())
     np.testing.assert_array_equal(inputs, prepare(picture(), CONFIG, PREPROCESSING))
-    assert face.to_floats(inputs[None]) is not None
-    np.testing.assert_array_equal(face.to_floats(inputs[None])[0], inputs)
+    assert processor.to_floats(inputs[None]) is not None
+    np.testing.assert_array_equal(processor.to_floats(inputs[None])[0], inputs)
 
 
 def test_an_artifact_may_take_bytes_which_are_the_same_picture():
-    face = read_interface(artifact(changes={"input": "uint8"}))
-    inputs = face.to_input(picture())
+    processor = read_processor(artifact(changes={"input": "uint8"}))
+    inputs = processor.to_input(picture())
     assert (inputs.dtype, inputs.shape) == (np.uint8, (32, 48, 3))
     floats = prepare(picture(), CONFIG, PREPROCESSING)
-    np.testing.assert_array_equal(face.to_floats(inputs[None])[0], floats)
+    np.testing.assert_array_equal(processor.to_floats(inputs[None])[0], floats)
 
 
 def test_labels_and_probabilities_are_as_it_says():
     labels = tuple("abcdefg")
-    face = read_interface(
+    processor = read_processor(
         artifact(changes={"labels": json.dumps(labels), "output": "probabilities"})
     )
-    assert (face.labels, face.gives_logits) == (labels, False)
+    assert (processor.labels, processor.gives_logits) == (labels, False)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_labels_and_probabilities_are_as_it_says():
 )
 def test_damaged_metadata_is_refused(changes, expected):
     with pytest.raises(ArtifactError, match=r"a\.onnx does not say .* Export it again") as caught:
-        read_interface(artifact(changes=changes))
+        read_processor(artifact(changes=changes))
     assert expected in str(caught.value)
 
 
@@ -88,13 +90,13 @@ def test_damaged_metadata_is_refused(changes, expected):
 )
 def test_a_network_that_takes_no_pictures_is_refused(config, preprocessing, expected):
     with pytest.raises(ArtifactError, match=f"takes no pictures from here: .*{expected}"):
-        read_interface(artifact(config, preprocessing))
+        read_processor(artifact(config, preprocessing))
 
 
 def test_an_artifact_of_another_shape_than_it_says_is_refused():
     turned = dataclasses.replace(artifact(), image_shape=(3, 48, 32))
     with pytest.raises(ArtifactError, match=r"\(3, 48, 32\)"):
-        read_interface(turned)
+        read_processor(turned)
 
 
 def noise(n):
@@ -111,7 +113,7 @@ def test_a_fixed_batch_is_filled_up_and_only_its_own_rows_come_back():
 
     held = artifact(batch_size=4, run=fixed)
     for n in (1, 3, 4):
-        found = run(held, read_interface(held), noise(n))
+        found = run(held, read_processor(held), noise(n))
         np.testing.assert_array_equal(found, free.run(noise(n)))
     assert sizes == [4, 4, 4]
 
@@ -129,4 +131,4 @@ def test_a_fixed_batch_is_filled_up_and_only_its_own_rows_come_back():
 def test_what_is_no_answer_is_refused(output, expected):
     wrong = artifact(run=lambda _inputs: output)
     with pytest.raises(BackendError, match=expected):
-        run(wrong, read_interface(wrong), noise(2))
+        run(wrong, read_processor(wrong), noise(2))
