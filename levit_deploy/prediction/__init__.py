@@ -77,9 +77,9 @@ def predict(
     BackendError where the runtime crashes, hangs or runs out of memory.
     """
     named = [pictures] if isinstance(pictures, str | Path) else pictures
-    paths = [Path(path) for path in named]
+    paths = every_picture([Path(path) for path in named])
     with open_isolated(Path(artifact), threads) as opened:
-        yield from predictions(opened, every_picture(paths), top_k=top_k, batch_size=batch_size)
+        yield from predictions(opened, paths, top_k=top_k, batch_size=batch_size)
 
 
 def predictions(

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def odd(folder):
     scan = find_pictures(folder)[0].read_bytes()
     for name in ODD:
         (folder / os.fsdecode(name)).write_bytes(scan)
-    (folder / "torn.png").write_bytes(scan[:60])
+    (folder / "!torn.png").write_bytes(scan[:60])
     return folder
 
 
@@ -62,7 +63,7 @@ def test_nothing_a_file_is_called_gets_out_of_its_line(odd):
     assert "\x1b" not in out
     assert r"two\nlines.png" in out
     torn, total = err.splitlines()
-    assert torn.startswith(f"skipped: {odd / 'torn.png'} cannot be read as a picture: ")
+    assert torn.startswith(f"skipped: {odd / '!torn.png'} cannot be read as a picture: ")
     assert total == "skipped 1 of 14 pictures"
 
 
@@ -75,7 +76,7 @@ def test_json_is_one_document_with_every_picture_in_order(odd):
     assert (data["answered"], data["skipped"]) == (13, 1)
     assert data["sha256"] == hashlib.sha256(Path("digits.onnx").read_bytes()).hexdigest()
     for picture in data["pictures"]:
-        if picture["path"].endswith("torn.png"):
+        if picture["path"].endswith("!torn.png"):
             assert picture["answers"] == []
             assert "cannot be read" in picture["problem"]
         else:
@@ -93,7 +94,7 @@ def test_csv_has_a_row_for_each_answer(odd):
     assert (code, out) == (0, "")
     with Path("a.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    whole = [printed_name(path) for path in find_pictures(odd) if path.name != "torn.png"]
+    whole = [printed_name(path) for path in find_pictures(odd) if path.name != "!torn.png"]
     assert [row["path"] for row in rows] == [path for path in whole for _ in range(2)]
     assert [row["rank"] for row in rows] == ["1", "2"] * len(whole)
     assert all(row["label"] == scans.LABELS[int(row["index"])] for row in rows)
@@ -152,29 +153,31 @@ def test_what_is_refused_is_refused_before_anything_runs(folder, arguments, code
 
 def start(*arguments, **options):
     command = [sys.executable, "-m", "levit_deploy", "predict", "digits.onnx", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)
+    # who starts the tests in the background has interrupts ignored, which is inherited
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heard, **options)
 
 
 @pytest.fixture
 def many(folder):
-    """So many that they take seconds."""
+    """So many that they take minutes: a folder of a thousand, three hundred times."""
     scan = find_pictures(folder)[0].read_bytes()
-    for i in range(5000):
+    for i in range(1000):
         (folder / f"{i:04}.png").write_bytes(scan)
-    return folder
+    return [folder] * 300
 
 
 @pytest.mark.slow
 def test_an_interrupt_ends_it_and_leaves_no_file(many, tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
-    with start(many, "--csv", "a.csv") as process:
+    with start(*many, "--csv", "a.csv") as process:
         deadline = time.monotonic() + 60
         while not any(p.stat().st_size for p in tmp_path.glob(".a.csv.*")):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.decode().startswith("levit-deploy: interrupted.")
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -182,13 +185,11 @@ def test_an_interrupt_ends_it_and_leaves_no_file(many, tmp_path):
 
 @pytest.mark.slow
 def test_it_ends_when_its_reader_has_seen_enough(many):
-    with start(many, "--json", "-", stdout=subprocess.PIPE) as process:
+    with start(*many, "--json", "-", stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
-        begin = time.monotonic()
         assert process.wait(timeout=60) == 0
         assert process.stderr.read() == b""
-    assert time.monotonic() - begin < 2
 
 
 @pytest.mark.slow

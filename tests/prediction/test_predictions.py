@@ -195,6 +195,8 @@ def test_of_equal_answers_the_first_is_taken_and_no_more_than_there_are():
     assert [a.label for a in found] == ["b", "c", "a", "d"]
     assert sum(a.probability for a in found) == pytest.approx(1)
     assert found[0].probability == found[1].probability > found[2].probability > 0
+    many = best(np.tile(np.float32([0, 1]), 500), (), 3, logits=True)  # few are sorted otherwise
+    assert [a.index for a in many] == [1, 3, 5]
     assert [
         a.label for a in best(np.array([1.0, 0, 3], np.float32), "abc", 2, logits=True)
     ] == list("ca")
