@@ -20,7 +20,7 @@ from test_cli import run
 from levit_deploy.pictures import find_pictures
 
 # a quote, a comma, a line break, an escape sequence, letters, a byte that is no UTF-8
-ODD = ['say "a, b".png', "two\nlines.png", "\x1b[31mred.png", "Zürich 猫.png", b"\xff.png"]
+ODD = ['say "a, b".png', "two\nlines.png", "a\x1b[31mred.png", "Zürich 猫.png", b"\xff.png"]
 
 
 @pytest.fixture
