@@ -12,6 +12,7 @@ import typer
 from levit_deploy import __version__
 from levit_deploy.ending import reports_errors, writing_output
 from levit_deploy.errors import InputError, OutputError, UsageError, VerificationError
+from levit_deploy.interface import Input, Output
 from levit_deploy.precision import Precision
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ ArtifactArgument = Annotated[
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="Where to write; beside the checkpoint if not given."),
+    typer.Option("-o", "--out", help="Where to write; beside the checkpoint if not given."),
 ]
 HeadOption = Annotated[Head, typer.Option(help="Average the two heads, or keep one.")]
 ActivationOption = Annotated[
@@ -70,6 +71,22 @@ ImagesOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR", help="Prove it on the pictures in this folder, too: at most 64, of any size."
+    ),
+]
+PreprocessingOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="How pictures become inputs, where no config says it or it is wrong, in the words of "
+        'inspect: any parts of "crop 0.875, bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5".',
+    ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The names of the classes, to be carried along: one a line, or JSON. The config's, "
+        "where it has them, if not given.",
     ),
 ]
 MaxDropOption = Annotated[
@@ -143,6 +160,8 @@ def fuse(
     activation: ActivationOption = None,
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
+    labels: LabelsOption = None,
     images: ImagesOption = None,
     json_file: JsonOption = None,
     force: ForceOption = False,
@@ -156,10 +175,17 @@ def fuse(
     Example: levit-deploy fuse ckpt.pth -o ckpt.fused.safetensors
     """
     output = output or _beside(checkpoint, ".fused.safetensors")
-    _check_paths(checkpoint, images=images, output=output, json_file=json_file, force=force)
+    _check_paths(
+        checkpoint,
+        labels=labels,
+        images=images,
+        output=output,
+        json_file=json_file,
+        force=force,
+    )
     from levit_deploy import pipeline
 
-    loaded = _read(checkpoint, activation, image_size, weights)
+    loaded = _read(checkpoint, activation, image_size, weights, preprocessing, labels)
     pictures = _pictures(loaded, images)
     with _evidence_of_failure(loaded, output, json_file, quiet, force):
         published = pipeline.fuse(loaded, output, head=head, force=force, extra=pictures)
@@ -185,6 +211,17 @@ def export(
         Layout, typer.Option(help="How the trunk lays out its data; auto is the fastest measured.")
     ] = "auto",
     head: HeadOption = "mean",
+    takes: Annotated[
+        Input,
+        typer.Option(
+            "--input",
+            help="float32 images, normalised already, or uint8 (batch, height, width, channels), "
+            "as a camera gives them, with the normalisation built in.",
+        ),
+    ] = "float32",
+    gives: Annotated[
+        Output, typer.Option("--output", help="Logits, or their softmax, built in.")
+    ] = "logits",
     precision: Annotated[
         Precision,
         typer.Option(
@@ -216,6 +253,8 @@ def export(
     activation: ActivationOption = None,
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
+    labels: LabelsOption = None,
     images: ImagesOption = None,
     json_file: JsonOption = None,
     force: ForceOption = False,
@@ -231,7 +270,9 @@ def export(
     output = output or str(_beside(checkpoint, SUFFIXES[format]))
     folder = hub_folder(output)
     file = Path(output) if folder is None else None
-    _check_paths(checkpoint, images=images, output=file, json_file=json_file, force=force)
+    _check_paths(
+        checkpoint, labels=labels, images=images, output=file, json_file=json_file, force=force
+    )
     if folder is not None:
         refuse_bad_hub_folder(folder, force)
         if json_file is not None and Path(json_file).resolve().parent == folder.resolve():
@@ -249,11 +290,11 @@ def export(
     from levit_deploy.exporters import ExportOptions
     from levit_deploy.quantization import Int8Options
 
-    loaded = _read(checkpoint, activation, image_size, weights)
+    loaded = _read(checkpoint, activation, image_size, weights, preprocessing, labels)
     choices: dict[str, Any] = {
         "head": head,
         "layout": layout,
-        "options": ExportOptions(opset=opset, batch_size=batch),
+        "options": ExportOptions(opset, batch, takes, gives),
         "force": force,
         "extra": _pictures(loaded, images),
     }
@@ -277,6 +318,7 @@ def verify(
     activation: ActivationOption = None,
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
     images: ImagesOption = None,
     max_drop: MaxDropOption = None,
     json_file: JsonOption = None,
@@ -291,7 +333,7 @@ def verify(
     _check_paths(checkpoint, artifact, images=images, json_file=json_file, force=force)
     from levit_deploy import pipeline
 
-    loaded = _read(checkpoint, activation, image_size, weights)
+    loaded = _read(checkpoint, activation, image_size, weights, preprocessing)
     pictures = _pictures(loaded, images)
     with _evidence_of_failure(loaded, artifact, json_file, quiet, force):
         verification = pipeline.verify(
@@ -530,12 +572,23 @@ def demo(
 
 
 def _read(
-    path: Path, activation: str | None, image_size: str | None, weights: str | None
+    path: Path,
+    activation: str | None,
+    image_size: str | None,
+    weights: str | None,
+    preprocessing: str | None = None,
+    labels: Path | None = None,
 ) -> Checkpoint:
     from levit_deploy.checkpoint import read_checkpoint
+    from levit_deploy.labels import read_labels
 
     return read_checkpoint(
-        path, weights=weights, activation=activation, image_size=_image_size(image_size)
+        path,
+        weights=weights,
+        activation=activation,
+        image_size=_image_size(image_size),
+        preprocessing=preprocessing,
+        labels=read_labels(labels) if labels is not None else None,
     )
 
 
@@ -586,6 +639,7 @@ def _check_paths(
     checkpoint: Path | None = None,
     artifact: Path | None = None,
     *,
+    labels: Path | None = None,
     images: Path | None = None,
     pictures: Sequence[Path] = (),
     output: Path | None = None,
@@ -597,8 +651,8 @@ def _check_paths(
     """Refuse what cannot be read or must not be written, before torch is imported."""
     from levit_deploy.publish import refuse_bad_destination
 
-    inputs = [path for path in (checkpoint, artifact) if path is not None]
-    for path in filter(None, (checkpoint, artifact, images, *pictures)):
+    inputs = [path for path in (checkpoint, artifact, labels) if path is not None]
+    for path in filter(None, (checkpoint, artifact, labels, images, *pictures)):
         try:
             path.stat()
             if path is checkpoint and path.is_dir():  # its files are not to be overwritten
@@ -669,7 +723,8 @@ def _report_published(
     from levit_deploy import report
 
     data = report.published_data(published, checkpoint)
-    if images is not None and checkpoint.preprocessing.assumed:
+    takes_bytes = published.verification.interface.input == "uint8"
+    if (images is not None or takes_bytes) and checkpoint.preprocessing.assumed:
         data["assumed"].append(f"pictures are prepared as for ImageNet: {checkpoint.preprocessing}")
     with _said_first(f"{published.path} was published and is proven"):
         _report(data, report.print_published, json_file, quiet, force)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from levit_deploy.config import Grid, LeViTConfig
 from levit_deploy.errors import CheckpointError
+from levit_deploy.labels import in_order
 from levit_deploy.preprocessing import IMAGENET, Preprocessing
 
 
@@ -18,7 +19,7 @@ class Known:
     does. ``attention_activation`` is also that of the subsamplings, ``stride`` theirs.
     ``averages_heads`` says that the code averages two heads when it evaluates. ``stated`` is what
     a config says of the architecture, in the terms of ``facts``, and must agree with the tensors.
-    ``preprocessing`` is the convention where the config is silent.
+    ``preprocessing`` is the convention where the config is silent; ``labels`` name the classes.
     """
 
     activation: str | None = None
@@ -31,9 +32,24 @@ class Known:
     usual_image_size: Grid | None = None
     stated: Mapping[str, object] = field(default_factory=dict)
     preprocessing: Preprocessing = IMAGENET
+    labels: tuple[str, ...] = ()
 
 
 NOTHING = Known()
+
+
+def stated_labels(names: object) -> tuple[str, ...]:
+    """The labels in a config, as ``labels.in_order`` reads them; none where it is silent.
+
+    Raises CheckpointError where they are none.
+    """
+    try:
+        return in_order(names or ())
+    except ValueError as error:
+        raise CheckpointError(
+            f"config.json has {error}. Expected the name of each class. Correct it, or give the "
+            "weights file alone."
+        ) from error
 
 
 def facts(config: LeViTConfig) -> dict[str, object]:

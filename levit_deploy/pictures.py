@@ -16,9 +16,16 @@ from PIL import Image, UnidentifiedImageError
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out_of_memory
-from levit_deploy.preprocessing import Preprocessing, UnfitPictureError, prepare
+from levit_deploy.interface import Input
+from levit_deploy.preprocessing import (
+    Preprocessing,
+    UnfitPictureError,
+    fit,
+    normalise,
+    require_pictures,
+)
 from levit_deploy.regular import open_regular
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import Images
 
 if TYPE_CHECKING:  # both import torch, for which a look at the paths does not wait
     from levit_deploy.checkpoint import Checkpoint
@@ -31,8 +38,10 @@ MOST = 64  # enough for steady figures, and no longer than seconds for the large
 
 
 def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
-    """The pictures below a folder, prepared for a network, to give to ``verify`` as ``extra``.
+    """The pictures below a folder, to give to ``verify`` as ``extra``.
 
+    They are resized and cropped for the network, and still bytes, which ``verify`` normalises for
+    an artifact that does not.
     Where there are more than MOST, that many are taken, evenly spread over their sorted names.
     Raises InputError where there is none or one cannot be read, UsageError where pictures are
     nothing the network takes.
@@ -42,12 +51,17 @@ def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
     found = find_pictures(Path(folder))
     taken = min(len(found), MOST)
     chosen = [found[i * len(found) // taken] for i in range(taken)]
-    images = read_pictures(chosen, checkpoint.config, checkpoint.preprocessing)
+    images = read_pictures(chosen, checkpoint.config, checkpoint.preprocessing, "uint8")
 
-    def draw(n: int) -> FloatArray:
-        # what few pictures leave to chance is settled by the same with less and less contrast
-        times = -(-n // taken)
-        return np.concatenate([np.float32(1 - i / 256) * images for i in range(times)])[:n]
+    def draw(n: int) -> Images:
+        # what few pictures leave to chance is settled by the same, darker and darker
+        darker = np.arange(-(-n // taken)).reshape(-1, 1, 1, 1, 1)
+        return (
+            (images * (1 - darker / 256))
+            .round()
+            .astype(np.uint8)
+            .reshape(-1, *images.shape[1:])[:n]
+        )
 
     return Case("pictures", draw, (taken, *(n for n in (32, 64) if n > taken)))
 
@@ -107,18 +121,24 @@ def is_picture_below(path: Path, folder: Path) -> bool:
 
 
 def read_pictures(
-    paths: Sequence[Path], config: LeViTConfig, preprocessing: Preprocessing
-) -> FloatArray:
+    paths: Sequence[Path],
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
+    input: Input = "float32",
+) -> Images:
     """Pictures as the network expects them: float32 (n, channels, height, width).
 
-    Raises InputError, naming the picture, where one cannot be read or prepared.
+    Or, for ``input`` 'uint8', before they are normalised: (n, height, width, channels). Raises
+    InputError, naming the picture, where one cannot be read or prepared.
     """
+    require_pictures(config, preprocessing)
 
-    def prepared(picture: Image.Image) -> FloatArray:
-        return prepare(picture, config, preprocessing)
+    def fitted(picture: Image.Image) -> npt.NDArray[np.uint8]:
+        return fit(picture, config, preprocessing)
 
     with damage_passed_over():
-        return np.stack([read_picture(path, prepared) for path in paths])
+        pixels = np.stack([read_picture(path, fitted) for path in paths])
+    return pixels if input == "uint8" else normalise(pixels, config, preprocessing)
 
 
 @contextmanager

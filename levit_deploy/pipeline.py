@@ -11,15 +11,17 @@ from pathlib import Path
 import onnx
 
 from levit_deploy.checkpoint import Checkpoint, fused
-from levit_deploy.errors import ArtifactError, UsageError
+from levit_deploy.errors import ArtifactError, UsageError, VerificationError
 from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
 from levit_deploy.exporters.onnx_contract import check_batches
 from levit_deploy.hub_folder import MODEL, hub_folder, staged_hub_folder
+from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.precision import PRECISIONS, Precision
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance, claimed_precision
 from levit_deploy.publish import staged, sync
 from levit_deploy.quantization import (
@@ -72,10 +74,10 @@ def export(
     ``format`` is a key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is
     'mean', 'class' or 'distill'; ``precision``, what it computes in between float32 images and
     float32 logits, is 'fp32', 'fp16' (ONNX) or 'bf16' (TorchScript), and for int8 there is
-    ``quantize``; ``extra`` are inputs to prove it on besides the standard ones. An ``output`` that
-    is a folder, by a / at its end or because it exists, gets the ONNX of a transformers folder and
-    its configs (``hub_folder``). Raises VerificationError where the proof fails; ``output`` is then
-    as it was.
+    ``quantize``; ``options`` say whether it takes bytes or gives probabilities instead; ``extra``
+    are inputs to prove it on besides the standard ones. An ``output`` that is a folder, by a / at
+    its end or because it exists, gets the ONNX of a transformers folder and its configs
+    (``hub_folder``). Raises VerificationError where the proof fails; ``output`` is then as it was.
     """
     _one_of("format", format, EXPORTERS)
     _one_of("layout", layout, ("auto", *LAYOUTS))
@@ -90,7 +92,7 @@ def export(
         layout = exporter.auto_layout(options)
 
     def serialize() -> bytes:
-        provenance = _provenance(checkpoint, head, layout, computes_in)
+        provenance = _provenance(checkpoint, head, layout, computes_in, options.interface())
         return exporter.serialize(_form(checkpoint, head, layout), provenance, options)
 
     return _publish(checkpoint, output, serialize, exporter, head, layout, force, extra)
@@ -118,7 +120,10 @@ def quantize(
     options = options or ExportOptions()
     if layout == "auto":
         layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
-    calibration, pictures = split_pictures(int8.images, checkpoint.config, checkpoint.preprocessing)
+    interface = options.interface()
+    calibration, pictures = split_pictures(
+        int8.images, checkpoint.config, checkpoint.preprocessing, interface.input
+    )
     made: list[Quantization] = []
 
     def serialize() -> bytes:
@@ -127,7 +132,7 @@ def quantize(
         proto, how = quantized(plain, rival, calibration, pictures, int8, progress)
         made.append(how)
         progress("proving it")
-        provenance = _provenance(checkpoint, head, layout, "int8")
+        provenance = _provenance(checkpoint, head, layout, "int8", interface)
         onnx.helper.set_model_props(proto, provenance.to_metadata())
         data: bytes = proto.SerializeToString(deterministic=True)
         return data
@@ -155,7 +160,7 @@ def _form(checkpoint: Checkpoint, head: str, layout: str) -> LeViT:
 
 def _plain_onnx(checkpoint: Checkpoint, head: str, layout: str, options: ExportOptions) -> bytes:
     """The float32 network as ONNX, which an int8 one is the rounding of."""
-    provenance = _provenance(checkpoint, head, layout)
+    provenance = _provenance(checkpoint, head, layout, interface=options.interface())
     return EXPORTERS["onnx"].serialize(_form(checkpoint, head, layout), provenance, options)
 
 
@@ -193,7 +198,9 @@ def verify(
     with open_isolated(Path(path)) as artifact:
         pictures = None
         if images is not None and artifact.metadata.get("precision") == "int8":
-            pictures = judging_pictures(images, checkpoint.config, checkpoint.preprocessing)
+            pictures = judging_pictures(
+                images, checkpoint.config, checkpoint.preprocessing, artifact.interface.input
+            )
         return _measure(checkpoint, artifact, extra, pictures, max_drop)
 
 
@@ -212,6 +219,8 @@ def _measure(
             f"{artifact.path} cannot be held to a budget: {error}. A later version of this tool "
             "may have written it. Upgrade, or export it again."
         ) from error
+    if artifact.interface.input == "uint8":
+        _require_same_normalisation(checkpoint, artifact)
     if precision == "int8":
         return measure_int8(
             model,
@@ -223,6 +232,7 @@ def _measure(
             extra=extra,
             pictures=pictures,
             max_drop=max_drop,
+            preprocessing=checkpoint.preprocessing,
         )
     return measure(
         model,
@@ -232,6 +242,7 @@ def _measure(
         precision=precision,
         names=checkpoint.block_names,
         extra=extra,
+        preprocessing=checkpoint.preprocessing,
     )
 
 
@@ -251,6 +262,24 @@ def original(checkpoint: Checkpoint, artifact: Artifact) -> tuple[LeViT, str]:
     )
 
 
+def _require_same_normalisation(checkpoint: Checkpoint, artifact: Artifact) -> None:
+    """Raise VerificationError where an artifact says that it normalises bytes in another way.
+
+    The proof would fail as well, but not say why. Where it says nothing, the proof has to tell.
+    """
+    try:
+        claimed = Preprocessing.from_json(artifact.metadata["preprocessing"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return
+    own = checkpoint.preprocessing
+    if (claimed.mean, claimed.std) != (own.mean, own.std):
+        raise VerificationError(
+            f"{artifact.path} says that it normalises bytes by another mean or standard deviation "
+            f"({claimed}) than the checkpoint's pictures are ({own}). Expected the same. If the "
+            f'artifact is right, give --preprocessing "{claimed}".'
+        )
+
+
 def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
     """What an int8 artifact must be the rounding of, exported as the artifact says it was."""
     if artifact.format != "onnx":
@@ -259,7 +288,10 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
             "that levit-deploy export wrote."
         )
     proto = onnx.load(artifact.path, load_external_data=False)
-    options = ExportOptions(proto.opset_import[0].version, artifact.batch_size)
+    interface = artifact.interface
+    options = ExportOptions(
+        proto.opset_import[0].version, artifact.batch_size, interface.input, interface.output
+    )
     head = artifact.metadata.get("head", "mean")
     return _plain_onnx(
         checkpoint,
@@ -340,7 +372,11 @@ def _precision(name: str, format: str) -> Precision:
 
 
 def _provenance(
-    checkpoint: Checkpoint, head: str, layout: str, precision: Precision = "fp32"
+    checkpoint: Checkpoint,
+    head: str,
+    layout: str,
+    precision: Precision = "fp32",
+    interface: Interface = DEFAULT,
 ) -> Provenance:
     return Provenance(
         checkpoint.sha256,
@@ -351,6 +387,8 @@ def _provenance(
         checkpoint.assumed,
         checkpoint.preprocessing,
         precision,
+        interface,
+        checkpoint.labels,
     )
 
 

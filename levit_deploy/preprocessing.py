@@ -108,6 +108,40 @@ def stated(
         ) from error
 
 
+def told(text: str, usual: Preprocessing) -> Preprocessing:
+    """What a user says of pictures, in the words in which it is printed, the rest as usual.
+
+    Such as 'crop 0.9, bicubic, mean 0.5 0.5 0.5, std 0.5'; any of the parts, in any order. Steps
+    that a config states and that are none of these are forgotten only where all four are given.
+    Raises UsageError for words or values that make no sense.
+    """
+    found: dict[str, Any] = {}
+    try:
+        for part in filter(None, map(str.strip, text.split(","))):
+            word, *numbers = part.split()
+            stated: dict[str, Any]
+            if word in INTERPOLATIONS and not numbers:
+                stated = {"interpolation": word}
+            elif word == "crop" and len(numbers) == 1:
+                stated = {"crop_fraction": float(numbers[0])}
+            elif word in ("mean", "std") and numbers:
+                stated = {word: tuple(map(float, numbers))}
+            else:
+                raise ValueError(f"{part!r} is no part of it")
+            if stated.keys() & found.keys():
+                raise ValueError(f"{part!r} says again what was said")
+            found |= stated
+        if not found:
+            raise ValueError("it says nothing")
+        unsupported = "" if len(found) == 4 else usual.unsupported
+        return dataclasses.replace(usual, **found, unsupported=unsupported, assumed=False)
+    except ValueError as error:
+        raise UsageError(
+            f"--preprocessing {text!r} cannot be understood: {error}. Expected parts such as "
+            f'"{Preprocessing()}", the interpolation being one of {", ".join(INTERPOLATIONS)}.'
+        ) from error
+
+
 class UnfitPictureError(ValueError):
     """A whole picture that is of no use: what about it, and what was expected."""
 
@@ -117,10 +151,9 @@ def prepare(
 ) -> npt.NDArray[np.float32]:
     """Turn a picture into what the network expects: float32 (channels, height, width).
 
-    Raises UsageError where no picture can be prepared for the network, and as ``fit`` does.
+    Raises what ``fit``, ``normalise`` and ``require_pictures`` do.
     """
-    if reason := why_no_pictures(config, preprocessing):
-        raise UsageError(f"--images was given, but {reason}. Leave the option out.")
+    require_pictures(config, preprocessing)
     return normalise(fit(picture, config, preprocessing), config, preprocessing)
 
 
@@ -146,18 +179,56 @@ def fit(
     picture = picture.resize((columns, rows), resample)
     top, left = round((rows - height) / 2), round((columns - width) / 2)
     picture = picture.crop((left, top, left + width, top + height))
-    return np.asarray(picture).reshape(height, width, config.in_channels)
+    return np.asarray(picture, np.uint8).reshape(height, width, config.in_channels)
 
 
 def normalise(
-    pixels: npt.NDArray[np.uint8], config: LeViTConfig, preprocessing: Preprocessing
-) -> npt.NDArray[np.float32]:
-    """Scale to 0..1 and normalise: uint8 (..., height, width, channels) -> channels first."""
-    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
-    if config.in_channels == 1:
-        mean, std = mean.mean(keepdims=True), std.mean(keepdims=True)
-    scaled = pixels.astype(np.float32) / 255
-    return np.ascontiguousarray(np.moveaxis((scaled - mean) / std, -1, -3))
+    pixels: npt.NDArray[np.generic],
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
+    dtype: npt.DTypeLike = np.float32,
+) -> npt.NDArray[Any]:
+    """Scale to 0..1 and normalise: uint8 (..., height, width, channels) -> (..., channels, ...).
+
+    It computes in ``dtype``, a float. Raises UsageError as ``channel_statistics`` does.
+    """
+    mean, std = (np.array(x, dtype) for x in channel_statistics(config, preprocessing))
+    normalised = (pixels.astype(dtype) / 255 - mean) / std
+    return np.ascontiguousarray(np.moveaxis(normalised, -1, -3))
+
+
+def channel_statistics(
+    config: LeViTConfig, preprocessing: Preprocessing
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation, of pixels from 0 to 1, of each of a network's channels.
+
+    Those of colours are averaged for grey. Raises UsageError where they are not known for each, or
+    a config states other steps.
+    """
+    if preprocessing.unsupported:
+        raise UsageError(
+            f"Bytes cannot be normalised: {preprocessing.unsupported}, which is not known here. "
+            f'State all that is to be done, as in --preprocessing "{IMAGENET}".'
+        )
+    found = []
+    for values in (preprocessing.mean, preprocessing.std):
+        if config.in_channels == 1:
+            values = (sum(values) / len(values),)
+        if len(values) not in (1, config.in_channels):
+            raise UsageError(
+                f"Bytes cannot be normalised: {len(preprocessing.mean)} means and "
+                f"{len(preprocessing.std)} standard deviations are known, and the images have "
+                f"{config.in_channels} channels. Expected one for all, or one for each. Give them, "
+                'as in --preprocessing "mean 0.5, std 0.5".'
+            )
+        found.append(np.resize(np.array(values, np.float64), config.in_channels))
+    return found[0], found[1]
+
+
+def require_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> None:
+    """Raise UsageError where ``why_no_pictures`` has a reason."""
+    if reason := why_no_pictures(config, preprocessing):
+        raise UsageError(f"--images was given, but {reason}. Leave the option out.")
 
 
 def why_no_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> str:

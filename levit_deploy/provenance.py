@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from levit_deploy import __version__
 from levit_deploy.config import LeViTConfig
+from levit_deploy.interface import DEFAULT, Interface
+from levit_deploy.labels import in_order
 from levit_deploy.precision import PRECISIONS, Precision
 from levit_deploy.preprocessing import IMAGENET, Preprocessing
 
@@ -21,7 +23,8 @@ class Provenance:
     ``config`` is the checkpoint's architecture; ``head`` is 'mean' (of one head or two), 'class' or
     'distill'; ``layout`` is 'tokens' or 'spatial'; ``weights`` is 'model' or 'ema'; ``assumed``
     says in words what the checkpoint did not; ``preprocessing`` is what becomes of pictures;
-    ``precision`` is what the artifact computes in.
+    ``precision`` is what the artifact computes in; ``interface`` what it takes and gives;
+    ``labels`` are the names of the classes, none where they are not known.
     """
 
     checkpoint_sha256: str
@@ -32,6 +35,8 @@ class Provenance:
     assumed: tuple[str, ...] = ()
     preprocessing: Preprocessing = IMAGENET
     precision: Precision = "fp32"
+    interface: Interface = DEFAULT
+    labels: tuple[str, ...] = ()
 
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""
@@ -45,6 +50,9 @@ class Provenance:
             "assumed": json.dumps(self.assumed),
             "preprocessing": self.preprocessing.to_json(),
             "precision": self.precision,
+            "input": self.interface.input,
+            "output": self.interface.output,
+            "labels": json.dumps(self.labels, ensure_ascii=False),
         }
 
     @classmethod
@@ -65,6 +73,8 @@ class Provenance:
                 else IMAGENET
             ),
             precision=claimed_precision(metadata),
+            interface=Interface.from_metadata(metadata),
+            labels=in_order(json.loads(metadata.get("labels", "[]"))),
         )
 
 

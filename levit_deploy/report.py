@@ -51,6 +51,7 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
         "config": dataclasses.asdict(config),
         "resolutions": config.resolutions,
         "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
+        "labels": list(checkpoint.labels),
         "assumed": list(checkpoint.assumed),
     }
 
@@ -95,6 +96,8 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         "format": verification.format,
         "sha256": verification.sha256,
         "precision": verification.precision,
+        "input": verification.interface.input,
+        "output": verification.interface.output,
         "head": verification.head,
         "seed": verification.seed,
         "parting": verification.parting and dataclasses.asdict(verification.parting),
@@ -137,6 +140,7 @@ def print_checkpoint(data: Data, console: Console) -> None:
         ("parameters", f"{data['parameters'] / 1e6:.2f} M"),
         ("multiply-accumulates", f"{data['macs'] / 1e6:.1f} M an image"),
         ("pictures", _preprocessing(data["preprocessing"])),
+        ("labels", _labels(data["labels"])),
         *(("assumed", assumption) for assumption in data["assumed"]),
     ):
         sheet.add_row(name, value)
@@ -170,6 +174,13 @@ def _preprocessing(data: Data) -> str:
     return f"{given}, assumed" if given.assumed else str(given)
 
 
+def _labels(labels: list[str]) -> str:
+    """How many classes have a name, and the first of them."""
+    if not labels:
+        return "none"
+    return f"{len(labels)}: {', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''}"
+
+
 _NORMS = {
     "batchnorm": "BatchNorm",
     "layernorm": "BatchNorm, and LayerNorm before attention",
@@ -193,7 +204,7 @@ def print_published(data: Data, console: Console) -> None:
     proof = data["verification"]
     console.print(
         f"{data['path']}: {proof['format']}, {proof['precision']}, {data['layout']} layout, "
-        f"{proof['head']} head{facts}, {data['size_bytes'] / 1e6:.2f} MB",
+        f"{proof['head']} head{_ends(proof)}{facts}, {data['size_bytes'] / 1e6:.2f} MB",
         soft_wrap=True,
     )
     for assumption in data["assumed"]:
@@ -233,11 +244,17 @@ def print_verified(data: Data, console: Console) -> None:
     """Print what an artifact was held to, and the proof."""
     proof = data["verification"]
     console.print(
-        f"{data['path']}: {proof['format']}, {proof['precision']}, held to the {proof['head']} "
-        "head",
+        f"{data['path']}: {proof['format']}, {proof['precision']}{_ends(proof)}, held to the "
+        f"{proof['head']} head",
         soft_wrap=True,
     )
     print_verification(proof, console)
+
+
+def _ends(proof: Data) -> str:
+    """What an artifact takes and gives, where that is not the usual."""
+    ends = ", uint8 input" if proof["input"] == "uint8" else ""
+    return ends + (", probabilities" if proof["output"] == "probabilities" else "")
 
 
 def print_verification(data: Data, console: Console) -> None:

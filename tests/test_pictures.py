@@ -23,7 +23,7 @@ from levit_deploy.pictures import (
     read_picture,
     walk_pictures,
 )
-from levit_deploy.preprocessing import IMAGENET, Preprocessing, prepare
+from levit_deploy.preprocessing import IMAGENET, Preprocessing, normalise, prepare
 
 CONFIG = SMALL.replace(image_size=(16, 16))
 CHECKPOINT = SimpleNamespace(config=CONFIG, preprocessing=IMAGENET)
@@ -39,7 +39,7 @@ def save(path, seed=0, size=(24, 30), **options):
 
 def images(folder, checkpoint=CHECKPOINT):
     case = picture_case(checkpoint, folder)
-    return case.draw(case.sizes[0])
+    return normalise(case.draw(case.sizes[0]), checkpoint.config, checkpoint.preprocessing)
 
 
 def test_pictures_are_found_below_the_folder_and_nothing_else(tmp_path):
@@ -91,8 +91,8 @@ def test_few_pictures_can_be_drawn_more_often_than_they_are_there(tmp_path):
     case = picture_case(CHECKPOINT, tmp_path)
     assert case.sizes == (2, 32, 64)
     two, many = case.draw(2), case.draw(64)
-    assert many.shape == (64, 3, 16, 16)
-    assert many.dtype == np.float32
+    assert many.shape == (64, 16, 16, 3)
+    assert many.dtype == np.uint8
     np.testing.assert_array_equal(many[:2], two)
     assert len({image.tobytes() for image in many}) == 64
     np.testing.assert_array_equal(many, picture_case(CHECKPOINT, tmp_path).draw(64))
@@ -239,7 +239,7 @@ def test_neither_is_a_machine_out_of_memory(tmp_path, monkeypatch):
         raise MemoryError
 
     save(tmp_path / "a.png")
-    monkeypatch.setattr(pictures, "prepare", exhausted)
+    monkeypatch.setattr(pictures, "fit", exhausted)
     with pytest.raises(MemoryError):
         picture_case(CHECKPOINT, tmp_path)
 

@@ -20,6 +20,7 @@ from levit_deploy.bench.products import products_alone
 from levit_deploy.config import LeViTConfig
 from levit_deploy.cost import count_macs
 from levit_deploy.model import LeViT
+from levit_deploy.runtime.sessions import Images
 from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -77,6 +78,8 @@ def benchmark(
 ) -> Benchmark:
     """Time everything ``contenders`` can make, in this process, in turns, on normal noise.
 
+    Artifacts that take bytes get random ones, and normalise them within their time.
+
     ``progress`` is told what is being done, before each step and after each round.
     """
     with pinned(threads):
@@ -87,10 +90,16 @@ def benchmark(
         rows, gflops = [], {}
         for size in batch_sizes:
             shape = (size, config.in_channels, *config.image_size)
-            images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+            rng = np.random.default_rng(0)
+            images: dict[str, Images] = {
+                "float32": rng.standard_normal(shape, dtype=np.float32),
+                "uint8": rng.integers(
+                    0, 256, (size, *config.image_size, config.in_channels), dtype=np.uint8
+                ),
+            }
             fitting = [c for c in entrants if c.batch_size in (None, size)]
             calls: dict[str, Callable[[], object]] = {
-                f"{c.name} {c.runtime}": partial(c.run, images) for c in fitting
+                f"{c.name} {c.runtime}": partial(c.run, images[c.input]) for c in fitting
             }
             calls[PRODUCTS] = products_alone(config, size, threads)
             times = rounds_side_by_side(

@@ -18,24 +18,26 @@ import torch
 from levit_deploy.bench.plain_export import plain_export, plain_int8
 from levit_deploy.config import LeViTConfig
 from levit_deploy.exporters import EXPORTERS, ExportOptions
+from levit_deploy.interface import Input
 from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.calibration import quantize_graph
 from levit_deploy.runtime.artifact import deprecation_accepted, load_artifact
-from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray, onnx_session
+from levit_deploy.runtime.sessions import INPUT_NAME, Images, onnx_session
 
 PLAIN = "plain export"
 CALIBRATING = 4  # images
 
-Run = Callable[[FloatArray], object]
+Run = Callable[[Images], object]
 
 
 @dataclass(frozen=True)
 class Contender:
     """One way to run the network: ``run`` takes float32 (batch, channels, height, width).
 
+    Where ``input`` is 'uint8', it takes bytes instead, as ``Interface`` has them.
     ``size_bytes`` is the file's, where there is one; ``load_s`` is what loading it took;
     ``batch_size`` is None where any will do.
     """
@@ -46,6 +48,7 @@ class Contender:
     size_bytes: int | None = None
     load_s: float | None = None
     batch_size: int | None = None
+    input: Input = "float32"
 
 
 def contenders(
@@ -152,11 +155,12 @@ def _artifact(path: Path, threads: int) -> Contender:
         path.stat().st_size,
         taken,
         artifact.batch_size,
+        artifact.interface.input,
     )
 
 
 def _torch_run(module: Callable[[torch.Tensor], Any]) -> Run:
-    def run(images: FloatArray) -> object:
+    def run(images: Images) -> object:
         with torch.inference_mode():
             return module(torch.from_numpy(images))
 

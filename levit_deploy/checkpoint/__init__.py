@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ from levit_deploy.config import ACTIVATIONS, Grid, LeViTConfig, size_text
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.infer import Inferred, infer_config
 from levit_deploy.known import Known
+from levit_deploy.labels import in_order
 from levit_deploy.model import LeViT
-from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.preprocessing import Preprocessing, told
 from levit_deploy.provenance import is_ours
 from levit_deploy.resize import resize
 
@@ -35,7 +37,8 @@ class Checkpoint:
     fused): the reference. ``weights`` is 'model' or 'ema'; ``head`` is what the model's logits are:
     'mean' of its one or two heads, or what was chosen when it was fused. ``assumed`` says in words
     what the file did not. ``block_names`` are the file's names of the blocks, by canonical name.
-    ``preprocessing`` turns pictures into images for it.
+    ``preprocessing`` turns pictures into images for it; ``labels`` name its classes, in order, and
+    are empty where nothing says them.
     """
 
     path: Path
@@ -49,6 +52,7 @@ class Checkpoint:
     model: LeViT
     block_names: Mapping[str, str]
     preprocessing: Preprocessing
+    labels: tuple[str, ...] = ()
 
 
 def read_checkpoint(
@@ -57,20 +61,60 @@ def read_checkpoint(
     weights: str | None = None,
     activation: str | None = None,
     image_size: Grid | None = None,
+    preprocessing: str | None = None,
+    labels: Sequence[str] | None = None,
 ) -> Checkpoint:
     """Load the LeViT in a file, or in a folder as timm or transformers save it.
 
     ``weights`` is 'model' or 'ema' where a training run saved both; ``activation`` says what
     neither the tensors nor a config do. ``image_size`` (height, width) does, too, where the size
-    is open; another than the model was trained at has its attention biases interpolated. Raises
-    CheckpointError, UnsafeInputError, or UsageError for an option that contradicts the file.
+    is open; another than the model was trained at has its attention biases interpolated.
+    ``preprocessing`` (such as 'crop 0.9, mean 0.5, std 0.5') and ``labels`` win over what a config
+    says. Raises CheckpointError, UnsafeInputError, or UsageError for an option that contradicts the
+    file.
     """
     _require_sensible(activation, image_size)
     files, saved_config = locate(Path(path))
     file = read_file(files[0])
     if is_ours(file.metadata):
-        return _fused(file, weights, activation, image_size)
+        found = _fused(file, weights, activation, image_size)
+    else:
+        found = _unfused(file, files, saved_config, weights, activation, image_size)
+    if preprocessing is not None:
+        found = replace(found, preprocessing=told(preprocessing, found.preprocessing))
+    return _labelled(found, labels)
 
+
+def _labelled(checkpoint: Checkpoint, given: Sequence[str] | None) -> Checkpoint:
+    """The checkpoint with the labels given, else its own: one for each class, or none."""
+    labels, classes = checkpoint.labels, checkpoint.config.num_classes
+    if given is not None:
+        try:
+            labels = in_order(list(given))
+        except ValueError as error:
+            raise UsageError(f"The labels given have {error}. Correct them.") from error
+        if len(labels) != classes:
+            raise UsageError(
+                f"{len(labels)} labels were given, but the network tells {classes} classes apart. "
+                "Expected one for each, in the order of its logits."
+            )
+    if labels and len(labels) != classes:
+        raise CheckpointError(
+            f"{checkpoint.path} comes with {len(labels)} labels, in its config or metadata; the "
+            f"tensors have {classes} classes. Expected one for each. Correct the config, give the "
+            "weights file alone, or give --labels."
+        )
+    return replace(checkpoint, labels=labels)
+
+
+def _unfused(
+    file: CheckpointFile,
+    files: tuple[Path, ...],
+    saved_config: Mapping[str, Any],
+    weights: str | None,
+    activation: str | None,
+    image_size: Grid | None,
+) -> Checkpoint:
     weights, state = find_state(file.contents, weights, file.path)
     reader = recognise(state, file.path)
     known = reader.known(saved_config)
@@ -96,6 +140,7 @@ def read_checkpoint(
         model,
         names,
         known.preprocessing,
+        known.labels,
     )
 
 
@@ -181,6 +226,7 @@ def _fused(
         model,
         block_names={},
         preprocessing=provenance.preprocessing,
+        labels=provenance.labels,
     )
 
 

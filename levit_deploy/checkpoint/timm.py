@@ -16,7 +16,7 @@ from levit_deploy.checkpoint.folder import PAIR, image_size_of
 from levit_deploy.checkpoint.rename import InBlock, rename
 from levit_deploy.config import TIMM_VARIANTS, VARIANTS
 from levit_deploy.errors import CheckpointError
-from levit_deploy.known import Known, facts
+from levit_deploy.known import Known, facts, stated_labels
 from levit_deploy.preprocessing import Preprocessing, stated
 
 FAMILY = "timm"
@@ -88,7 +88,21 @@ def known(config: Mapping[str, Any]) -> Known:
         usual_image_size=None if input_size is None else image_size_of(input_size),
         stated=architecture,
         preprocessing=_preprocessing(pretrained),
+        labels=_labels({**pretrained, **config}),
     )
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes, or what describes them where all are described.
+
+    ``label_names`` (``labels`` in older files) may be codes, such as WordNet's for ImageNet, which
+    ``label_descriptions`` explains (timm's ``_hub.py``).
+    """
+    names = stated_labels(config.get("label_names") or config.get("labels"))
+    described = config.get("label_descriptions")
+    if names and isinstance(described, dict) and described.keys() >= set(names):
+        return stated_labels([described[name] for name in names])
+    return names
 
 
 def _preprocessing(pretrained: Mapping[str, Any]) -> Preprocessing:

@@ -15,7 +15,7 @@ from torch import Tensor
 from levit_deploy.checkpoint.folder import PAIR, PREPROCESSOR_CONFIG, image_size_of
 from levit_deploy.checkpoint.rename import InBlock, rename
 from levit_deploy.errors import CheckpointError
-from levit_deploy.known import Known
+from levit_deploy.known import Known, stated_labels
 from levit_deploy.preprocessing import IMAGENET, Preprocessing, stated
 
 FAMILY = "transformers"
@@ -89,7 +89,14 @@ def known(config: Mapping[str, Any]) -> Known:
         image_size=None if size is None else image_size_of(size),
         stated=_stated(config),
         preprocessing=_preprocessing(config.get(PREPROCESSOR_CONFIG)),
+        labels=_labels(config.get("id2label")),
     )
+
+
+def _labels(names: object) -> tuple[str, ...]:
+    """What ``id2label`` names the classes; none where it only counts them, LABEL_0, LABEL_1, ..."""
+    labels = stated_labels(names)
+    return () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
 
 
 def _stated(config: Mapping[str, Any]) -> dict[str, object]:

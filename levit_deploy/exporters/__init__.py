@@ -11,6 +11,7 @@ from levit_deploy.exporters.onnx import DEFAULT_OPSET, OPSETS, to_onnx
 from levit_deploy.exporters.onnx_attention import ATTENTION_OPSET
 from levit_deploy.exporters.onnx_contract import check_contract
 from levit_deploy.exporters.torchscript import to_torchscript
+from levit_deploy.interface import Interface
 from levit_deploy.model import LeViT
 from levit_deploy.precision import Precision
 from levit_deploy.provenance import Provenance
@@ -18,10 +19,22 @@ from levit_deploy.provenance import Provenance
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the user may choose; None leaves it to the exporter."""
+    """What the user may choose; None leaves it to the exporter.
+
+    ``input`` 'uint8' builds the normalisation in, ``output`` 'probabilities' the softmax.
+    """
 
     opset: int | None = None
     batch_size: int | None = None
+    input: str = "float32"
+    output: str = "logits"
+
+    def interface(self) -> Interface:
+        """Raise UsageError where there is no such input or output."""
+        try:
+            return Interface.from_metadata({"input": self.input, "output": self.output})
+        except ValueError as error:
+            raise UsageError(f"Nothing can be exported so: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -29,9 +42,10 @@ class Exporter:
     """A target.
 
     ``auto_layout`` names the layout measured to be fastest for the options; ``serialize`` makes
-    the bytes of a plain model in either layout; ``check_file`` returns what a written file is like,
-    and raises VerificationError where it breaks the format's contract; ``runtime_modules`` are what
-    running it imports; ``precisions`` are those it can be written in.
+    the bytes of a plain model in either layout, with the provenance's interface; ``check_file``
+    returns what a written file is like, and raises VerificationError where it breaks the format's
+    contract; ``runtime_modules`` are what running it imports; ``precisions`` are those it can be
+    written in.
     """
 
     suffix: str

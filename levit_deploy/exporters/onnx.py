@@ -8,12 +8,15 @@ import onnxsim
 
 from levit_deploy.exporters.onnx_attention import ATTENTION_EMITTERS
 from levit_deploy.exporters.onnx_contract import broken_clauses
+from levit_deploy.exporters.onnx_ends import normalised_pixels, probabilities
 from levit_deploy.exporters.onnx_graph import GraphBuilder
 from levit_deploy.exporters.onnx_layers import LAYER_EMITTERS
+from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.model import LeViT
 from levit_deploy.precision import Precision
+from levit_deploy.preprocessing import channel_statistics
 from levit_deploy.provenance import TOOL, Provenance
-from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME
+from levit_deploy.runtime.sessions import OUTPUT_NAME
 
 # The oldest IR version that allows each operator set, so that the oldest runtimes read the file
 # (the table "released versions" in onnx's Versioning.md).
@@ -36,18 +39,22 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Build the graph of a plain float32 model in either layout.
 
-    The input is ``pixel_values`` (batch, channels, height, width), the output ``logits`` (batch,
-    classes), both float32; between them it computes in the provenance's precision. ``batch_size``
-    fixes the batch, which is dynamic otherwise. Raises CheckpointError where that precision cannot
-    hold a weight.
+    From ``pixel_values`` (batch, channels, height, width) to ``logits`` (batch, classes), both
+    float32, it computes in the provenance's precision. Where the provenance's interface says so,
+    the input is ``pixels`` instead, uint8 (batch, height, width, channels), normalised in float32,
+    and the output ``probabilities``. ``batch_size`` fixes the batch, which is dynamic otherwise.
+    Raises CheckpointError where the precision cannot hold a weight, UsageError where the bytes'
+    mean and standard deviation are not known.
     """
-    config = provenance.config
+    config, interface = provenance.config, provenance.interface
     batch: int | str = "batch" if batch_size is None else batch_size
     dtype = DTYPES[provenance.precision]
     graph = GraphBuilder(opset, batch, {**LAYER_EMITTERS, **ATTENTION_EMITTERS}, dtype)
-    shape = [batch, config.in_channels, *config.image_size]
-    pixel_values = ir.val(INPUT_NAME, dtype=ir.DataType.FLOAT, shape=shape)
-    x = pixel_values
+    kind = ir.DataType.UINT8 if interface.input == "uint8" else ir.DataType.FLOAT
+    shape = [batch, *interface.image_shape(config)]
+    given = x = ir.val(interface.input_name, dtype=kind, shape=shape)
+    if interface.input == "uint8":
+        x = normalised_pixels(graph, x, *channel_statistics(config, provenance.preprocessing))
     if dtype != ir.DataType.FLOAT:
         x = graph.cast(x, "patch_embed.cast", dtype)
     for name in ("patch_embed", "to_tokens", "blocks", "pool", "head"):
@@ -55,11 +62,13 @@ def to_onnx(
     if dtype != ir.DataType.FLOAT:
         x = graph.cast(x, "head.cast", ir.DataType.FLOAT)
     x.name = OUTPUT_NAME
+    if interface.output == "probabilities":
+        x = probabilities(graph, x)
 
     proto = ir.to_proto(
         ir.Model(
             ir.Graph(
-                [pixel_values],
+                [given],
                 [x],
                 nodes=graph.nodes,
                 initializers=list(graph.initializers.values()),
@@ -70,7 +79,7 @@ def to_onnx(
             producer_name=TOOL,
         )
     )
-    proto = smaller(proto, simplified(proto))
+    proto = smaller(proto, simplified(proto), interface)
     onnx.helper.set_model_props(proto, provenance.to_metadata())
     return proto
 
@@ -81,11 +90,13 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def smaller(ours: onnx.ModelProto, theirs: onnx.ModelProto) -> onnx.ModelProto:
+def smaller(
+    ours: onnx.ModelProto, theirs: onnx.ModelProto, interface: Interface = DEFAULT
+) -> onnx.ModelProto:
     """Theirs where it has fewer nodes and keeps the contract, else ours.
 
     onnxsim does not always keep it: it turns the softmax over a single key, which is all ones, into
     a Shape and a ConstantOfShape.
     """
     fewer = len(theirs.graph.node) < len(ours.graph.node)
-    return theirs if fewer and not broken_clauses(theirs) else ours
+    return theirs if fewer and not broken_clauses(theirs, interface) else ours

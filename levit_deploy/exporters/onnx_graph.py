@@ -56,8 +56,8 @@ class GraphBuilder:
     def op(
         self, op_type: str, inputs: list[ir.Value], name: str, shape: Shape, **attributes: Any
     ) -> ir.Value:
-        """Append a node with one output of ``dtype``; both are called ``name``."""
-        output = ir.val(name, dtype=self.dtype, shape=shape)
+        """Append a node with one output of its first input's type; both are called ``name``."""
+        output = ir.val(name, dtype=inputs[0].dtype, shape=shape)
         self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name))
         return output
 
@@ -105,16 +105,16 @@ class GraphBuilder:
                 f"{name} holds {np.abs(array).max():.3g} once the layers are fused; the largest "
                 "number of float16 is 65504. Export with --precision fp32, or bf16 as TorchScript."
             )
-        return self._initializer(rounded, name)
+        return self.constant(rounded, name)
 
     def integers(self, values: list[int]) -> ir.Value:
         """Add an int64 vector, such as a shape; equal vectors are stored once."""
-        return self._initializer(np.array(values, dtype=np.int64), f"int64.{values}")
+        return self.constant(np.array(values, dtype=np.int64), f"int64.{values}")
 
     def scalar(self, value: float) -> ir.Value:
         """Add a scalar of ``dtype``; equal ones are stored once."""
         number = np.array(value, dtype=self.dtype.numpy())
-        return self._initializer(number, f"{number.dtype}.{value}")
+        return self.constant(number, f"{number.dtype}.{value}")
 
     def cast(self, x: ir.Value, name: str, to: ir.DataType) -> ir.Value:
         """Append a Cast."""
@@ -122,7 +122,8 @@ class GraphBuilder:
         self.nodes.append(ir.node("Cast", [x], {"to": to}, outputs=[output], name=name))
         return output
 
-    def _initializer(self, array: npt.NDArray[Any], name: str) -> ir.Value:
+    def constant(self, array: npt.NDArray[Any], name: str) -> ir.Value:
+        """Add an initializer as it is; equal names are one."""
         if name not in self.initializers:
             self.initializers[name] = ir.val(name, const_value=ir.tensor(array, name=name))
         return self.initializers[name]

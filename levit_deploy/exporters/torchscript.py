@@ -7,10 +7,13 @@ import io
 import json
 import re
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from levit_deploy.model import LeViT
+from levit_deploy.preprocessing import channel_statistics
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import PROVENANCE_FILE, deprecation_accepted
 
@@ -27,16 +30,47 @@ class InBfloat16(nn.Module):
         return logits.float()
 
 
+class Normalise(nn.Module):
+    """Bytes as a camera gives them to what a network takes.
+
+    uint8 (B, H, W, C) -> float32 (B, C, H, W), as ``onnx_ends.normalised_pixels``.
+    """
+
+    def __init__(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
+        super().__init__()
+        for name, values in (("offset", 255 * mean), ("factor", 1 / (255 * std))):
+            self.register_buffer(name, torch.from_numpy(values).float()[:, None, None])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.permute(0, 3, 1, 2).contiguous().float()
+        return (x - self.get_buffer("offset")) * self.get_buffer("factor")
+
+
+def _with_ends(network: nn.Module, provenance: Provenance) -> nn.Module:
+    """The network between what its interface takes and gives."""
+    modules = [network]
+    if provenance.interface.input == "uint8":
+        statistics = channel_statistics(provenance.config, provenance.preprocessing)
+        modules.insert(0, Normalise(*statistics))
+    if provenance.interface.output == "probabilities":
+        modules.append(nn.Softmax(dim=1))
+    return nn.Sequential(*modules).eval() if len(modules) > 1 else network
+
+
 def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:
     """Trace and freeze a plain float32 model in either layout.
 
-    The program maps float32 (batch, channels, height, width) to float32 (batch, classes) for any
-    batch, computes in the provenance's precision, and needs nothing but torch. The provenance is in
-    the extra file ``provenance.json``.
+    The program maps float32 (batch, channels, height, width) to float32 logits (batch, classes) for
+    any batch, or uint8 pixels or to probabilities, as the provenance's interface says; it computes
+    in the provenance's precision, and needs nothing but torch. The provenance is in the extra file
+    ``provenance.json``. Raises UsageError where the pixels' mean and standard deviation are not
+    known.
     """
-    config = provenance.config
-    program = InBfloat16(model).eval() if provenance.precision == "bf16" else model
-    example = torch.zeros(2, config.in_channels, *config.image_size)
+    interface = provenance.interface
+    network = InBfloat16(model).eval() if provenance.precision == "bf16" else model
+    program = _with_ends(network, provenance)
+    shape = interface.image_shape(provenance.config)
+    example = torch.zeros(2, *shape, dtype=getattr(torch, interface.input))
     buffer = io.BytesIO()
     with deprecation_accepted():
         traced = torch.jit.trace(program, example, check_trace=False)  # verify does the checking

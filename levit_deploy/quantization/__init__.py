@@ -16,7 +16,7 @@ from levit_deploy.quantization.accuracy import Accuracy
 from levit_deploy.quantization.calibration import CPUS
 from levit_deploy.quantization.search import Quantization, runner, search
 from levit_deploy.quantization.split import Judging, judging_pictures, split_pictures
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import Images
 from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
 
 __all__ = [
@@ -50,7 +50,7 @@ class Int8Options:
 def quantized(
     plain: bytes,
     rival: bytes,
-    calibration: FloatArray,
+    calibration: Images,
     pictures: Judging,
     options: Int8Options,
     progress: Callable[[str], object] = lambda _doing: None,
@@ -81,9 +81,7 @@ def quantized(
     return model, dataclasses.replace(found, speed=speed)
 
 
-def _speed(
-    data: bytes, rival: bytes, images: FloatArray, progress: Callable[[str], object]
-) -> Ratio:
+def _speed(data: bytes, rival: bytes, images: Images, progress: Callable[[str], object]) -> Ratio:
     batch = len(images)
     calls: dict[str, Callable[[], object]] = {
         name: partial(runner(model, batch), images)

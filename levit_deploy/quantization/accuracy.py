@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from levit_deploy.quantization.split import Judging
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import FloatArray, Images
 
 MAX_DROP, MAX_DISAGREEMENT = 0.3, 0.5  # points of top-1, and percent of pictures
 
-Run = Callable[[FloatArray], FloatArray]
+Run = Callable[[Images], FloatArray]
 
 
 @dataclass(frozen=True)

@@ -14,33 +14,34 @@ import numpy as np
 import onnx
 
 from levit_deploy.quantization.rounding import QUANTIZED_OPS, only_products_rounded
-from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray
+from levit_deploy.runtime.sessions import INPUT_NAME, Images
 
 METHODS = ("MinMax", "Percentile", "Entropy")
 CPUS = ("any", "vnni")
 
 
 def quantize_graph(
-    model: onnx.ModelProto, images: FloatArray, method: str, cpu: str
+    model: onnx.ModelProto, images: Images, method: str, cpu: str
 ) -> onnx.ModelProto:
     """Put QuantizeLinear and DequantizeLinear around every Conv and Gemm.
 
     Activations become unsigned bytes, weights signed bytes with a scale for each output channel;
-    the ranges of the former are found on ``images``, float32 (n, channels, height, width), by one
-    of METHODS. ``cpu`` 'any' keeps weights within 64, so that the 16-bit sums of processors without
-    VNNI cannot saturate; 'vnni' uses all of a byte. What a Gemm gives stays float: onnxruntime then
-    runs it straight from bytes to floats, which is faster and more accurate than through bytes. So
-    does what is added up along the residual branches.
+    the ranges of the former are found on ``images``, as the model takes them, by one of METHODS.
+    ``cpu`` 'any' keeps weights within 64, so that the 16-bit sums of processors without VNNI cannot
+    saturate; 'vnni' uses all of a byte. What a Gemm gives stays float: onnxruntime then runs it
+    straight from bytes to floats, which is faster and more accurate than through bytes. So does
+    what is added up along the residual branches.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
     with tempfile.TemporaryDirectory() as folder, in_silence():
         given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, given)
         quantize_static(
             given,
             made,
-            image_reader(images, model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1),
+            image_reader(images, batch.dim_value or 1, model.graph.input[0].name),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTIZED_OPS),
             per_channel=True,
@@ -58,7 +59,7 @@ def quantize_graph(
     return only_products_rounded(result, model)
 
 
-def image_reader(images: FloatArray, size: int = 1) -> Any:
+def image_reader(images: Images, size: int = 1, name: str = INPUT_NAME) -> Any:
     """Images as onnxruntime's tool asks for them, in batches of one size."""
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -74,9 +75,9 @@ def image_reader(images: FloatArray, size: int = 1) -> Any:
         def set_range(self, start_index: int, end_index: int) -> None:
             self.left = iter(batches[start_index:end_index])
 
-        def get_next(self) -> dict[str, FloatArray] | None:
+        def get_next(self) -> dict[str, Images] | None:
             batch = next(self.left, None)
-            return None if batch is None else {INPUT_NAME: batch}
+            return None if batch is None else {name: batch}
 
     return Reader()
 

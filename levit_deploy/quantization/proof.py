@@ -21,6 +21,7 @@ import onnx
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import UsageError
 from levit_deploy.model import LeViT
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.quantization.accuracy import accuracy, top1
 from levit_deploy.quantization.rounding import check_rounding
 from levit_deploy.quantization.search import filled
@@ -41,6 +42,7 @@ def measure_int8(
     extra: tuple[Case, ...],
     pictures: Judging | None,
     max_drop: float | None,
+    preprocessing: Preprocessing,
 ) -> Verification:
     """Compare an int8 artifact with its original, and with ``plain``, its float form in ONNX.
 
@@ -58,7 +60,15 @@ def measure_int8(
         path = Path(folder) / "float.onnx"
         path.write_bytes(plain)
         with open_isolated(path) as unrounded:
-            float_proof = measure(model, config, unrounded, head=head, names=names, extra=extra)
+            float_proof = measure(
+                model,
+                config,
+                unrounded,
+                head=head,
+                names=names,
+                extra=extra,
+                preprocessing=preprocessing,
+            )
             answers = top1(filled(unrounded.run, batch), pictures)
     with open_isolated(artifact.path, literal=True) as literal:
         found = measure(
@@ -69,6 +79,7 @@ def measure_int8(
             precision="int8",
             extra=extra,
             literal=filled(literal.run, batch),
+            preprocessing=preprocessing,
         )
     figures = accuracy(answers, top1(filled(artifact.run, batch), pictures), pictures, max_drop)
     return replace(found, unrounded=float_proof, accuracy=figures)

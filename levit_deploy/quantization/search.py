@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 
 from levit_deploy.errors import VerificationError
+from levit_deploy.interface import PROBABILITIES
 from levit_deploy.quantization.accuracy import Accuracy, Run, accuracy, top1
 from levit_deploy.quantization.calibration import METHODS, quantize_graph
 from levit_deploy.quantization.rounding import quantized_blocks, restored
 from levit_deploy.quantization.split import BATCH, Judging
-from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray, onnx_session
+from levit_deploy.runtime.sessions import FloatArray, Images, onnx_session
 from levit_deploy.timing import Ratio
+from levit_deploy.verification.budget import log_probabilities
 
 MOST_IN_A_LOOK = 16  # pictures to tell how much one block costs
 
@@ -24,7 +26,8 @@ class Quantization:
     """How a network was quantized.
 
     ``errors`` are the methods' errors of the logits on the calibration pictures, root mean squares
-    in units of the float logits' own deviation; ``costs`` the same for each block, with all others
+    in units of the float logits' own deviation (of the logarithms of probabilities, where those are
+    what the network gives); ``costs`` the same for each block, with all others
     float. ``float_blocks`` are those that were left so, most costly first. ``speed`` is against the
     fastest float32 file, on this machine, None where it was not measured.
     """
@@ -41,7 +44,7 @@ class Quantization:
 
 def search(
     plain: onnx.ModelProto,
-    calibration: FloatArray,
+    calibration: Images,
     pictures: Judging,
     *,
     cpu: str,
@@ -55,10 +58,12 @@ def search(
     """
     batch = plain.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
     run = runner(plain.SerializeToString(), batch)
-    expected = run(calibration)
+    softmax = plain.graph.output[0].name == PROBABILITIES
+    expected = log_probabilities(run(calibration)) if softmax else run(calibration)
 
     def error(model: onnx.ModelProto, most: int) -> float:
         found = runner(model.SerializeToString(), batch)(calibration[:most])
+        found = log_probabilities(found) if softmax else found
         return float(np.sqrt(np.mean((found - expected[:most]) ** 2)) / expected.std())
 
     candidates = {}
@@ -114,14 +119,15 @@ def search(
 def runner(model: bytes, batch: int | None) -> Run:
     """An in-process onnxruntime session as a function of any number of images."""
     session = onnx_session(model)
-    return filled(lambda images: session.run(None, {INPUT_NAME: images})[0], batch)
+    name = session.get_inputs()[0].name
+    return filled(lambda images: session.run(None, {name: images})[0], batch)
 
 
 def filled(run: Run, batch: int | None) -> Run:
     """Run any number of images in batches of BATCH, or of the fixed size, the last one filled."""
     size = batch or BATCH
 
-    def run_all(images: FloatArray) -> FloatArray:
+    def run_all(images: Images) -> FloatArray:
         n = len(images)
         rows = np.arange(-(-n // size) * size) % n if batch else np.arange(n)
         return np.concatenate([run(images[rows[i : i + size]]) for i in range(0, len(rows), size)])[

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from levit_deploy.class_folders import class_indices
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError
+from levit_deploy.interface import Input
 from levit_deploy.pictures import find_pictures, read_pictures
 from levit_deploy.preprocessing import Preprocessing
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import Images
 
 FEWEST = 40  # one in four to calibrate on leaves thirty to judge by
 MOST_CALIBRATING, MOST_JUDGING = 64, 1000
@@ -32,23 +33,28 @@ class Judging:
     labels: npt.NDArray[np.int64] | None
     config: LeViTConfig
     preprocessing: Preprocessing
+    input: Input = "float32"
 
-    def batches(self) -> Iterator[FloatArray]:
-        """All pictures in order, float32 (up to BATCH, channels, height, width)."""
+    def batches(self) -> Iterator[Images]:
+        """All pictures in order, up to BATCH at once, as ``read_pictures`` gives them."""
         for start in range(0, len(self.paths), BATCH):
-            yield read_pictures(self.paths[start : start + BATCH], self.config, self.preprocessing)
+            yield read_pictures(
+                self.paths[start : start + BATCH], self.config, self.preprocessing, self.input
+            )
 
 
-def judging_pictures(folder: Path, config: LeViTConfig, preprocessing: Preprocessing) -> Judging:
+def judging_pictures(
+    folder: Path, config: LeViTConfig, preprocessing: Preprocessing, input: Input = "float32"
+) -> Judging:
     """Every picture below a folder, or MOST_JUDGING of them, evenly spread."""
     found = find_pictures(folder)
     labels = _labels(found, folder, config)
-    return _judging(found, labels, config, preprocessing)
+    return _judging(found, labels, config, preprocessing, input)
 
 
 def split_pictures(
-    folder: Path, config: LeViTConfig, preprocessing: Preprocessing
-) -> tuple[FloatArray, Judging]:
+    folder: Path, config: LeViTConfig, preprocessing: Preprocessing, input: Input = "float32"
+) -> tuple[Images, Judging]:
     """A quarter of the pictures to calibrate on, at most MOST_CALIBRATING, and the others.
 
     Raises InputError where there are fewer than FEWEST.
@@ -63,8 +69,8 @@ def split_pictures(
     labels = _labels(found, folder, config)
     rest = sorted(set(found) - set(calibrating))
     return (
-        read_pictures(calibrating, config, preprocessing),
-        _judging(rest, labels, config, preprocessing),
+        read_pictures(calibrating, config, preprocessing, input),
+        _judging(rest, labels, config, preprocessing, input),
     )
 
 
@@ -73,10 +79,11 @@ def _judging(
     labels: dict[Path, int] | None,
     config: LeViTConfig,
     preprocessing: Preprocessing,
+    input: Input,
 ) -> Judging:
     chosen = _spread(paths, MOST_JUDGING)
     known = np.array([labels[path] for path in chosen]) if labels is not None else None
-    return Judging(tuple(chosen), known, config, preprocessing)
+    return Judging(tuple(chosen), known, config, preprocessing, input)
 
 
 def _spread(paths: list[Path], most: int) -> list[Path]:

@@ -1,4 +1,4 @@
-"""One interface to every artifact: a callable from images to logits."""
+"""One interface to every artifact: a callable from images to logits, or to probabilities."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from levit_deploy.errors import (
     first_line,
     is_out_of_memory,
 )
+from levit_deploy.interface import Interface
 from levit_deploy.provenance import Provenance, is_ours
 from levit_deploy.regular import read_regular
-from levit_deploy.runtime.sessions import INPUT_NAME, OUTPUT_NAME, FloatArray, onnx_session
+from levit_deploy.runtime.sessions import FloatArray, Images, onnx_session
 from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ PROVENANCE_FILE = "provenance.json"  # in a TorchScript archive
 class Artifact:
     """A loaded artifact.
 
-    ``run`` maps float32 (batch, channels, height, width) to float32 (batch, classes);
-    ``batch_size`` is None where the batch is dynamic, ``image_shape`` is (channels, height, width).
+    ``run`` maps images, float32 (batch, channels, height, width) or uint8 (batch, height, width,
+    channels), to float32 (batch, classes); ``interface`` says which, and what they mean.
+    ``batch_size`` is None where the batch is dynamic, ``image_shape`` is that of one image.
     ``metadata`` is what the file says of itself. ``values`` gives every value computed on the way,
     unnamed, each with the batch as its outer dimension.
     """
@@ -52,8 +54,13 @@ class Artifact:
     metadata: dict[str, str]
     batch_size: int | None
     image_shape: tuple[int, ...]
-    run: Callable[[FloatArray], FloatArray]
-    values: Callable[[FloatArray], Iterable[FloatArray]]
+    run: Callable[[Images], FloatArray]
+    values: Callable[[Images], Iterable[FloatArray]]
+
+    @property
+    def interface(self) -> Interface:
+        """What it takes and gives, as its metadata say; loading it has compared them."""
+        return Interface.from_metadata(self.metadata)
 
 
 def load_artifact(path: Path, threads: int | None = None, *, literal: bool = False) -> Artifact:
@@ -86,31 +93,34 @@ def _onnx(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifa
             "TorchScript or fused file that levit-deploy wrote."
         ) from error
 
+    metadata = session.get_modelmeta().custom_metadata_map
+    interface = _interface(path, metadata)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     found = [(value.name, value.type) for value in (*inputs, *outputs)]
-    if found != [(INPUT_NAME, "tensor(float)"), (OUTPUT_NAME, "tensor(float)")]:
+    names = [interface.input_name, interface.output]
+    types = ["tensor(uint8)" if interface.input == "uint8" else "tensor(float)", "tensor(float)"]
+    if found != list(zip(names, types, strict=True)):
         raise ArtifactError(
-            f"{path} has the inputs and outputs {found}. Expected {INPUT_NAME} and {OUTPUT_NAME}, "
-            "both float32."
+            f"{path} has the inputs and outputs {found}. Expected {names[0]} and {names[1]}, "
+            f"{interface.input} and float32."
         )
     batch, *image_shape = inputs[0].shape
     if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
         raise ArtifactError(
-            f"{path} takes {INPUT_NAME} of shape {inputs[0].shape}. Expected (batch, channels, "
-            "height, width) with all but the batch fixed, as a LeViT has one image size."
+            f"{path} takes {names[0]} of shape {inputs[0].shape}. Expected the batch and three "
+            "fixed sizes, of channels, height and width, as a LeViT has one image size."
         )
 
-    def run(images: FloatArray) -> FloatArray:
+    def run(images: Images) -> FloatArray:
         try:
-            (logits,) = session.run([OUTPUT_NAME], {INPUT_NAME: images})
+            (answers,) = session.run([names[1]], {names[0]: images})
         except Exception as error:
             raise BackendError(
                 f"onnxruntime failed to run {path} on a batch of shape {images.shape}: "
                 f"{first_line(error)}."
             ) from error
-        return np.asarray(logits)
+        return np.asarray(answers)
 
-    metadata = session.get_modelmeta().custom_metadata_map
     batch_size = batch if isinstance(batch, int) else None
     sha256 = hashlib.sha256(data).hexdigest()
     return Artifact(
@@ -123,6 +133,16 @@ def _onnx(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifa
         run,
         values=lambda images: onnx_values(read_regular(path), images),
     )
+
+
+def _interface(path: Path, metadata: dict[str, str]) -> Interface:
+    try:
+        return Interface.from_metadata(metadata)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path} says in its metadata what is not known: {error}. A later version of this tool "
+            "may have written it. Upgrade, or export it again."
+        ) from error
 
 
 def _refuse_what_reaches_out(path: Path, data: bytes) -> None:
@@ -210,31 +230,34 @@ def _torch_artifact(
     metadata: dict[str, str],
     config: LeViTConfig,
     module: Module,
-    values: Callable[[Module, FloatArray], Iterable[FloatArray]],
+    values: Callable[[Module, Images], Iterable[FloatArray]],
 ) -> Artifact:
     import torch
 
-    expected = (config.in_channels, *config.image_size)
+    interface = _interface(path, metadata)
+    expected = interface.image_shape(config)
 
-    def run(images: FloatArray) -> FloatArray:
+    def run(images: Images) -> FloatArray:
         # torch itself would run a turned image: it has as many tokens, and the wrong biases
-        if images.shape[1:] != expected:
+        if images.shape[1:] != expected or images.dtype != interface.input:
             raise BackendError(
-                f"{path} was given a batch of shape {images.shape}. Expected {expected} behind the "
-                "batch: channels, height, width."
+                f"{path} was given a batch of shape {images.shape} in {images.dtype}. Expected "
+                f"{expected} behind the batch, in {interface.input}."
             )
         try:
             with torch.inference_mode():
-                logits = module(torch.from_numpy(images))
+                answers = module(torch.from_numpy(images))
         except RuntimeError as error:
             raise BackendError(
                 f"torch failed to run {path} on a batch of shape {images.shape}: "
                 f"{first_line(error)}."
             ) from error
-        if not isinstance(logits, torch.Tensor) or logits.dtype != torch.float32:
-            kind = getattr(logits, "dtype", type(logits).__name__)
-            raise ArtifactError(f"{path} gives a {kind}. Expected one float32 tensor of logits.")
-        return np.asarray(logits.numpy())
+        if not isinstance(answers, torch.Tensor) or answers.dtype != torch.float32:
+            kind = getattr(answers, "dtype", type(answers).__name__)
+            raise ArtifactError(
+                f"{path} gives a {kind}. Expected one float32 tensor of {interface.output}."
+            )
+        return np.asarray(answers.numpy())
 
     return Artifact(
         path,

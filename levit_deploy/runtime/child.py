@@ -1,7 +1,7 @@
 """The child process that loads an artifact and runs it; ``isolated.py`` is its parent.
 
 Frames go through standard input and output: a kind of one byte, a length, and a body. The child
-answers LOAD with HELLO, the artifact's facts, then each ARRAY with the ARRAY of its logits, and
+answers LOAD with HELLO, the artifact's facts, then each ARRAY with the ARRAY of its answers, and
 VALUES with the ARRAYs of what is computed on the way and END. Instead of any it may send ERROR.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import FloatArray, Images
 
 LOAD, HELLO, ARRAY, VALUES, END, ERROR = b"L", b"H", b"A", b"V", b"Z", b"E"
 HEADER = struct.Struct("<cQ")
@@ -111,7 +111,7 @@ def write_frame(stream: BinaryIO, kind: bytes, body: bytes) -> None:
     stream.flush()
 
 
-def array_to_bytes(array: FloatArray) -> bytes:
+def array_to_bytes(array: Images) -> bytes:
     """In numpy's own format, without pickles."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)

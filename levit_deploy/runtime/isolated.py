@@ -28,7 +28,7 @@ from levit_deploy.runtime.child import (
     read_frame,
     write_frame,
 )
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import FloatArray, Images
 
 TIMEOUT_S = 300.0  # a batch of 128 takes the largest LeViT seconds
 
@@ -128,11 +128,11 @@ class _Child:
             self.values,
         )
 
-    def run(self, images: FloatArray) -> FloatArray:
+    def run(self, images: Images) -> FloatArray:
         self._send(ARRAY, array_to_bytes(images))
         return bytes_to_array(self._reply(ARRAY)[1])
 
-    def values(self, images: FloatArray) -> Iterator[FloatArray]:
+    def values(self, images: Images) -> Iterator[FloatArray]:
         self._send(VALUES, array_to_bytes(images))
         while (frame := self._reply(ARRAY, END))[0] == ARRAY:
             yield bytes_to_array(frame[1])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+Images = npt.NDArray[np.float32 | np.uint8]  # as an artifact takes them (``Interface.input``)
 
 INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray, onnx_session
+from levit_deploy.runtime.sessions import FloatArray, Images, onnx_session
 
 if TYPE_CHECKING:
     import torch
 
 
-def onnx_values(data: bytes, images: FloatArray) -> Iterator[FloatArray]:
+def onnx_values(data: bytes, images: Images) -> Iterator[FloatArray]:
     """What every node of an ONNX model computes, by making each an output of the graph."""
     import onnx
 
@@ -22,12 +22,12 @@ def onnx_values(data: bytes, images: FloatArray) -> Iterator[FloatArray]:
     computed = [name for node in model.graph.node for name in node.output if name]
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in computed if n not in given)
     session = onnx_session(model.SerializeToString())
-    for value in session.run(None, {INPUT_NAME: images}):
+    for value in session.run(None, {session.get_inputs()[0].name: images}):
         if np.issubdtype(value.dtype, np.floating):
             yield value.astype(np.float32, copy=False)
 
 
-def torchscript_values(program: torch.jit.ScriptModule, images: FloatArray) -> Iterator[FloatArray]:
+def torchscript_values(program: torch.jit.ScriptModule, images: Images) -> Iterator[FloatArray]:
     """What every operation of a TorchScript program computes, by returning it from the graph."""
     import torch
 
@@ -42,7 +42,7 @@ def torchscript_values(program: torch.jit.ScriptModule, images: FloatArray) -> I
     yield from _floating(values)
 
 
-def module_values(module: torch.nn.Module, images: FloatArray) -> Iterator[FloatArray]:
+def module_values(module: torch.nn.Module, images: Images) -> Iterator[FloatArray]:
     """What every module within a module computes."""
     import torch
 

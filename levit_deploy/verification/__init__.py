@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationError
+from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.model import LeViT
 from levit_deploy.precision import DTYPES, Precision
+from levit_deploy.preprocessing import IMAGENET, Preprocessing, normalise
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import FloatArray, Images
+from levit_deploy.verification.budget import log_probabilities
 from levit_deploy.verification.compare import (
     BatchResult,
     CaseResult,
@@ -24,7 +28,13 @@ from levit_deploy.verification.compare import (
     compare_case,
     look_inside,
 )
-from levit_deploy.verification.inputs import Case, image_case, standard_cases
+from levit_deploy.verification.inputs import (
+    Case,
+    as_taken,
+    image_case,
+    pixel_cases,
+    standard_cases,
+)
 from levit_deploy.verification.parting import Parting, find_parting
 from levit_deploy.verification.reference import REMEDY, Reference
 
@@ -50,9 +60,10 @@ class Verification:
 
     ``format`` and ``sha256`` are the artifact's; ``precision`` is what it says that it computes in,
     whose budget it was held to; ``head`` says which head's logits, 'mean', 'class' or 'distill'.
-    ``parting`` is where a wrong artifact goes wrong, as far as that can be told. For int8,
-    ``unrounded`` is the proof of the float network that was rounded, and ``accuracy`` what rounding
-    costs.
+    ``interface`` says what it takes and gives: the figures are of logits, or of the logarithms of
+    probabilities. ``parting`` is where a wrong artifact goes wrong, as far as that can be told. For
+    int8, ``unrounded`` is the proof of the float network that was rounded, and ``accuracy`` what
+    rounding costs.
     """
 
     format: str
@@ -65,6 +76,7 @@ class Verification:
     parting: Parting | None = None
     unrounded: Verification | None = None
     accuracy: Accuracy | None = None
+    interface: Interface = DEFAULT
 
     @property
     def passed(self) -> bool:
@@ -107,30 +119,40 @@ def measure(
     names: Mapping[str, str] | None = None,
     extra: tuple[Case, ...] = (),
     seed: int = 0,
-    literal: Callable[[FloatArray], FloatArray] | None = None,
+    literal: Callable[[Images], FloatArray] | None = None,
+    preprocessing: Preprocessing = IMAGENET,
 ) -> Verification:
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
     ``model`` is the original, float32 and in evaluation mode, with the ``head`` the artifact is
     held to; the reference is the same in float64, and the unit of error the same in ``precision``.
     For int8, ``literal`` maps images to what the file says, computed in floats, the unit of error.
-    ``names`` are what the checkpoint calls the blocks, by canonical name. Returns the figures
-    whatever they are; raises VerificationError where the artifact takes other images or gives other
-    classes, CheckpointError where the original itself overflows, BackendError where the artifact
-    cannot run.
+    An artifact that takes bytes is given bytes, and the reference the same ones, normalised as
+    ``preprocessing`` says. ``names`` are what the checkpoint calls the blocks, by canonical name.
+    Returns the figures whatever they are; raises VerificationError where the artifact takes other
+    images or gives other classes, CheckpointError where the original itself overflows, BackendError
+    where the artifact cannot run.
     """
-    expected = (config.in_channels, *config.image_size)
+    interface = artifact.interface
+    expected = interface.image_shape(config)
     if artifact.image_shape != expected:
         raise VerificationError(
             f"{artifact.path} takes images of shape {artifact.image_shape}, the checkpoint takes "
-            f"{expected} (channels, height, width). It was made from another network, or with "
-            "another --image-size, which verify has to be given as well."
+            f"{expected}. It was made from another network, or with another --image-size, which "
+            "verify has to be given as well."
         )
-    reference, fixed = Reference(model, precision, literal), artifact.batch_size
-    cases = [
-        compare_case(case, reference, artifact.run, fixed)
-        for case in (*standard_cases(config, seed), *extra)
-    ]
+    if interface.input == "uint8":
+        standard = pixel_cases(config, preprocessing, seed)
+        normalised = partial(normalise, config=config, preprocessing=preprocessing)
+    else:
+        standard, normalised = standard_cases(config, seed), None
+    if interface.output == "probabilities":
+        artifact = replace(artifact, run=_logarithms(artifact.run))
+        literal = literal and _logarithms(literal)
+    reference = Reference(model, precision, literal, interface.output, normalised)
+    fixed = artifact.batch_size
+    extra = tuple(as_taken(case, interface, config, preprocessing) for case in extra)
+    cases = [compare_case(case, reference, artifact.run, fixed) for case in (*standard, *extra)]
     batches = compare_batches(cases, artifact.run, fixed, seed)
     if precision == "fp16":
         cases = [look_inside(case, artifact.values, fixed) for case in cases]
@@ -142,6 +164,7 @@ def measure(
         seed,
         tuple(case.result for case in cases),
         tuple(batch.result for batch in batches),
+        interface=interface,
     )
     if found.passed:
         if precision in ("fp16", "bf16"):
@@ -151,6 +174,11 @@ def measure(
         return found
     parting = _where(cases, batches, reference, artifact)
     return replace(found, parting=parting and parting.called(names or {}))
+
+
+def _logarithms(run: Callable[[Images], FloatArray]) -> Callable[[Images], FloatArray]:
+    """What probabilities are compared by."""
+    return lambda images: log_probabilities(run(images))
 
 
 def _refuse_what_proves_nothing(cases: Sequence[CaseResult], precision: Precision) -> None:

@@ -12,6 +12,12 @@ computes in one is the error of the original that computes in it, as ``model.hal
     both:                       never less than a few steps (ulps) of the logits' size,
                                 for inputs on which the original happens to be exact
 
+Probabilities are held by their logarithms: those are the logits less one number for each image,
+the log of the sum of their exponentials, so all the above is said of them, too, and an error in
+them is a relative error of the probability. Held as they are, they would hide what the softmax
+hides: where one class has nearly everything, wrong logits of the others move nothing. Below LEAST,
+where float32 comes to its end and runtimes cut off in different places, one is as good as another.
+
 Where several draws of the original's error are known (``Reference.draws``), the largest counts.
 """
 
@@ -28,6 +34,7 @@ from levit_deploy.precision import EPS, Precision
 
 RMSE_FACTOR, MAX_FACTOR = 2.0, 4.0
 RMSE_FLOOR_ULPS, MAX_FLOOR_ULPS = 2.0, 4.0
+LEAST = 1e-30  # probability; the smallest number with all of float32's digits is 1.2e-38
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,12 @@ def budget(
         rmse=max(RMSE_FACTOR * rmse, RMSE_FLOOR_ULPS * ulp),
         max_error=max(MAX_FACTOR * largest, MAX_FLOOR_ULPS * ulp),
     )
+
+
+def log_probabilities(probabilities: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What probabilities are compared by: their natural logarithms, those below LEAST alike."""
+    logarithms: npt.NDArray[Any] = np.log(np.maximum(probabilities, LEAST))
+    return logarithms
 
 
 def rms(error: npt.NDArray[np.float64]) -> float:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.precision import DTYPES
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import FloatArray, Images
 from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.reference import REMEDY, Reference
@@ -21,8 +21,8 @@ BEYOND_CHANCE = 30.0  # times the budget; no correct artifact seen reached a thi
 
 LOOKED_INSIDE = 4  # images of each kind; every value of all has to be held at once
 
-Run = Callable[[FloatArray], FloatArray]
-Values = Callable[[FloatArray], Iterable[FloatArray]]
+Run = Callable[[Images], FloatArray]
+Values = Callable[[Images], Iterable[FloatArray]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Compared:
     """
 
     result: CaseResult
-    images: FloatArray
+    images: Images
     logits: FloatArray
     worst: int
 
@@ -136,7 +136,7 @@ class _OriginalOverflowsError(CheckpointError):
 
 
 def _compare(
-    name: str, images: FloatArray, reference: Reference, run: Run, batch: int, twins: int
+    name: str, images: Images, reference: Reference, run: Run, batch: int, twins: int
 ) -> Compared:
     expected = reference.logits(images)
     draws = list(reference.draws(images, twins))
@@ -192,7 +192,7 @@ def look_inside(compared: Compared, values: Values, fixed_batch: int | None) -> 
     return replace(compared, result=replace(compared.result, overflows=not all(finite)))
 
 
-def _logits(run: Run, images: FloatArray, classes: int) -> FloatArray:
+def _logits(run: Run, images: Images, classes: int) -> FloatArray:
     """The artifact's logits; VerificationError where they are not one row an image."""
     logits, expected = run(images), (len(images), classes)
     if logits.shape != expected:
@@ -212,7 +212,7 @@ class ComparedBatch:
     """Images run together: the figures, and the images."""
 
     result: BatchResult
-    images: FloatArray
+    images: Images
 
 
 def compare_batches(

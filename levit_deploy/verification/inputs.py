@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from levit_deploy.config import LeViTConfig
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.errors import UsageError
+from levit_deploy.interface import Interface
+from levit_deploy.preprocessing import Preprocessing, channel_statistics, normalise
+from levit_deploy.runtime.sessions import FloatArray, Images
 
 LARGE = 10.0  # times normal noise
 
@@ -18,12 +23,13 @@ class Case:
     """One kind of input.
 
     ``draw(n)`` gives n images, float32 (n, channels, height, width), normalised as the model
-    expects, and the same ones every time; ``sizes`` are the numbers of images to try in turn.
+    expects, or uint8 (n, height, width, channels), which ``as_taken`` normalises where that is not
+    to be proven; the same ones every time. ``sizes`` are the numbers of images to try in turn.
     ``quieter`` gives the same kind with half the contrast, for originals that overflow on it.
     """
 
     name: str
-    draw: Callable[[int], FloatArray]
+    draw: Callable[[int], Images]
     sizes: tuple[int, ...]
     quieter: Callable[[], Case] | None = None
 
@@ -80,6 +86,74 @@ def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
     )
 
 
-def image_case(name: str, images: FloatArray) -> Case:
-    """Given images as a case: float32 (n, channels, height, width), already normalised."""
+def pixel_cases(config: LeViTConfig, preprocessing: Preprocessing, seed: int) -> tuple[Case, ...]:
+    """The same for an artifact that takes bytes, as far as there are such bytes.
+
+    The mean colour takes the place of zeros, to the nearest byte. Constants begin with black and
+    white, the farthest from what pads the borders. The loudest noise there is has every byte at 0
+    or 255. Tiny values there are none: the least step of a byte is what "zeros" differ by.
+    """
+    shape = (*config.image_size, config.in_channels)
+    mean, std = channel_statistics(config, preprocessing)
+
+    def normal(n: int) -> Images:
+        noise = np.random.default_rng(seed).standard_normal((n, *shape))
+        return _bytes(255 * (mean + std * noise))
+
+    def zeros(n: int) -> Images:
+        steps = np.random.default_rng(seed).integers(-1, 2, (n, *shape))
+        steps[0] = 0
+        return _bytes(255 * mean + steps)
+
+    def constant(n: int) -> Images:
+        levels = np.random.default_rng(seed).integers(0, 256, (n, 1, 1, 1))
+        levels[:2, 0, 0, 0] = (0, 255)[:n]
+        return _bytes(np.broadcast_to(levels, (n, *shape)))
+
+    def pixels(n: int) -> Images:
+        rng, images = np.random.default_rng(seed), _bytes(np.tile(255 * mean, (n, *shape[:2], 1)))
+        for image in images:
+            image[rng.integers(shape[0]), rng.integers(shape[1])] = 255
+        return images
+
+    def extreme(n: int) -> Images:
+        return _bytes(255 * np.random.default_rng(seed).integers(0, 2, (n, *shape)))
+
+    return (
+        Case("normal", normal, (8, 32, 64)),
+        Case("zeros", zeros, (2, 32, 64)),
+        Case("constant", constant, (4, 32, 64)),
+        Case("pixels", pixels, (4, 32, 64)),
+        Case("extreme", extreme, (4, 32, 64)),
+    )
+
+
+def _bytes(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    pixels: npt.NDArray[np.uint8] = np.rint(numbers).clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def as_taken(
+    case: Case, interface: Interface, config: LeViTConfig, preprocessing: Preprocessing
+) -> Case:
+    """A case for an artifact of this interface: bytes are normalised for one that takes images.
+
+    Raises UsageError for images that are normalised already where bytes are taken.
+    """
+    given = case.draw(1).dtype
+    if given == interface.input:
+        return case
+    if given != np.uint8:
+        raise UsageError(
+            f"The inputs {case.name!r} are {given}, and the artifact takes {interface.input}. "
+            "Expected bytes (n, height, width, channels)."
+        )
+    return replace(case, draw=lambda n: normalise(case.draw(n), config, preprocessing))
+
+
+def image_case(name: str, images: Images) -> Case:
+    """Given images as a case: float32 (n, channels, height, width), already normalised.
+
+    Or uint8 (n, height, width, channels).
+    """
     return Case(name, lambda n: images[:n], (len(images),))

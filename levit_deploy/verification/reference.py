@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from levit_deploy.errors import CheckpointError
+from levit_deploy.interface import Output
 from levit_deploy.model import LeViT
 from levit_deploy.precision import DTYPES, EPS, Precision
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray, Images
+from levit_deploy.verification.budget import log_probabilities
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp32": "Check the training run that wrote the file.",
@@ -42,17 +44,24 @@ class Reference:
     """The original network, in float64 and, as the unit of error, in an artifact's precision.
 
     For int8, in which no original computes, the unit is the error of ``literal``: what the artifact
-    says, computed in floats, which maps images to logits. Raises CheckpointError where a precision
-    cannot hold the original's weights.
+    says, computed in floats, which maps images to logits. For an artifact that takes bytes,
+    ``normalised(bytes, dtype=...)`` makes images of them: in float64, and in float32 for the unit,
+    as the original's author does. Where ``output`` is 'probabilities', their logarithms take the
+    place of the logits, of a softmax in float64, and in float32 for the unit. Raises
+    CheckpointError where a precision cannot hold the original's weights.
     """
 
     def __init__(
         self,
         model: LeViT,
         precision: Precision = "fp32",
-        literal: Callable[[FloatArray], FloatArray] | None = None,
+        literal: Callable[[Images], FloatArray] | None = None,
+        output: Output = "logits",
+        normalised: Callable[..., npt.NDArray[Any]] | None = None,
     ) -> None:
         self.precision = precision
+        self._output = output
+        self._normalised = normalised
         self._literal = literal
         self._dtype = getattr(torch, DTYPES[precision])
         self._float64 = copy.deepcopy(model).double()
@@ -66,15 +75,32 @@ class Reference:
                     f"{REMEDY[precision]}"
                 )
 
-    def logits(self, images: FloatArray) -> npt.NDArray[np.float64]:
-        """float32 (n, channels, height, width) -> float64 (n, classes)."""
-        return _logits(self._float64, images)
+    def logits(self, images: Images) -> npt.NDArray[np.float64]:
+        """Images as the artifact takes them -> float64 (n, classes)."""
+        return self._answers(self._float64, images)
 
-    def own_logits(self, images: FloatArray) -> FloatArray:
+    def own_logits(self, images: Images) -> FloatArray:
         """The original's in the artifact's precision, as float32: shapes as for ``logits``."""
-        return _logits(self._own, images)
+        return self._answers(self._own, images)
 
-    def draws(self, images: FloatArray, twins: int) -> Iterator[npt.NDArray[Any]]:
+    def _answers(self, model: LeViT, images: Images) -> npt.NDArray[Any]:
+        """What a network gives for the images, computed in its own precision."""
+        logits = np.concatenate([_run(model, part) for part in _chunks(self._given(model, images))])
+        return self._finished(logits)
+
+    def _finished(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self._output == "logits":
+            return logits
+        return log_probabilities(torch.from_numpy(logits).softmax(1).numpy())
+
+    def _given(self, model: LeViT, images: Images) -> npt.NDArray[Any]:
+        """What the network itself is given."""
+        if self._normalised is None:
+            return images
+        double = next(model.parameters()).dtype == torch.float64
+        return self._normalised(images, dtype=np.float64 if double else np.float32)
+
+    def draws(self, images: Images, twins: int) -> Iterator[npt.NDArray[Any]]:
         """``own_logits`` of the original, and then, as if it were of the same, of so many twins.
 
         A twin has every weight moved by at most one step of the precision. In float32, where the
@@ -90,21 +116,26 @@ class Reference:
         expected = self.logits(images) if twins and self.precision != "fp32" else None
         for seed in range(twins):
             twin = _twin(self._float64, seed, EPS[self.precision])
-            found = _logits(copy.deepcopy(twin).to(self._dtype), images)
-            yield found if expected is None else found - _logits(twin, images) + expected
+            found = self._answers(copy.deepcopy(twin).to(self._dtype), images)
+            yield found if expected is None else found - self._answers(twin, images) + expected
 
-    def blocks(self, images: FloatArray) -> list[BlockOutput]:
-        """What every block computes of float32 (n, channels, height, width), in their order."""
-        double = _run_blocks(self._float64, images)
-        own = _run_blocks(self._own, images)
+    def blocks(self, images: Images) -> list[BlockOutput]:
+        """What every block computes of images as the artifact takes them, in their order.
+
+        The first are the images themselves, ``pixel_values``, where those are bytes.
+        """
+        double, own = (self._blocks(model, images) for model in (self._float64, self._own))
         return [BlockOutput(name, double[name], own[name]) for name in double]
 
+    def _blocks(self, model: LeViT, images: Images) -> dict[str, npt.NDArray[Any]]:
+        given = self._given(model, images)
+        computed = {} if self._normalised is None else {INPUT_NAME: given}
+        computed |= _run_blocks(model, given)
+        computed["head"] = self._finished(computed["head"])
+        return computed
 
-def _logits(model: LeViT, images: FloatArray) -> npt.NDArray[Any]:
-    return np.concatenate([_run(model, part) for part in _chunks(images)])
 
-
-def _chunks(images: FloatArray, size: int = 8) -> list[FloatArray]:
+def _chunks(images: npt.NDArray[Any], size: int = 8) -> list[npt.NDArray[Any]]:
     """A few images at a time: in float64, activations take twice the memory they usually do."""
     return [images[start : start + size] for start in range(0, len(images), size)]
 
@@ -120,7 +151,7 @@ def _twin(model: LeViT, seed: int, eps: float) -> LeViT:
     return twin
 
 
-def _run(model: LeViT, images: FloatArray) -> npt.NDArray[Any]:
+def _run(model: LeViT, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     dtype = next(model.parameters()).dtype
     with torch.inference_mode():
         return _numbers(model(torch.from_numpy(images).to(dtype)))
@@ -131,7 +162,7 @@ def _numbers(tensor: Tensor) -> npt.NDArray[Any]:
     return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
 
 
-def _run_blocks(model: LeViT, images: FloatArray) -> dict[str, npt.NDArray[Any]]:
+def _run_blocks(model: LeViT, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     computed: dict[str, npt.NDArray[Any]] = {}
 
     def keep(name: str, module: nn.Module) -> Any:

@@ -1,0 +1,60 @@
+"""What an artifact takes and gives: normalised images or bytes, logits or probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from levit_deploy.config import LeViTConfig
+
+Input = Literal["float32", "uint8"]
+Output = Literal["logits", "probabilities"]
+PIXELS, PROBABILITIES = "pixels", "probabilities"  # an ONNX file's names for them
+INPUTS: tuple[Input, ...] = get_args(Input)
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The two ends of an artifact.
+
+    ``input`` is 'float32', images that are normalised already, (batch, channels, height, width), or
+    'uint8', pixels as a camera gives them, (batch, height, width, channels), normalised inside.
+    ``output`` is 'logits' or 'probabilities', their softmax: float32 (batch, classes). Both are
+    also what the metadata say, and the latter the name of an ONNX output.
+    """
+
+    input: Input = "float32"
+    output: Output = "logits"
+
+    @property
+    def input_name(self) -> str:
+        """What an ONNX file calls its input."""
+        return PIXELS if self.input == "uint8" else "pixel_values"
+
+    def image_shape(self, config: LeViTConfig) -> tuple[int, ...]:
+        """The shape of one image, without the batch."""
+        if self.input == "uint8":
+            return (*config.image_size, config.in_channels)
+        return (config.in_channels, *config.image_size)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Interface:
+        """Read what an artifact says of itself; the first ones had nothing to choose.
+
+        Raises ValueError where that is nothing known.
+        """
+        takes, gives = metadata.get("input", "float32"), metadata.get("output", "logits")
+        for known_input in INPUTS:
+            for known_output in OUTPUTS:
+                if (known_input, known_output) == (takes, gives):
+                    return cls(known_input, known_output)
+        raise ValueError(
+            f"the input {takes!r} is not one of {', '.join(INPUTS)}, or the output {gives!r} not "
+            f"one of {', '.join(OUTPUTS)}"
+        )
+
+
+DEFAULT = Interface()
