@@ -24,6 +24,7 @@ from levit_deploy import ending, pipeline, report
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import SUFFIXES, app
 from levit_deploy.exporters import EXPORTERS
+from levit_deploy.runtime.artifact import load_artifact
 
 COMMANDS = ("inspect", "fuse", "export", "verify", "predict", "evaluate", "demo")
 
@@ -805,3 +806,61 @@ def test_a_reader_that_leaves_is_no_error(folder, report):
         assert process.stderr.read() == b""
     assert process.returncode == 0
     assert "ckpt.onnx" in names_in(folder)
+
+
+# --- what an artifact takes, gives and says -------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_bytes_probabilities_labels_and_preprocessing(folder):
+    (folder / "labels.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
+    told = ("--preprocessing", "mean 0.5, std 0.25")
+    ends = ("--input", "uint8", "--output", "probabilities")
+    labels = ("--labels", folder / "labels.txt")
+    artifact = folder / "out.onnx"
+    code, out, _ = run("export", folder / "ckpt.pth", "-o", artifact, *ends, *told, *labels)
+    assert code == 0
+    assert "mean head, uint8 input, probabilities, nodes" in out
+    assert "pictures are prepared as" not in out  # as they were told
+    assert json.loads(load_artifact(artifact).metadata["labels"]) == list("abcdefg")
+    code, out, _ = run("verify", folder / "ckpt.pth", artifact, *told, "--json", "-")
+    assert code == 0
+    proof = json.loads(out)["verification"]
+    assert (proof["input"], proof["output"]) == ("uint8", "probabilities")
+    code, _, err = run("verify", folder / "ckpt.pth", artifact)
+    assert code == 1
+    assert "--preprocessing" in err
+
+    fused = folder / "fused.safetensors"
+    assert run("fuse", folder / "ckpt.pth", "--out", fused, *told, *labels, "-q")[0] == 0
+    code, out, _ = run("inspect", fused)
+    assert "7: a, b, c, ..." in out
+    assert "crop 0.875, bicubic, mean 0.5, std 0.25" in out
+    assert json.loads(run("inspect", fused, "--json", "-")[1])["labels"] == list("abcdefg")
+    assert "none" in run("inspect", folder / "ckpt.pth")[1]
+
+
+def test_what_is_built_in_and_was_assumed_is_said(folder):
+    code, out, _ = run("export", folder / "ckpt.pth", "--input", "uint8")
+    assert code == 0
+    assert "assumed: pictures are prepared as for ImageNet" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (("--preprocessing", "mean 2"), 2, "cannot be understood"),
+        (("--labels", "nowhere.txt"), 3, "nowhere.txt cannot be read"),
+        (("--labels", "few.txt"), 2, "2 labels were given"),
+        (("--labels", "few.txt", "-o", "few.txt", "--force"), 5, "few.txt"),
+        (("--output", "out.onnx"), 2, "logits"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(folder, monkeypatch, arguments, code, expected):
+    monkeypatch.chdir(folder)
+    (folder / "few.txt").write_text("a\nb\n")
+    found, _, err = run("export", "ckpt.pth", *arguments)
+    assert found == code
+    assert expected in " ".join(err.split())
+    assert names_in(folder) == ["ckpt.pth", "few.txt"]
+    assert (folder / "few.txt").read_text() == "a\nb\n"

@@ -256,6 +256,7 @@ def test_bytes_that_nobody_knows_how_to_normalise_are_refused(
 # --- pictures, and inputs of the user's own -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pictures_prove_both_an_artifact_that_takes_bytes_and_one_that_does_not(
     tmp_path, checkpoint, exported
 ):

@@ -8,7 +8,16 @@ from networks import SMALL
 from PIL import Image
 
 from levit_deploy.errors import CheckpointError, UsageError
-from levit_deploy.preprocessing import IMAGENET, Preprocessing, prepare, stated
+from levit_deploy.preprocessing import (
+    IMAGENET,
+    Preprocessing,
+    channel_statistics,
+    fit,
+    normalise,
+    prepare,
+    stated,
+    told,
+)
 
 MEAN = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -260,3 +269,60 @@ def test_what_a_config_states_is_no_assumption():
 def test_it_reads_back():
     for one in (IMAGENET, Preprocessing(1, "box", (0.5,), (1.0,), assumed=False, unsupported="x")):
         assert Preprocessing.from_json(one.to_json()) == one
+
+
+# --- bytes, and what a user says ------------------------------------------------------------------
+
+
+def test_a_picture_is_fitted_in_bytes_and_then_normalised():
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 80, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    fitted = fit(picture, SQUARE, IMAGENET)
+    assert (fitted.dtype, fitted.shape) == (np.uint8, (*SQUARE.image_size, 3))
+    expected = (fitted / 255 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
+    found = normalise(fitted[None], SQUARE, IMAGENET, np.float64)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found[0], expected.transpose(2, 0, 1), rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(
+        prepare(picture, SQUARE, IMAGENET), normalise(fitted, SQUARE, IMAGENET)
+    )
+
+
+def test_one_number_is_for_all_channels_and_grey_has_their_mean():
+    four = SQUARE.replace(in_channels=4)
+    mean, std = channel_statistics(four, Preprocessing(mean=(0.5,), std=(0.1, 0.2, 0.3, 0.4)))
+    assert (list(mean), list(std)) == ([0.5] * 4, [0.1, 0.2, 0.3, 0.4])
+    mean, std = channel_statistics(GREY, Preprocessing(mean=(0.1, 0.2, 0.6), std=(0.5,)))
+    assert (list(mean), list(std)) == (pytest.approx([0.3]), [0.5])
+
+
+def test_what_is_printed_of_pictures_can_be_told():
+    own = Preprocessing(0.9, "bilinear", (0.5, 0.25, 0.125), (0.1,), assumed=False)
+    assert told(str(own), IMAGENET) == own
+    part = told("std 0.5 , nearest", own)
+    assert part == Preprocessing(0.9, "nearest", own.mean, (0.5,), assumed=False)
+
+
+def test_other_steps_are_forgotten_only_where_all_is_told():
+    other = Preprocessing(unsupported="config.json says crop_mode: border")
+    assert told("crop 0.9, mean 0.5, std 0.5", other).unsupported == other.unsupported
+    assert told("crop 0.9, bicubic, mean 0.5, std 0.5", other).unsupported == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "it says nothing"),
+        ("mean", "'mean' is no part"),
+        ("mean 0.5 x", "could not convert"),
+        ("mean 124 116 104", "the mean is"),
+        ("std nan", "the std is"),
+        ("std 0", "the std is"),
+        ("crop 0.9 0.8", "'crop 0.9 0.8' is no part"),
+        ("bicubic, nearest", "'nearest' says again"),
+        ("resize 256", "'resize 256' is no part"),
+    ],
+)
+def test_nonsense_about_pictures_is_no_option(text, expected):
+    with pytest.raises(UsageError, match=f"--preprocessing .*: {expected}.* Expected parts"):
+        told(text, IMAGENET)

@@ -4,6 +4,7 @@ import importlib.metadata
 import pytest
 from networks import SMALL
 
+from levit_deploy.interface import Interface
 from levit_deploy.preprocessing import IMAGENET, Preprocessing
 from levit_deploy.provenance import Provenance, claimed_precision, is_ours
 
@@ -37,6 +38,21 @@ def test_the_precision_is_carried_along_and_was_float32_at_first():
     assert Provenance.from_metadata(metadata).precision == "fp32"
     with pytest.raises(ValueError, match="'fp12' is not one of fp32, fp16, bf16"):
         claimed_precision({"precision": "fp12"})
+
+
+def test_both_ends_and_the_labels_are_carried_along_and_were_none_at_first():
+    own = dataclasses.replace(
+        PROVENANCE, interface=Interface("uint8", "probabilities"), labels=("Ä", "b", "c")
+    )
+    metadata = own.to_metadata()
+    assert (metadata["input"], metadata["output"]) == ("uint8", "probabilities")
+    assert Provenance.from_metadata(metadata) == own
+    for key in ("input", "output", "labels"):
+        del metadata[key]
+    assert Provenance.from_metadata(metadata) == PROVENANCE
+    for key, damage in (("input", "int4"), ("output", "top5"), ("labels", "[1]")):
+        with pytest.raises(ValueError, match=r"label|is not one of"):
+            Provenance.from_metadata({**metadata, key: damage})
 
 
 @pytest.mark.parametrize("key", ["checkpoint_sha256", "config", "head", "layout"])

@@ -103,7 +103,7 @@ def pixel_cases(config: LeViTConfig, preprocessing: Preprocessing, seed: int) ->
     def zeros(n: int) -> Images:
         steps = np.random.default_rng(seed).integers(-1, 2, (n, *shape))
         steps[0] = 0
-        return _bytes(255 * mean + steps)
+        return _bytes(np.rint(255 * mean) + steps)
 
     def constant(n: int) -> Images:
         levels = np.random.default_rng(seed).integers(0, 256, (n, 1, 1, 1))

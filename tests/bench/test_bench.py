@@ -8,14 +8,25 @@ from typer.testing import CliRunner
 
 from levit_deploy.bench import pinned, random_network
 from levit_deploy.bench.plot import plot
+from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import app
+from levit_deploy.exporters import ExportOptions
+from levit_deploy.pipeline import export
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     torch.save({"model": trained().state_dict()}, folder / "ckpt.pth")
-    arguments = ["bench", str(folder / "ckpt.pth"), "--batch-size", "1,3", "--rounds", "4"]
+    bytes_taken = folder / "bytes.onnx"
+    export(
+        read_checkpoint(folder / "ckpt.pth"),
+        "onnx",
+        bytes_taken,
+        options=ExportOptions(input="uint8", output="probabilities"),
+    )
+    arguments = ["bench", str(folder / "ckpt.pth"), str(bytes_taken)]
+    arguments += ["--batch-size", "1,3", "--rounds", "4"]
     result = CliRunner().invoke(app, [*arguments, "--json", "-"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -36,6 +47,7 @@ def test_every_form_is_there_at_every_batch_size(data):
             ("onnxruntime", "int8"),
             ("onnxruntime", "int8, for VNNI"),
             ("onnxruntime", "plain export, int8"),
+            ("onnxruntime", "bytes.onnx"),
         }
 
 

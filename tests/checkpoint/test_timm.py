@@ -158,3 +158,19 @@ def test_another_way_to_crop_is_known_and_left_to_whoever_gives_pictures():
     found = timm.known(hub(pretrained_cfg={"crop_mode": "border"})).preprocessing
     assert found.unsupported == "config.json says crop_mode: border"
     assert not found.assumed
+
+
+def test_labels_are_names_or_what_describes_them_all():
+    names, described = ["n01", "n02"], {"n01": "tench", "n02": "goldfish"}
+    assert timm.known(hub(label_names=names)).labels == ("n01", "n02")
+    everything = hub(label_names=names, label_descriptions=described)
+    assert timm.known(everything).labels == ("tench", "goldfish")
+    some = hub(label_names={"0": "n01", "1": "n02"}, label_descriptions={"n01": "tench"})
+    assert timm.known(some).labels == ("n01", "n02")
+    older = {"architecture": "levit_256d", "labels": names}
+    assert timm.known(older).labels == ("n01", "n02")
+    inside = {"architecture": "levit_256", "pretrained_cfg": {"label_names": names}}
+    assert timm.known(inside).labels == ("n01", "n02")
+    assert timm.known(hub()).labels == ()
+    with pytest.raises(CheckpointError, match=r"the label '7' for the class 1.* Correct it"):
+        timm.known(hub(label_names=["a", 7]))

@@ -143,3 +143,12 @@ def test_another_way_is_known_and_left_to_whoever_gives_pictures(field, value):
 def test_nonsense_about_pictures_is_refused(fields, expected):
     with pytest.raises(CheckpointError, match=rf"^preprocessor_config\.json .* that {expected}"):
         preprocessing(**fields)
+
+
+def test_labels_are_names_and_not_their_placeholders():
+    names = {"1": "goldfish", "0": "tench"}
+    assert transformers.known({"id2label": names}).labels == ("tench", "goldfish")
+    assert transformers.known({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}).labels == ()
+    assert transformers.known({}).labels == ()
+    with pytest.raises(CheckpointError, match="none of them for the class 0"):
+        transformers.known({"id2label": {"1": "a", "2": "b"}})

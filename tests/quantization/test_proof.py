@@ -249,3 +249,22 @@ def test_the_report_says_what_each_block_costs(published):
         assert block in text
     for words in ("onnx, int8, tokens", "left in float: nothing", "before it is rounded", "lost"):
         assert words in text
+
+
+@pytest.mark.slow
+def test_int8_between_bytes_and_probabilities(checkpoint, folder, tmp_path):
+    options = ExportOptions(input="uint8", output="probabilities")
+    published = export(checkpoint, folder, tmp_path / "int8.onnx", options=options)
+    found = published.verification
+    assert found.interface == found.unrounded.interface == options.interface()
+    assert [case.name for case in found.cases][-1] == "extreme"
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *CONFIG.image_size, 3), dtype=np.uint8)
+    probabilities = load_artifact(published.path).run(pixels)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=0, atol=1e-6)
+    assert verify(checkpoint, folder, published.path, max_drop=45.0).passed
+    model = onnx.load(published.path)
+    tensor = next(t for t in model.graph.initializer if t.name == "pixels.mean")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    with pytest.raises(VerificationError, match=r"pixels\.mean is not the checkpoint's"):
+        verify(checkpoint, folder, tmp_path / "wrong.onnx")

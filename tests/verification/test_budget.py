@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from levit_deploy.precision import DTYPES, PRECISIONS
-from levit_deploy.verification.budget import budget, rms
+from levit_deploy.verification.budget import budget, log_probabilities, rms
 
 REFERENCE = np.array([[8.0, -2.0], [1.0, 0.5]])
 
@@ -42,3 +42,12 @@ def test_of_several_draws_the_largest_counts():
 def test_rms_by_hand():
     assert rms(np.array([[3.0, 4.0], [0.0, 0.0]])) == 2.5
     assert np.isnan(rms(np.array([np.nan, 1.0])))
+
+
+def test_probabilities_show_what_a_softmax_would_hide():
+    certain = np.array([[1 - 2e-9, 1e-9, 1e-9]])
+    wrong = np.array([[1 - 3e-9, 2e-9, 1e-9]])  # nothing, against 1
+    assert np.abs(log_probabilities(wrong) - log_probabilities(certain)).max() > 0.69
+    ends = log_probabilities(np.array([0.0, 1e-35, 1e-30, 1.0]))
+    assert list(ends) == [np.log(1e-30)] * 3 + [0.0]
+    assert np.isnan(log_probabilities(np.array([np.nan]))).all()

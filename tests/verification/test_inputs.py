@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 from networks import SMALL
 
-from levit_deploy.verification.inputs import image_case, standard_cases
+from levit_deploy.errors import UsageError
+from levit_deploy.interface import Interface
+from levit_deploy.preprocessing import Preprocessing, normalise
+from levit_deploy.verification.inputs import as_taken, image_case, pixel_cases, standard_cases
 
 CASES = {case.name: case for case in standard_cases(SMALL, seed=0)}
 
@@ -48,3 +51,48 @@ def test_given_images_are_taken_as_they_are():
     case = image_case("mine", images)
     assert case.sizes == (2,)
     assert np.array_equal(case.draw(2), images)
+
+
+# --- bytes ----------------------------------------------------------------------------------------
+
+PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+PIXEL_CASES = {case.name: case for case in pixel_cases(SMALL, PREPROCESSING, seed=0)}
+
+
+@pytest.mark.parametrize("name", PIXEL_CASES)
+@pytest.mark.parametrize("n", [1, 5])
+def test_bytes_are_the_same_every_time_and_all_different(name, n):
+    pixels = PIXEL_CASES[name].draw(n)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (n, 64, 96, 3)
+    assert len({image.tobytes() for image in pixels}) == n
+    again = {case.name: case for case in pixel_cases(SMALL, PREPROCESSING, seed=0)}[name]
+    assert pixels.tobytes() == again.draw(n).tobytes()
+
+
+def test_each_kind_of_bytes_is_what_its_name_says():
+    normal = normalise(PIXEL_CASES["normal"].draw(8), SMALL, PREPROCESSING)
+    np.testing.assert_allclose(normal.mean((0, 2, 3)), 0, atol=0.05)  # a little is cut off
+    np.testing.assert_allclose(normal.std((0, 2, 3)), 0.95, atol=0.05)
+    zeros = PIXEL_CASES["zeros"].draw(4).astype(int)
+    mean = (102, 128, 153)
+    assert (zeros[0] == mean).all()
+    assert np.abs(zeros[1:] - mean).max() == 1
+    constant = PIXEL_CASES["constant"].draw(4)
+    assert np.ptp(constant, axis=(1, 2, 3)).max() == 0
+    assert list(constant[:2, 0, 0, 0]) == [0, 255]
+    pixels = PIXEL_CASES["pixels"].draw(6)
+    white = (pixels == 255).all(-1)
+    assert (white.sum((1, 2)) == 1).all()
+    assert (pixels[~white] == mean).all()
+    assert set(np.unique(PIXEL_CASES["extreme"].draw(2))) == {0, 255}
+
+
+def test_bytes_are_normalised_for_who_takes_images_and_not_the_other_way():
+    pixels = PIXEL_CASES["normal"].draw(2)
+    taken = as_taken(image_case("mine", pixels), Interface(), SMALL, PREPROCESSING)
+    np.testing.assert_array_equal(taken.draw(2), normalise(pixels, SMALL, PREPROCESSING))
+    own = image_case("mine", pixels)
+    assert as_taken(own, Interface("uint8"), SMALL, PREPROCESSING) is own
+    with pytest.raises(UsageError, match="'normal' are float32"):
+        as_taken(CASES["normal"], Interface("uint8"), SMALL, PREPROCESSING)
