@@ -102,7 +102,10 @@ def evaluate(
                 n += 1
                 expected = classes[picture.path.relative_to(folder).parts[0]]
                 answers = best(
-                    picture.scores, processor.labels, TOP_K, logits=processor.gives_logits
+                    picture.scores,
+                    processor.labels,
+                    TOP_K,
+                    logits=processor.interface.output == "logits",
                 )
                 hits += _hits(answers, expected)
                 if original is not None:

@@ -122,7 +122,11 @@ def quantize(
         layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
     interface = options.interface()
     calibration, pictures = split_pictures(
-        int8.images, checkpoint.config, checkpoint.preprocessing, interface.input
+        int8.images,
+        checkpoint.config,
+        checkpoint.preprocessing,
+        interface.input,
+        checkpoint.labels,
     )
     made: list[Quantization] = []
 
@@ -199,7 +203,11 @@ def verify(
         pictures = None
         if images is not None and artifact.metadata.get("precision") == "int8":
             pictures = judging_pictures(
-                images, checkpoint.config, checkpoint.preprocessing, artifact.interface.input
+                images,
+                checkpoint.config,
+                checkpoint.preprocessing,
+                artifact.interface.input,
+                checkpoint.labels,
             )
         return _measure(checkpoint, artifact, extra, pictures, max_drop)
 

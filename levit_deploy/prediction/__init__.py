@@ -94,7 +94,10 @@ def predictions(
             answers: tuple[Answer, ...] = ()
             if picture.scores is not None:
                 answers = best(
-                    picture.scores, processor.labels, top_k, logits=processor.gives_logits
+                    picture.scores,
+                    processor.labels,
+                    top_k,
+                    logits=processor.interface.output == "logits",
                 )
             yield Prediction(picture.path, answers, picture.problem)
 

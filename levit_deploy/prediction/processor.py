@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError
+from levit_deploy.interface import Interface
 from levit_deploy.preprocessing import Preprocessing, fit, normalise, why_no_pictures
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
@@ -24,16 +24,19 @@ Array = npt.NDArray[Any]
 class Processor:
     """How an artifact is given pictures, and how its output reads.
 
-    ``labels`` has a name for each class, or none. The artifact takes the cropped pixels as bytes
-    where ``takes_bytes``, else normalised floats; it gives logits where ``gives_logits``, else
-    probabilities.
+    ``labels`` has a name for each class, or none. Where ``interface`` says bytes, the artifact
+    takes the cropped pixels, else normalised floats.
     """
 
     config: LeViTConfig
     preprocessing: Preprocessing
     labels: tuple[str, ...]
-    takes_bytes: bool
-    gives_logits: bool
+    interface: Interface
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the artifact's output is still to be made probabilities."""
+        return self.interface.output == "logits"
 
     def to_input(self, picture: Image.Image) -> Array:
         """What the artifact takes of a picture, without the batch.
@@ -42,36 +45,31 @@ class Processor:
         UnfitPictureError where the picture cannot be used.
         """
         pixels = fit(picture, self.config, self.preprocessing)
-        return pixels if self.takes_bytes else normalise(pixels, self.config, self.preprocessing)
+        if self.interface.input == "uint8":
+            return pixels
+        return normalise(pixels, self.config, self.preprocessing)
 
     def to_floats(self, inputs: Array) -> FloatArray:
         """What the original takes in place of the artifact's inputs, normalised floats."""
-        if not self.takes_bytes:
+        if self.interface.input == "float32":
             return inputs
         return normalise(inputs, self.config, self.preprocessing)
 
 
 def read_processor(artifact: Artifact) -> Processor:
-    """Read an artifact's metadata; absent keys mean no labels, floats, logits.
+    """Read an artifact's metadata.
 
     Raises ArtifactError where it is missing, damaged or another artifact's, or where the network
     takes no pictures.
     """
-    metadata = artifact.metadata
     try:
-        provenance = Provenance.from_metadata(metadata)
-        labels = tuple(json.loads(metadata.get("labels", "[]")))
-        config = provenance.config
-        if not all(isinstance(label, str) for label in labels):
-            raise TypeError("labels must be strings")
-        if len(labels) not in (0, config.num_classes):
-            raise ValueError(f"it has {len(labels)} labels for {config.num_classes} classes")
-        takes_bytes = _is(metadata, "input", "uint8", "float32")
-        gives_logits = not _is(metadata, "output", "probabilities", "logits")
-        height, width = config.image_size
-        shape = (config.in_channels, height, width)
-        if takes_bytes:
-            shape = (height, width, config.in_channels)
+        provenance = Provenance.from_metadata(artifact.metadata)
+        config, interface = provenance.config, provenance.interface
+        shape = interface.image_shape(config)
+        if len(provenance.labels) not in (0, config.num_classes):
+            raise ValueError(
+                f"it has {len(provenance.labels)} labels for {config.num_classes} classes"
+            )
         if artifact.image_shape != shape:
             raise ValueError(f"it takes images of {artifact.image_shape}, and says {shape}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -84,15 +82,7 @@ def read_processor(artifact: Artifact) -> Processor:
         raise ArtifactError(
             f"{artifact.path} takes no pictures from here: {reason}. Run it from code of your own."
         )
-    return Processor(config, provenance.preprocessing, labels, takes_bytes, gives_logits)
-
-
-def _is(metadata: dict[str, str], key: str, other: str, usual: str) -> bool:
-    """Whether a key has its other value, not the usual one; ValueError where it has neither."""
-    value = metadata.get(key, usual)
-    if value not in (other, usual):
-        raise ValueError(f"its {key} is {value!r}, not {usual} or {other}")
-    return value == other
+    return Processor(config, provenance.preprocessing, provenance.labels, interface)
 
 
 def run(artifact: Artifact, processor: Processor, inputs: Array) -> FloatArray:

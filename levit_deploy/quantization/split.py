@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,20 +44,32 @@ class Judging:
 
 
 def judging_pictures(
-    folder: Path, config: LeViTConfig, preprocessing: Preprocessing, input: Input = "float32"
+    folder: Path,
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
+    input: Input = "float32",
+    class_names: Sequence[str] = (),
 ) -> Judging:
-    """Every picture below a folder, or MOST_JUDGING of them, evenly spread."""
+    """Every picture below a folder, or MOST_JUDGING of them, evenly spread.
+
+    Folders named after ``class_names``, where the checkpoint has them, are of these classes.
+    """
     found = find_pictures(folder)
-    labels = _labels(found, folder, config)
+    labels = _labels(found, folder, config, class_names)
     return _judging(found, labels, config, preprocessing, input)
 
 
 def split_pictures(
-    folder: Path, config: LeViTConfig, preprocessing: Preprocessing, input: Input = "float32"
+    folder: Path,
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
+    input: Input = "float32",
+    class_names: Sequence[str] = (),
 ) -> tuple[Images, Judging]:
     """A quarter of the pictures to calibrate on, at most MOST_CALIBRATING, and the others.
 
-    Raises InputError where there are fewer than FEWEST.
+    ``class_names`` are as for ``judging_pictures``. Raises InputError where there are fewer than
+    FEWEST.
     """
     found = find_pictures(folder)
     if len(found) < FEWEST:
@@ -66,7 +78,7 @@ def split_pictures(
             "calibrate on, the others to judge by. Add pictures such as the network will meet."
         )
     calibrating = _spread(found, min(len(found) // 4, MOST_CALIBRATING))
-    labels = _labels(found, folder, config)
+    labels = _labels(found, folder, config, class_names)
     rest = sorted(set(found) - set(calibrating))
     return (
         read_pictures(calibrating, config, preprocessing, input),
@@ -91,10 +103,13 @@ def _spread(paths: list[Path], most: int) -> list[Path]:
     return [paths[i * len(paths) // n] for i in range(n)]
 
 
-def _labels(paths: list[Path], folder: Path, config: LeViTConfig) -> dict[Path, int] | None:
+def _labels(
+    paths: list[Path], folder: Path, config: LeViTConfig, class_names: Sequence[str]
+) -> dict[Path, int] | None:
     """Class indices by folder; None where there is not one for each class, or a picture in none."""
     inside = {path: path.relative_to(folder).parts for path in paths}
-    classes = class_indices({parts[0] for parts in inside.values()}, config.num_classes)
+    folders = {parts[0] for parts in inside.values()}
+    classes = class_indices(folders, config.num_classes, class_names)
     if classes is None or any(len(parts) < 2 for parts in inside.values()):
         return None
     return {path: classes[parts[0]] for path, parts in inside.items()}

@@ -93,7 +93,8 @@ def test_labels_and_probabilities_are_used_as_the_metadata_says(folder, path, tm
     )
     for node in proto.graph.node:
         node.output[:] = ["scores" if name == "logits" else name for name in node.output]
-    proto.graph.node.append(onnx.helper.make_node("Softmax", ["scores"], ["logits"], axis=1))
+    proto.graph.node.append(onnx.helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1))
+    proto.graph.output[0].name = "probabilities"
     (tmp_path / "p.onnx").write_bytes(proto.SerializeToString())
     loaded = load_artifact(tmp_path / "p.onnx", threads=1)
     found = list(predictions(loaded, find_pictures(folder)))

@@ -7,6 +7,7 @@ from networks import SMALL
 from PIL import Image
 
 from levit_deploy.errors import ArtifactError, BackendError
+from levit_deploy.interface import Interface
 from levit_deploy.prediction.processor import read_processor, run
 from levit_deploy.preprocessing import Preprocessing, prepare
 from levit_deploy.provenance import Provenance
@@ -40,7 +41,7 @@ def picture(seed=0):
 
 def test_an_artifact_that_says_no_more_takes_floats_and_gives_logits():
     processor = read_processor(artifact())
-    assert (processor.labels, processor.takes_bytes, processor.gives_logits) == ((), False, True)
+    assert (processor.labels, processor.interface) == ((), Interface("float32", "logits"))
     inputs = processor.to_input(picture())
     np.testing.assert_array_equal(inputs, prepare(picture(), CONFIG, PREPROCESSING))
     assert processor.to_floats(inputs[None]) is not None
@@ -60,7 +61,7 @@ def test_labels_and_probabilities_are_as_it_says():
     processor = read_processor(
         artifact(changes={"labels": json.dumps(labels), "output": "probabilities"})
     )
-    assert (processor.labels, processor.gives_logits) == (labels, False)
+    assert (processor.labels, processor.interface.output) == (labels, "probabilities")
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,10 @@ def test_labels_and_probabilities_are_as_it_says():
         ({"config": None}, "KeyError: 'config'"),
         ({"preprocessing": "{}"}, "KeyError: 'mean'"),
         ({"labels": '["a", "b"]'}, "2 labels for 7 classes"),
-        ({"labels": "[1, 2, 3, 4, 5, 6, 7]"}, "labels must be strings"),
+        ({"labels": "[1, 2, 3, 4, 5, 6, 7]"}, "the label '1'"),
         ({"labels": "tabby"}, "JSONDecodeError"),
-        ({"input": "uint16"}, "its input is 'uint16', not float32 or uint8"),
-        ({"output": "log"}, "its output is 'log', not logits or probabilities"),
+        ({"input": "uint16"}, "the input 'uint16' is not one of float32, uint8"),
+        ({"output": "log"}, "the output 'log' not one of logits, probabilities"),
     ],
 )
 def test_damaged_metadata_is_refused(changes, expected):
