@@ -90,6 +90,7 @@ def export(
         )
     if layout == "auto":
         layout = exporter.auto_layout(options)
+    _refuse_folder_for_other_ends(output, options)
 
     def serialize() -> bytes:
         provenance = _provenance(checkpoint, head, layout, computes_in, options.interface())
@@ -120,6 +121,7 @@ def quantize(
     options = options or ExportOptions()
     if layout == "auto":
         layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
+    _refuse_folder_for_other_ends(output, options)
     interface = options.interface()
     calibration, pictures = split_pictures(
         int8.images,
@@ -353,6 +355,16 @@ def _place(
             "onnx, or name a file with -o."
         )
     return folder / MODEL, staged_hub_folder(folder, checkpoint, force=force)
+
+
+def _refuse_folder_for_other_ends(output: str | Path, options: ExportOptions) -> None:
+    """Raise UsageError where Optimum would misread what an artifact takes or gives."""
+    if options.interface() != DEFAULT and (folder := hub_folder(output)) is not None:
+        raise UsageError(
+            f"-o names a folder, {folder}, as Optimum loads one, which gives normalised images and "
+            "takes what comes out for logits. Leave --input and --output out, or name a file with "
+            "-o."
+        )
 
 
 @contextmanager

@@ -119,6 +119,14 @@ def test_configs_that_do_not_fit_are_refused(tmp_path):
     assert names_in(tmp_path / "empty") == []
 
 
+@pytest.mark.parametrize("ends", [("--input", "uint8"), ("--output", "probabilities")])
+def test_ends_that_optimum_would_misread_are_refused(tmp_path, ends):
+    code, _, error = export(tmp_path / "out", *ends)
+    assert code == 2
+    assert "Leave --input and --output out" in error
+    assert names_in(tmp_path) == []
+
+
 def test_the_configs_are_refused_from_python_as_well(tmp_path):
     checkpoint = levit_deploy.load(SOURCE)
     with pytest.raises(UsageError, match="--format onnx"):
