@@ -194,7 +194,9 @@ class _Rounded:
         if node.input[0] not in self.constants:
             _refuse(f"{name} is computed where it was a weight")
         numbers = self.constants[node.input[0]]
-        step = np.abs(scale.astype(np.float64))
+        step = scale.astype(np.float64)
+        if not np.all(np.isfinite(step) & (step > 0)):
+            _refuse(f"{name} is rounded in steps that are no positive numbers")
         if step.ndim == 1 and numbers.ndim > 1:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
             sides = [1] * numbers.ndim

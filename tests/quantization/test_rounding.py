@@ -128,6 +128,8 @@ SABOTAGE = {
         named(m, "DequantizeLinear") and _other_scale(m)
     ),
     "an activation scale of NaN": lambda m: change(m, "pixel_values_scale", lambda a: a * np.nan),
+    "a negative weight scale": lambda m: change(m, "head.weight_scale", lambda a: -a),
+    "an infinite weight scale": lambda m: change(m, "head.weight_scale", lambda a: a * np.inf),
     "a negative activation scale": lambda m: change(m, "pixel_values_scale", lambda a: -a),
     "an activation for another": lambda m: setattr(named(m, "HardSwish"), "op_type", "Relu"),
     "an attribute": lambda m: setattr(named(m, "Softmax").attribute[0], "i", 1),
