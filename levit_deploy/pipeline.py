@@ -13,6 +13,7 @@ import onnx
 from levit_deploy.checkpoint import Checkpoint, fused
 from levit_deploy.errors import ArtifactError, UsageError, VerificationError
 from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
+from levit_deploy.exporters.onnx import OPSETS
 from levit_deploy.exporters.onnx_contract import check_batches
 from levit_deploy.hub_folder import MODEL, hub_folder, staged_hub_folder
 from levit_deploy.interface import DEFAULT, Interface
@@ -298,15 +299,20 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
             "that levit-deploy export wrote."
         )
     proto = onnx.load(artifact.path, load_external_data=False)
+    opset = next((used.version for used in proto.opset_import if used.domain == ""), None)
+    layout = artifact.metadata.get("layout", "")
+    if opset not in OPSETS or layout not in LAYOUTS:
+        raise ArtifactError(
+            f"{artifact.path} has the layout {layout!r} and opset {opset}. Expected one of "
+            f"{', '.join(LAYOUTS)}, and {OPSETS[0]} to {OPSETS[-1]}. Export it again."
+        )
     interface = artifact.interface
-    options = ExportOptions(
-        proto.opset_import[0].version, artifact.batch_size, interface.input, interface.output
-    )
+    options = ExportOptions(opset, artifact.batch_size, interface.input, interface.output)
     head = artifact.metadata.get("head", "mean")
     return _plain_onnx(
         checkpoint,
         "mean" if head == checkpoint.head else head,
-        artifact.metadata.get("layout", ""),
+        layout,
         options,
     )
 
