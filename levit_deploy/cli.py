@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -381,8 +382,25 @@ def bench(
     from levit_deploy.config import VARIANTS
 
     path = None if network in VARIANTS else Path(network)
-    _check_paths(path, output=plot_file, output_option="--plot", json_file=json_file, force=force)
-    sizes = [_batch_size(size) for size in batch_size.split(",")]
+    if path is None and (activation or image_size or weights):
+        raise UsageError(
+            f"--activation, --image-size and --weights are for checkpoints: {network} is timed as "
+            "it was published. Leave them out, or give a checkpoint."
+        )
+    if path is not None and not os.path.lexists(path):
+        raise InputError(
+            f"{network} is no file, and no published network. Expected a checkpoint, or one of "
+            f"{', '.join(VARIANTS)}. Check the path."
+        )
+    _check_paths(
+        path,
+        *(artifacts or ()),
+        output=plot_file,
+        output_option="--plot",
+        json_file=json_file,
+        force=force,
+    )
+    sizes = list(dict.fromkeys(_batch_size(size) for size in batch_size.split(",")))
     if None in sizes:
         raise UsageError("--batch-size dynamic cannot be timed. Give numbers, as in 1,8.")
     from levit_deploy import report
@@ -446,9 +464,7 @@ def predict(
     if json_file is not None and csv_file is not None:
         raise UsageError("--json and --csv were both given. Leave one of them out.")
     file, option = (json_file, "--json") if csv_file is None else (csv_file, "--csv")
-    _check_paths(
-        artifact=artifact, pictures=pictures, json_file=file, json_option=option, force=force
-    )
+    _check_paths(None, artifact, pictures=pictures, json_file=file, json_option=option, force=force)
     from levit_deploy.pictures import damage_passed_over
     from levit_deploy.prediction import every_picture, predictions
     from levit_deploy.prediction.output import answers_to, write_csv, write_json, write_text
@@ -637,8 +653,7 @@ def _beside(checkpoint: Path, suffix: str) -> Path:
 
 def _check_paths(
     checkpoint: Path | None = None,
-    artifact: Path | None = None,
-    *,
+    *artifacts: Path,
     labels: Path | None = None,
     images: Path | None = None,
     pictures: Sequence[Path] = (),
@@ -651,8 +666,8 @@ def _check_paths(
     """Refuse what cannot be read or must not be written, before torch is imported."""
     from levit_deploy.publish import refuse_bad_destination
 
-    inputs = [path for path in (checkpoint, artifact, labels) if path is not None]
-    for path in filter(None, (checkpoint, artifact, labels, images, *pictures)):
+    inputs = [path for path in (checkpoint, *artifacts, labels) if path is not None]
+    for path in filter(None, (checkpoint, *artifacts, labels, images, *pictures)):
         try:
             path.stat()
             if path is checkpoint and path.is_dir():  # its files are not to be overwritten
@@ -662,11 +677,12 @@ def _check_paths(
                 f"{path} cannot be read: {error.strerror}. Expected an existing "
                 f"{'folder' if path is images else 'file'}. Check the path."
             ) from error
-    if artifact is not None and artifact.is_dir():
-        raise InputError(
-            f"{artifact} is a folder. Expected an artifact: an ONNX, TorchScript or fused file. "
-            "Give the file inside the folder."
-        )
+    for artifact in artifacts:
+        if artifact.is_dir():
+            raise InputError(
+                f"{artifact} is a folder. Expected an artifact: an ONNX, TorchScript or fused "
+                "file. Give the file inside the folder."
+            )
     if images is not None and not images.is_dir():
         raise InputError(f"{images} is a file. Expected a folder with pictures in it. Name that.")
     report = None if json_file in (None, "-") else Path(str(json_file))

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from levit_deploy.bench.contenders import PLAIN, Contender, contenders
+from levit_deploy.bench.contenders import Contender, contenders, given_artifact
 from levit_deploy.bench.products import products_alone
 from levit_deploy.config import LeViTConfig
 from levit_deploy.cost import count_macs
@@ -83,10 +83,12 @@ def benchmark(
     ``progress`` is told what is being done, before each step and after each round.
     """
     with pinned(threads):
+        given = [given_artifact(path, config, batch_sizes, threads) for path in artifacts]
         entrants: list[Contender] = []
-        for contender in contenders(model, config, head, tuple(artifacts), threads):
+        for contender in contenders(model, config, head, threads):
             entrants.append(contender)
             progress(f"made {contender.name} for {contender.runtime}")
+        entrants += given
         rows, gflops = [], {}
         for size in batch_sizes:
             shape = (size, config.in_channels, *config.image_size)
@@ -99,7 +101,7 @@ def benchmark(
             }
             fitting = [c for c in entrants if c.batch_size in (None, size)]
             calls: dict[str, Callable[[], object]] = {
-                f"{c.name} {c.runtime}": partial(c.run, images[c.input]) for c in fitting
+                str(i): partial(c.run, images[c.input]) for i, c in enumerate(fitting)
             }
             calls[PRODUCTS] = products_alone(config, size, threads)
             times = rounds_side_by_side(
@@ -107,7 +109,7 @@ def benchmark(
             )
             alone = times.pop(PRODUCTS)
             gflops[size] = 2 * size * count_macs(config) / statistics.median(alone) / 1e9
-            rows += list(_rows(fitting, times, alone, size))
+            rows += list(_rows(fitting, list(times.values()), alone, size))
     return Benchmark(network, threads, rounds, _processor(), tuple(rows), gflops)
 
 
@@ -133,11 +135,10 @@ def randomised(model: Module, seed: int = 0) -> Module:
 
 
 def _rows(
-    entrants: Sequence[Contender], times: dict[str, list[float]], alone: list[float], size: int
+    entrants: Sequence[Contender], times: Sequence[list[float]], alone: list[float], size: int
 ) -> Iterator[Row]:
-    baseline = times[f"{PLAIN} onnxruntime"]
-    for contender in entrants:
-        taken = times[f"{contender.name} {contender.runtime}"]
+    baseline = times[0]  # the plain export
+    for contender, taken in zip(entrants, times, strict=True):
         middle = statistics.median(taken)
         yield Row(
             contender.name,

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from levit_deploy.bench.plain_export import plain_export, plain_int8
 from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.interface import Input
 from levit_deploy.layout import to_spatial
@@ -51,9 +52,7 @@ class Contender:
     input: Input = "float32"
 
 
-def contenders(
-    model: LeViT, config: LeViTConfig, head: str, artifacts: tuple[Path, ...], threads: int
-) -> Iterator[Contender]:
+def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> Iterator[Contender]:
     """Make everything that can be timed here, one by one; the plain export comes first.
 
     ``model`` is the original, in evaluation mode. torch's own threads must have been set.
@@ -89,8 +88,6 @@ def contenders(
     if importlib.util.find_spec("openvino") is not None:
         for name, data in {PLAIN: plain, **files}.items():
             yield _openvino(name, data, threads)
-    for path in artifacts:
-        yield _artifact(path, threads)
 
 
 def _serialized(
@@ -144,12 +141,30 @@ def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
     return Contender("original, frozen", "TorchScript", _torch_run(program))
 
 
-def _artifact(path: Path, threads: int) -> Contender:
+def given_artifact(
+    path: Path, config: LeViTConfig, batch_sizes: Sequence[int], threads: int
+) -> Contender:
+    """A file of the user's, by the path that was given, as two may have one name.
+
+    Raises ArtifactError where it takes other images than the network, UsageError where it takes
+    none of the batches.
+    """
     start = time.perf_counter()
     artifact = load_artifact(path, threads)
     taken = time.perf_counter() - start
+    expected = artifact.interface.image_shape(config)
+    if artifact.image_shape != expected:
+        raise ArtifactError(
+            f"{path} takes images of shape {artifact.image_shape}, the network takes {expected}. "
+            "Give artifacts of this network."
+        )
+    if artifact.batch_size not in (None, *batch_sizes):
+        raise UsageError(
+            f"{path} takes batches of {artifact.batch_size} only. Give --batch-size "
+            f"{','.join(map(str, (*batch_sizes, artifact.batch_size)))}, or leave it out."
+        )
     return Contender(
-        path.name,
+        str(path),
         {"onnx": "onnxruntime", "torchscript": "TorchScript"}.get(artifact.format, "torch"),
         artifact.run,
         path.stat().st_size,

@@ -23,13 +23,13 @@ def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:
     if importlib.util.find_spec("onnxscript") is None:
         raise UsageError(
             "The plain export that everything is compared with needs onnxscript, as torch.onnx "
-            "does. Install it with: pip install 'levit-deploy[bench]'"
+            "does. Install it with: pip install onnxscript"
         )
     import onnx
     import onnxsim
 
     images = torch.zeros(2, *image)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), in_silence():
         warnings.simplefilter("ignore")  # torch's, about its own insides
         path = Path(folder) / "plain.onnx"
         torch.onnx.export(

@@ -13,7 +13,7 @@ def require_plotting() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(
             "--plot draws with matplotlib, which is not installed. Install it with: pip install "
-            "'levit-deploy[bench]'"
+            "matplotlib"
         )
 
 

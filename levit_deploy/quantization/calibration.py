@@ -84,11 +84,11 @@ def image_reader(images: Images, size: int = 1, name: str = INPUT_NAME) -> Any:
 
 @contextlib.contextmanager
 def in_silence() -> Iterator[None]:
-    """Keep what onnxruntime's tool prints and logs of its own steps from the user."""
-    root, before = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.ERROR)
+    """Keep what others' tools print and log of their own steps from the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
-        root.setLevel(before)
+        logging.disable(before)

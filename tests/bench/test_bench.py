@@ -1,17 +1,23 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from networks import SMALL, trained
 from typer.testing import CliRunner
 
+import levit_deploy
+from levit_deploy import bench
 from levit_deploy.bench import pinned, random_network
+from levit_deploy.bench.contenders import Contender
 from levit_deploy.bench.plot import plot
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import app
+from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.exporters import ExportOptions
 from levit_deploy.pipeline import export
+from levit_deploy.runtime.sessions import onnx_session
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,11 @@ def data(tmp_path_factory):
 @pytest.mark.slow
 def test_every_form_is_there_at_every_batch_size(data):
     for size in (1, 3):
-        forms = {(row["runtime"], row["name"]) for row in data["rows"] if row["batch_size"] == size}
+        forms = {
+            (row["runtime"], Path(row["name"]).name)
+            for row in data["rows"]
+            if row["batch_size"] == size
+        }
         assert forms >= {
             ("onnxruntime", "plain export"),
             ("onnxruntime", "spatial"),
@@ -75,6 +85,56 @@ def test_a_batch_size_must_be_a_number(tmp_path):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "dynamic cannot be timed" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("artifacts")
+    torch.save({"model": trained().state_dict()}, folder / "ckpt.pth")
+    checkpoint = levit_deploy.load(folder / "ckpt.pth")
+    for name, batch in (("free", None), ("four", 4)):
+        (folder / name).mkdir()
+        options = levit_deploy.ExportOptions(batch_size=batch)
+        levit_deploy.export(checkpoint, "onnx", folder / name / "x.onnx", options=options)
+    return folder
+
+
+def test_each_artifact_is_timed_for_itself(folder, monkeypatch):
+    """Two of one name had one time between them."""
+    plain = onnx_session((folder / "free" / "x.onnx").read_bytes(), 1)
+    run = lambda images: plain.run(None, {"pixel_values": images})  # noqa: E731
+    monkeypatch.setattr(bench, "contenders", lambda *_: [Contender("plain", "onnxruntime", run)])
+    checkpoint = levit_deploy.load(folder / "ckpt.pth")
+    paths = [folder / "free" / "x.onnx", folder / "four" / "x.onnx"]
+    choices = {"network": "it", "artifacts": paths, "rounds": 2}
+    found = bench.benchmark(checkpoint.model, checkpoint.config, batch_sizes=(1, 4), **choices)
+    names = {size: [r.name for r in found.rows if r.batch_size == size] for size in (1, 4)}
+    assert names == {1: ["plain", str(paths[0])], 4: ["plain", *map(str, paths)]}
+    assert len({row.median_s for row in found.rows}) == len(found.rows)
+    with pytest.raises(UsageError, match=r"takes batches of 4 only\. Give --batch-size 1,4"):
+        bench.benchmark(checkpoint.model, checkpoint.config, batch_sizes=(1,), **choices)
+    other = random_network(SMALL.replace(image_size=(32, 32)))
+    with pytest.raises(ArtifactError, match="Give artifacts of this network"):
+        bench.benchmark(other, SMALL.replace(image_size=(32, 32)), **choices)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["LeViT-128S", "--image-size", "64"], 2, "are for checkpoints"),
+        (["levit-128s"], 3, "one of LeViT-128S"),
+        (["LeViT-128S", "missing.onnx"], 3, "missing.onnx cannot be read"),
+        (["LeViT-128S", "x.onnx", "--plot", "x.onnx", "--force"], 5, "one of this command's own"),
+        (["LeViT-128S", "x.onnx", "--json", "x.onnx", "--force"], 5, "one of this command's own"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused_before_anything_is(
+    folder, monkeypatch, arguments, code, words
+):
+    monkeypatch.chdir(folder / "free")
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == code
+    assert words in result.stderr
 
 
 def test_random_networks_have_nothing_to_simplify_away():
