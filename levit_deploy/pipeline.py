@@ -131,6 +131,9 @@ def quantize(
         interface.input,
         checkpoint.labels,
     )
+    progress("reading the pictures")
+    for _ in pictures.batches():  # one that cannot be read is to be known before the work is done
+        pass
     made: list[Quantization] = []
 
     def serialize() -> bytes:
@@ -203,6 +206,10 @@ def verify(
     judged by the pictures in the folder ``images``, and may lose ``max_drop`` points on them.
     """
     with open_isolated(Path(path)) as artifact:
+        if max_drop is not None and artifact.metadata.get("precision") != "int8":
+            raise UsageError(
+                f"--max-drop is for int8, and {path} does not compute in it. Leave the option out."
+            )
         pictures = None
         if images is not None and artifact.metadata.get("precision") == "int8":
             pictures = judging_pictures(

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from levit_deploy.quantization import Accuracy, Quantization
 
 Data = dict[str, Any]
+DOUBTFUL_TOP1 = 50.0  # percent; with the classes in another order, or pictures of another kind
 
 
 def checkpoint_data(checkpoint: Checkpoint) -> Data:
@@ -300,7 +301,14 @@ def _accuracy(data: Data) -> Text:
     if data["float_top1"] is not None:
         line += f", top-1 {data['float_top1']:.2f} % in float32, {data['int8_top1']:.2f} % in int8"
     line += f"; lost {max(data['drop'], 0):.2f} points of {data['allowed']:g} allowed: "
-    return Text(line) + _verdict(data)
+    text = Text(line) + _verdict(data)
+    if data["float_top1"] is not None and data["float_top1"] < DOUBTFUL_TOP1:
+        text.append(
+            f"\nin float32 only {data['float_top1']:.2f} % are right, so this says little: are "
+            "the folders those of the classes, in their order, and the pictures prepared as in "
+            "training (--preprocessing)?"
+        )
+    return text
 
 
 def _worst(batches: list[Data]) -> list[Data]:
@@ -343,7 +351,7 @@ def print_benchmark(data: Data, console: Console) -> None:
         soft_wrap=True,
     )
     for size, gflops in data["gflops"].items():
-        console.print(f"batch {size}; matrix products alone run at {gflops:.0f} GFLOP/s")
+        console.print(f"batch {size}; matrix products alone run at {gflops:.3g} GFLOP/s")
         console.print(_benchmark_table([r for r in data["rows"] if r["batch_size"] == size]))
 
 

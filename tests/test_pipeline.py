@@ -187,6 +187,12 @@ def test_a_precision_that_the_format_has_not_is_a_usage_error(
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pth"]
 
 
+def test_a_drop_is_for_int8(tmp_path, checkpoint):
+    published = pipeline.export(checkpoint, "onnx", tmp_path / "out.onnx")
+    with pytest.raises(UsageError, match=r"--max-drop is for int8, and .*out\.onnx"):
+        pipeline.verify(checkpoint, published.path, max_drop=3)
+
+
 def edited(path, edit):
     model = onnx.load(path)
     edit(model)

@@ -7,7 +7,8 @@ from test_cli import COMMANDS
 
 from levit_deploy import errors
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_first_two_blocks_are_one_command_line_each():
@@ -30,4 +31,12 @@ def test_every_command_and_every_exit_code_is_listed():
 def test_nothing_is_left_to_fill_in():
     assert "@@" not in README
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (Path(__file__).parent.parent / link).exists(), link
+        assert (ROOT / link).exists(), link
+
+
+def test_every_example_that_is_named_exists():
+    pages = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").iterdir()]
+    named = {name for page in pages for name in re.findall(r"examples/[\w./]+\w", page.read_text())}
+    assert named
+    for name in named:
+        assert (ROOT / name).exists(), name

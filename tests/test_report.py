@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from levit_deploy.report import (
+    _accuracy,
     console,
     print_verification,
     print_verified,
@@ -67,3 +68,10 @@ def test_square_brackets_in_a_file_name_are_printed(capsys):
     data = {"path": "m[v2].onnx", "verification": verification_data(verification(result()))}
     print_verified(data, console())
     assert "m[v2].onnx: onnx, fp16, held to the mean head" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("top1", "doubtful"), [(80.0, False), (23.2, True), (None, False)])
+def test_labels_that_do_not_fit_are_told(top1, doubtful):
+    data = {"pictures": 300, "agreement": 84.2, "float_top1": top1, "int8_top1": top1}
+    data |= {"drop": 0.0, "allowed": 0.3, "failures": []}
+    assert ("so this says little" in str(_accuracy(data))) == doubtful

@@ -19,6 +19,7 @@ from levit_deploy.bench.contenders import Contender, contenders, given_artifact
 from levit_deploy.bench.products import products_alone
 from levit_deploy.config import LeViTConfig
 from levit_deploy.cost import count_macs
+from levit_deploy.errors import UsageError
 from levit_deploy.model import LeViT
 from levit_deploy.runtime.sessions import Images
 from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
@@ -156,10 +157,18 @@ def _rows(
 
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Let torch have so many threads, and the process, where the system can, so many processors."""
+    """Let torch have so many threads, and the process, where the system can, so many processors.
+
+    Raises UsageError where the process may not use so many.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if allowed is not None and threads > len(allowed):
+        raise UsageError(
+            f"--threads {threads} is more than the {len(allowed)} processors that this process may "
+            "use. Give fewer."
+        )
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if allowed is not None:
         os.sched_setaffinity(0, sorted(allowed)[-threads:])  # the first one serves the devices
     try:

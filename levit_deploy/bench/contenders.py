@@ -69,6 +69,7 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
         "tokens": _serialized("onnx", tokens, provenance),
         "tokens, opset 23": _serialized("onnx", tokens, provenance, opset=23),
         "spatial": _serialized("onnx", spatial, provenance),
+        "fp16": _serialized("onnx", spatial, dataclasses.replace(provenance, precision="fp16")),
     }
     images = np.random.default_rng(0).standard_normal(
         (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
@@ -84,7 +85,7 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     for name, form in (("tokens", tokens), ("spatial", spatial)):
         yield _torchscript(name, _serialized("torchscript", form, provenance))
     bf16 = dataclasses.replace(provenance, precision="bf16")
-    yield _torchscript("tokens, bf16", _serialized("torchscript", tokens, bf16))
+    yield _torchscript("bf16", _serialized("torchscript", tokens, bf16))
     if importlib.util.find_spec("openvino") is not None:
         for name, data in {PLAIN: plain, **files}.items():
             yield _openvino(name, data, threads)

@@ -74,9 +74,10 @@ def quantized(
     speed = _speed(data, rival, calibration[np.arange(batch) % len(calibration)], progress)
     if speed.verdict != "faster" and not options.even_if_slower:
         raise VerificationError(
-            f"int8 is not faster than float here: {speed.median:.2f} times as fast as the best "
-            f"float32 file (between quartiles {speed.low:.2f} and {speed.high:.2f}). Nothing was "
-            "published. Export float32, or give --even-if-slower if it is for another machine."
+            f"int8 is not surely faster than float here: {speed.median:.2f} times as fast as the "
+            f"best float32 file, with quartiles from {speed.low:.2f} to {speed.high:.2f}. Expected "
+            "three rounds of four to be faster. Nothing was published. Export float32, try again "
+            "on a quieter machine, or give --even-if-slower if it is for another one."
         )
     return model, dataclasses.replace(found, speed=speed)
 

@@ -53,7 +53,8 @@ def test_every_form_is_there_at_every_batch_size(data):
             ("torch", "original, eager"),
             ("TorchScript", "original, frozen"),
             ("TorchScript", "tokens"),
-            ("TorchScript", "tokens, bf16"),
+            ("TorchScript", "bf16"),
+            ("onnxruntime", "fp16"),
             ("onnxruntime", "int8"),
             ("onnxruntime", "int8, for VNNI"),
             ("onnxruntime", "plain export, int8"),
@@ -153,3 +154,8 @@ def test_the_process_is_pinned_to_as_many_processors_as_threads():
     with pinned(1):
         assert len(os.sched_getaffinity(0)) == torch.get_num_threads() == 1
     assert os.sched_getaffinity(0) == allowed
+
+
+def test_more_threads_than_processors_are_refused():
+    with pytest.raises(UsageError, match="--threads 4096"), pinned(4096):
+        pass
