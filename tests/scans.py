@@ -4,11 +4,10 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import onnx
-from PIL import Image
 
 from levit_deploy.checkpoint import Checkpoint, fused, read_checkpoint
+from levit_deploy.demo import digits
 from levit_deploy.demo.digits import MEAN, STD
 from levit_deploy.exporters.onnx import to_onnx
 from levit_deploy.exporters.torchscript import to_torchscript
@@ -17,20 +16,13 @@ from levit_deploy.passes import to_plain
 from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
 
+LABELS = digits.LABELS
 PREPROCESSING = Preprocessing(1.0, "bilinear", (MEAN,), (STD,), assumed=False)
-LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def save_scans(folder: Path, n: int = 360, names=tuple("0123456789")) -> Path:
-    """The first ``n`` held-out scans, 8x8 grey, each in the folder of its class."""
-    with resources.files("levit_deploy.demo").joinpath("held_out.npz").open("rb") as file:
-        arrays = np.load(file)
-        scans, labels = arrays["scans"][:n], arrays["labels"][:n]
-    for i, (scan, label) in enumerate(zip(scans, labels, strict=True)):
-        path = folder / names[label] / f"{i:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.rint(scan * (255 / 16)).astype(np.uint8)).save(path)
-    return folder
+    """The first ``n`` held-out scans, each in the folder of its class, named by a digit."""
+    return digits.save_scans(folder, n, names)
 
 
 @cache

@@ -12,6 +12,7 @@ from levit_deploy.demo.digits import MEAN, STD, held_out, to_input
 from levit_deploy.runtime.artifact import load_artifact
 
 FILES = ["digits.fused.safetensors", "digits.onnx", "digits.pth", "digits.torchscript.pt"]
+ALL = [*FILES, "scans"]
 
 
 @pytest.mark.slow
@@ -19,7 +20,7 @@ def test_the_demo_does_the_whole_job(tmp_path):
     folder = tmp_path / "new" / "folder"
     code, out, _ = run("demo", folder)
     assert code == 0
-    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert sorted(path.name for path in folder.iterdir()) == ALL
     assert out.count("proven") == 24  # three artifacts: seven kinds of input, and all together
     assert "held-out" in out
     digits = held_out()
@@ -27,6 +28,13 @@ def test_the_demo_does_the_whole_job(tmp_path):
         load_artifact(folder / "digits.onnx").run(digits.images).argmax(1) == digits.labels
     ).mean()
     assert out.count(f"{top1:.2%}".replace("%", " %")) == 4  # the original and three artifacts
+
+    # the scans are there as pictures, which every file knows how to prepare and to name
+    for name in ("digits.onnx", "digits.torchscript.pt"):
+        code, out, _ = run("evaluate", folder / name, folder / "scans", "--json", "-")
+        assert json.loads(out)["top1"] == top1 * 100
+    code, out, _ = run("predict", folder / "digits.onnx", folder / "scans" / "seven" / "004.png")
+    assert "seven" in out
 
     # again, over its own files, for a machine
     assert run("demo", folder)[0] == 5

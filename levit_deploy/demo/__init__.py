@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
-from levit_deploy.demo.digits import held_out
+from levit_deploy.demo.digits import LABELS, PREPROCESSING, held_out, save_scans
 from levit_deploy.errors import OutputError
 from levit_deploy.exporters import EXPORTERS
 from levit_deploy.pipeline import Published, export, fuse
@@ -24,6 +24,7 @@ from levit_deploy.verification import image_case
 
 CHECKPOINT_NAME = "digits.pth"
 HELD_OUT = "held-out"
+SCANS = "scans"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Row:
 def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
     """Copy the embedded checkpoint into ``directory``, made where it does not exist, and load it.
 
+    The held-out scans are put beside it as pictures, for ``predict`` and ``evaluate``.
+
     Raises OutputError where that cannot be done, or another file has the checkpoint's name.
     """
     path = directory / CHECKPOINT_NAME
@@ -57,11 +60,12 @@ def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
                 "to replace it."
             )
         path.write_bytes(embedded)
+        save_scans(directory / SCANS)
     except OSError as error:
         raise OutputError(
             f"{path} could not be written: {error.strerror}. Name another folder."
         ) from error
-    return read_checkpoint(path)
+    return read_checkpoint(path, preprocessing=PREPROCESSING, labels=LABELS)
 
 
 def publish_all(checkpoint: Checkpoint, *, force: bool = False) -> Iterator[Published]:

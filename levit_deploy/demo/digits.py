@@ -6,15 +6,20 @@ The scans are the test part of the UCI "Optical Recognition of Handwritten Digit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
 IMAGE_SIZE = 64
 MEAN, STD = 0.305, 0.376  # of the training scans, scaled to 0..1
+PREPROCESSING = f"crop 1, bilinear, mean {MEAN}, std {STD}"  # what ``to_input`` does, in words
+LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,21 @@ def to_input(scans: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 def held_out() -> Digits:
     """The 360 scans that ``examples/train_digits.py`` kept away from the training."""
+    scans, labels = _held_out_scans()
+    return Digits(to_input(scans), labels)
+
+
+def save_scans(folder: Path, n: int = 360, names: Sequence[str] = LABELS) -> Path:
+    """Save the first held-out scans as pictures, 8x8 grey, each in the folder of its class."""
+    scans, labels = _held_out_scans()
+    for i, (scan, label) in enumerate(zip(scans[:n], labels[:n], strict=True)):
+        path = folder / names[label] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.rint(scan * (255 / 16)).astype(np.uint8)).save(path)
+    return folder
+
+
+def _held_out_scans() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     with resources.files(__package__).joinpath("held_out.npz").open("rb") as file:
         arrays = np.load(file)
-        return Digits(to_input(arrays["scans"]), arrays["labels"].astype(np.int64))
+        return arrays["scans"], arrays["labels"].astype(np.int64)
