@@ -21,16 +21,19 @@ def checkpoint(tmp_path):
 
 
 FORMS = [  # int8 is in quantization/test_proof.py
-    (format, precision)
-    for format, exporter in EXPORTERS.items()
-    for precision in exporter.precisions
-    if precision != "int8"
+    *((format, "fp32", layout) for format in EXPORTERS for layout in LAYOUTS),
+    ("onnx", "fp16", "spatial"),
+    ("torchscript", "bf16", "tokens"),
 ]
 
 
+def test_every_precision_is_looked_at():
+    known = {(name, p) for name, exporter in EXPORTERS.items() for p in exporter.precisions}
+    assert {form[:2] for form in FORMS} | {("onnx", "int8")} == known
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("format", "precision"), FORMS)
+@pytest.mark.parametrize(("format", "precision", "layout"), FORMS)
 def test_twenty_files_with_one_and_two_threads_are_one(checkpoint, format, precision, layout):
     provenance = pipeline._provenance(checkpoint, "mean", layout, precision)
     before, digests = torch.get_num_threads(), set()
