@@ -198,12 +198,14 @@ def verify(
     extra: tuple[Case, ...] = (),
     images: Path | None = None,
     max_drop: float | None = None,
+    blocks: bool = False,
 ) -> Verification:
     """Compare the artifact at ``path`` with the checkpoint, whatever comes out.
 
     An artifact made with ``--head class`` or ``distill`` says so and is held to that head, one that
     computes in fp16 or bf16 to the budget of that precision; the result names both. An int8 one is
     judged by the pictures in the folder ``images``, and may lose ``max_drop`` points on them.
+    ``blocks`` asks for the error of every block where the artifact is right, too.
     """
     with open_isolated(Path(path)) as artifact:
         if max_drop is not None and artifact.metadata.get("precision") != "int8":
@@ -219,7 +221,7 @@ def verify(
                 artifact.interface.input,
                 checkpoint.labels,
             )
-        return _measure(checkpoint, artifact, extra, pictures, max_drop)
+        return _measure(checkpoint, artifact, extra, pictures, max_drop, blocks)
 
 
 def _measure(
@@ -228,6 +230,7 @@ def _measure(
     extra: tuple[Case, ...],
     pictures: Judging | None = None,
     max_drop: float | None = None,
+    blocks: bool = False,
 ) -> Verification:
     model, head = original(checkpoint, artifact)
     try:
@@ -251,6 +254,7 @@ def _measure(
             pictures=pictures,
             max_drop=max_drop,
             preprocessing=checkpoint.preprocessing,
+            blocks=blocks,
         )
     return measure(
         model,
@@ -261,6 +265,7 @@ def _measure(
         names=checkpoint.block_names,
         extra=extra,
         preprocessing=checkpoint.preprocessing,
+        blocks=blocks,
     )
 
 

@@ -43,6 +43,7 @@ def measure_int8(
     pictures: Judging | None,
     max_drop: float | None,
     preprocessing: Preprocessing,
+    blocks: bool = False,
 ) -> Verification:
     """Compare an int8 artifact with its original, and with ``plain``, its float form in ONNX.
 
@@ -77,9 +78,11 @@ def measure_int8(
             artifact,
             head=head,
             precision="int8",
+            names=names,
             extra=extra,
             literal=filled(literal.run, batch),
             preprocessing=preprocessing,
+            blocks=blocks,
         )
     figures = accuracy(answers, top1(filled(artifact.run, batch), pictures), pictures, max_drop)
     return replace(found, unrounded=float_proof, accuracy=figures)

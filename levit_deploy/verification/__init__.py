@@ -20,6 +20,7 @@ from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.sessions import FloatArray, Images
 from levit_deploy.verification.budget import log_probabilities
 from levit_deploy.verification.compare import (
+    LOOKED_INSIDE,
     BatchResult,
     CaseResult,
     Compared,
@@ -35,7 +36,12 @@ from levit_deploy.verification.inputs import (
     pixel_cases,
     standard_cases,
 )
-from levit_deploy.verification.parting import Parting, find_parting
+from levit_deploy.verification.parting import (
+    BlockResult,
+    Parting,
+    compare_blocks,
+    find_parting,
+)
 from levit_deploy.verification.reference import REMEDY, Reference
 
 if TYPE_CHECKING:
@@ -43,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchResult",
+    "BlockResult",
     "Case",
     "CaseResult",
     "Parting",
@@ -61,9 +68,10 @@ class Verification:
     ``format`` and ``sha256`` are the artifact's; ``precision`` is what it says that it computes in,
     whose budget it was held to; ``head`` says which head's logits, 'mean', 'class' or 'distill'.
     ``interface`` says what it takes and gives: the figures are of logits, or of the logarithms of
-    probabilities. ``parting`` is where a wrong artifact goes wrong, as far as that can be told. For
-    int8, ``unrounded`` is the proof of the float network that was rounded, and ``accuracy`` what
-    rounding costs.
+    probabilities. ``parting`` is where a wrong artifact goes wrong, as far as that can be told, and
+    ``blocks`` how far it is off at each, on the image that shows it most; those of a right one, on
+    normal noise, are there where they were asked for. For int8, ``unrounded`` is the proof of the
+    float network that was rounded, and ``accuracy`` what rounding costs.
     """
 
     format: str
@@ -74,6 +82,7 @@ class Verification:
     cases: tuple[CaseResult, ...]
     batches: tuple[BatchResult, ...]
     parting: Parting | None = None
+    blocks: tuple[BlockResult, ...] = ()
     unrounded: Verification | None = None
     accuracy: Accuracy | None = None
     interface: Interface = DEFAULT
@@ -81,32 +90,32 @@ class Verification:
     @property
     def passed(self) -> bool:
         """Whether every kind of input and every batch is within its budget."""
-        return not self._failed()
+        return not self.failures
 
     def raise_if_failed(self) -> None:
         """Raise VerificationError, saying what failed, by how much, and where it begins."""
-        failed = self._failed()
-        if not failed:
+        if not self.failures:
             return
         where = str(self.parting or "No block can be named as the first to part.")
         if self.precision == "int8":
             where = "Which blocks cost most, export tells."
         raise VerificationError(
             "The artifact does not compute what the checkpoint computes. On "
-            f"{'; on '.join(failed)}. {where} Do not ship it.",
+            f"{'; on '.join(self.failures)}. {where} Do not ship it.",
             evidence=self,
         )
 
-    def _failed(self) -> list[str]:
-        """What failed, and how, in words with figures."""
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """On what it failed, and how, in words with figures; empty where nothing did."""
         parts: list[tuple[str, tuple[str, ...]]] = [(c.name, c.failures) for c in self.cases]
         parts += [(f"batches of {batch.size}", batch.failures) for batch in self.batches]
         if self.accuracy is not None:
             parts.append((f"{self.accuracy.pictures} pictures", self.accuracy.failures))
         failed = [f"{name}: {', '.join(failures)}" for name, failures in parts if failures]
         if self.unrounded is not None:
-            failed += [f"{words}, in float32 already" for words in self.unrounded._failed()]
-        return failed
+            failed += [f"{words}, in float32 already" for words in self.unrounded.failures]
+        return tuple(failed)
 
 
 def measure(
@@ -121,6 +130,7 @@ def measure(
     seed: int = 0,
     literal: Callable[[Images], FloatArray] | None = None,
     preprocessing: Preprocessing = IMAGENET,
+    blocks: bool = False,
 ) -> Verification:
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
@@ -128,10 +138,11 @@ def measure(
     held to; the reference is the same in float64, and the unit of error the same in ``precision``.
     For int8, ``literal`` maps images to what the file says, computed in floats, the unit of error.
     An artifact that takes bytes is given bytes, and the reference the same ones, normalised as
-    ``preprocessing`` says. ``names`` are what the checkpoint calls the blocks, by canonical name.
-    Returns the figures whatever they are; raises VerificationError where the artifact takes other
-    images or gives other classes, CheckpointError where the original itself overflows, BackendError
-    where the artifact cannot run.
+    ``preprocessing`` says. ``names`` are what the checkpoint calls the blocks, by canonical name;
+    ``blocks`` asks for the error of each where the artifact is right, too. Returns the figures
+    whatever they are; raises VerificationError where the artifact takes other images or gives other
+    classes, CheckpointError where the original itself overflows, BackendError where the artifact
+    cannot run.
     """
     interface = artifact.interface
     expected = interface.image_shape(config)
@@ -166,14 +177,17 @@ def measure(
         tuple(batch.result for batch in batches),
         interface=interface,
     )
-    if found.passed:
-        if precision in ("fp16", "bf16"):
-            _refuse_what_proves_nothing(found.cases, precision)
+    if found.passed and precision in ("fp16", "bf16"):
+        _refuse_what_proves_nothing(found.cases, precision)
+    # in int8, every block parts from the original, by what rounding costs
+    parts = not found.passed and precision != "int8"
+    if not (parts or blocks):
         return found
-    if precision == "int8":  # every block parts from the original, by what rounding costs
-        return found
-    parting = _where(cases, batches, reference, artifact)
-    return replace(found, parting=parting and parting.called(names or {}))
+    compared = tuple(
+        replace(block, name=(names or {}).get(block.name, block.name))
+        for block in _block_by_block(cases, batches, reference, artifact)
+    )
+    return replace(found, blocks=compared, parting=find_parting(compared) if parts else None)
 
 
 def _logarithms(run: Callable[[Images], FloatArray]) -> Callable[[Images], FloatArray]:
@@ -193,24 +207,27 @@ def _refuse_what_proves_nothing(cases: Sequence[CaseResult], precision: Precisio
     )
 
 
-def _where(
+def _block_by_block(
     cases: Sequence[Compared],
     batches: Sequence[ComparedBatch],
     reference: Reference,
     artifact: Artifact,
-) -> Parting | None:
-    """Where a wrong artifact goes wrong, on the image it has most wrong, or the batch."""
+) -> list[BlockResult]:
+    """How far each block is off: on the image or the batch that is most wrong, or on noise."""
     wrong = [case for case in cases if case.result.failures]
+    wrong_batches = [batch for batch in batches if batch.result.failures]
     if wrong:
         worst = max(wrong, key=lambda case: case.result.excess)
         images = worst.images[worst.worst : worst.worst + 1]
+    elif wrong_batches:
+        images = wrong_batches[0].images
     else:
-        images = next(batch.images for batch in batches if batch.result.failures)
+        images = cases[0].images[: artifact.batch_size or LOOKED_INSIDE]
     batch = artifact.batch_size or len(images)
     filled = images[np.arange(batch) % len(images)]
     try:
         blocks, logits = reference.blocks(images), artifact.run(filled)
-        return find_parting(blocks, artifact.values(filled), logits, batch, reference.precision)
+        return compare_blocks(blocks, artifact.values(filled), logits, batch, reference.precision)
     except (LevitDeployError, RuntimeError, MemoryError) as error:
-        log.info("could not tell where: %s", error)
-        return None
+        log.info("could not look into the blocks: %s", error)
+        return []

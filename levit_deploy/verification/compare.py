@@ -19,6 +19,8 @@ BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image wa
 TWINS = (0, 8, 32)  # of the original, at the first look, the second, the third
 BEYOND_CHANCE = 30.0  # times the budget; no correct artifact seen reached a third of it
 
+ERROR_EDGES = 10.0 ** (np.arange(-20, 9) / 4)  # of the histogram: 1e-5 to 100 times what is allowed
+
 LOOKED_INSIDE = 4  # images of each kind; every value of all has to be held at once
 
 Run = Callable[[Images], FloatArray]
@@ -32,7 +34,9 @@ class CaseResult:
     ``decided`` counts the images whose float64 top-1 leads by more than twice the largest error
     allowed, ``disagreements`` those of them where the artifact has another top-1. ``finite`` is of
     every logit, ``overflows`` of the values inside (``look_inside``). ``spread`` is how far apart
-    the float64 logits of different images are, as an RMS about their mean.
+    the float64 logits of different images are, as an RMS about their mean. ``histogram`` counts the
+    logits by their error in units of the largest allowed, between ERROR_EDGES; what is smaller or
+    larger, or NaN, is in the first or the last.
     """
 
     name: str
@@ -45,6 +49,7 @@ class CaseResult:
     finite: bool
     spread: float
     overflows: bool = False
+    histogram: tuple[int, ...] = ()
 
     @property
     def excess(self) -> float:
@@ -172,10 +177,18 @@ def _compare(
         disagreements=int(decided[differs].sum()),
         finite=bool(np.isfinite(found).all()),
         spread=rms(expected - expected.mean(axis=0)),
+        histogram=_histogram(error[:n], allowed.max_error),
     )
     with np.errstate(invalid="ignore"):
         worst = int(np.nan_to_num(np.abs(error[:n]), nan=np.inf).max(axis=1).argmax())
     return Compared(result, images, found[:n], worst)
+
+
+def _histogram(error: npt.NDArray[np.float64], allowed: float) -> tuple[int, ...]:
+    """How many errors are how many times what is allowed, as ``CaseResult`` has it."""
+    least, most = ERROR_EDGES[[0, -1]]
+    times = np.nan_to_num(np.abs(error) / allowed, nan=np.inf).clip(least, most)
+    return tuple(np.histogram(times, ERROR_EDGES)[0].tolist())
 
 
 def look_inside(compared: Compared, values: Values, fixed_batch: int | None) -> Compared:

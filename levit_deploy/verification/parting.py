@@ -1,4 +1,4 @@
-"""Find the first block at which an artifact and its original part.
+"""Compare an artifact with its original block by block, and find the first at which they part.
 
 An artifact need not name what it computes, and may compute it in another layout. So every value in
 it is held against every block of the original: a block agrees where some value is what the block
@@ -10,8 +10,8 @@ artifact parts from the original behind the last block that agrees.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ class Parting:
 
     ``rmse`` is the error of the value that comes nearest to the block's, ``allowed`` what it may
     be; ``rmse`` is infinite where the artifact has NaN or infinity there, None where it has nothing
-    of the block's size. The names are canonical.
+    of the block's size.
     """
 
     block: str
@@ -46,10 +46,20 @@ class Parting:
             how = "with NaN or infinity"
         return f"It {agrees}parts from the original first at {self.block}, {how}."
 
-    def called(self, names: Mapping[str, str]) -> Parting:
-        """The same, with the names by which others call the blocks."""
-        after = self.after and names.get(self.after, self.after)
-        return replace(self, block=names.get(self.block, self.block), after=after)
+
+@dataclass(frozen=True)
+class BlockResult:
+    """How far an artifact is from its original at the block ``name``.
+
+    ``rmse`` is the error of the value that comes nearest to the block's, or of the first that
+    agrees, ``allowed`` what it may be, both in the units of what the block computes; infinite and
+    None as for ``Parting``. ``agrees`` is within the budget, of the largest error, too.
+    """
+
+    name: str
+    rmse: float | None
+    allowed: float
+    agrees: bool
 
 
 @dataclass
@@ -70,17 +80,17 @@ class _Form:
         return self.nearest if math.isfinite(self.nearest) else None
 
 
-def find_parting(
+def compare_blocks(
     blocks: Iterable[BlockOutput],
     values: Iterable[FloatArray],
     logits: FloatArray,
     batch: int,
     precision: Precision = "fp32",
-) -> Parting | None:
-    """Where an artifact with these values and logits parts from an original with these blocks.
+) -> list[BlockResult]:
+    """How far an artifact with these values and logits is from an original with these blocks.
 
     The values are those of ``batch`` images, the first of them the blocks', computed in
-    ``precision``; the head is the last block. Returns None where that agrees.
+    ``precision``; the head is the last block.
     """
     forms = {block.name: list(_forms(block, precision)) for block in blocks}
     *before_head, head = forms.values()
@@ -90,18 +100,26 @@ def find_parting(
     for form in head:
         _hold_against(form, logits, batch)
 
-    names = list(forms)
-    agreeing = [i for i, name in enumerate(names) if any(form.agrees for form in forms[name])]
+    return [_result(name, several) for name, several in forms.items()]
+
+
+def _result(name: str, forms: Sequence[_Form]) -> BlockResult:
+    """A block's result, of the form that agrees, or of the one that comes nearest."""
+    best = min(forms, key=lambda form: (not form.agrees, form.nearest, form.finite))
+    return BlockResult(name, best.rmse, best.budget.rmse, best.agrees)
+
+
+def find_parting(blocks: Sequence[BlockResult]) -> Parting | None:
+    """Where an artifact with these results, in the blocks' order, parts from its original.
+
+    Returns None where the last block, the head, agrees, or there are no results.
+    """
+    agreeing = [i for i, block in enumerate(blocks) if block.agrees]
     parted = agreeing[-1] + 1 if agreeing else 0
-    if parted == len(names):
+    if parted == len(blocks):
         return None
-    nearest = min(forms[names[parted]], key=lambda form: (form.nearest, form.finite))
-    return Parting(
-        block=names[parted],
-        after=names[parted - 1] if parted else None,
-        rmse=nearest.rmse,
-        allowed=nearest.budget.rmse,
-    )
+    after = blocks[parted - 1].name if parted else None
+    return Parting(blocks[parted].name, after, blocks[parted].rmse, blocks[parted].allowed)
 
 
 def _forms(block: BlockOutput, precision: Precision) -> Iterator[_Form]:

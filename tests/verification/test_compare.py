@@ -7,7 +7,12 @@ from networks import SMALL, trained
 
 from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.passes import to_plain
-from levit_deploy.verification.compare import compare_batches, compare_case, look_inside
+from levit_deploy.verification.compare import (
+    ERROR_EDGES,
+    compare_batches,
+    compare_case,
+    look_inside,
+)
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
 from levit_deploy.verification.reference import Reference
 
@@ -60,6 +65,21 @@ def test_the_figures_are_those_of_a_calculation_by_hand():
     assert result.excess == unit < 1
     margins = np.sort(expected, axis=1)
     assert result.decided == (margins[:, -1] - margins[:, -2] > 2 * result.budget.max_error).sum()
+    times = np.abs(error) / result.budget.max_error
+    places = np.floor(4 * np.log10(times)).astype(int) + 20  # four to a decade, from 1e-5
+    assert result.histogram == tuple(np.bincount(places.clip(0).flat, minlength=28))
+    assert len(result.histogram) == len(ERROR_EDGES) - 1
+
+
+def test_every_logit_is_in_the_histogram_however_wrong():
+    def wrong(found, _):
+        found[0, :3] = np.nan, np.inf, -np.inf
+        found[0, 3] += 1e6
+        return found
+
+    histogram = compare(off_by(wrong)).histogram
+    assert sum(histogram) == 8 * 7
+    assert histogram[-1] == 4 * 8  # each image is run alone, and so the first of its batch
 
 
 def test_a_bias_of_a_few_units_is_too_much():

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from levit_deploy import pipeline, verification
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import BackendError, VerificationError
+from levit_deploy.exporters import ExportOptions
 from levit_deploy.exporters.onnx import to_onnx
 from levit_deploy.exporters.torchscript import to_torchscript
 from levit_deploy.layout import to_spatial
@@ -19,7 +20,7 @@ from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import deprecation_accepted
 from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
 from levit_deploy.verification.inputs import standard_cases
-from levit_deploy.verification.parting import Parting, find_parting
+from levit_deploy.verification.parting import Parting, compare_blocks, find_parting
 from levit_deploy.verification.reference import BlockOutput, Reference
 
 MODEL = trained()
@@ -75,7 +76,7 @@ def wrong_from(name):
 @pytest.mark.parametrize("block", ["patch_embed.0", "blocks.0", "blocks.4", "blocks.10", "head"])
 def test_the_block_that_is_wrong_is_named(values, block):
     wrong = wrong_from(block)
-    parting = find_parting(BLOCKS, values(wrong), logits(wrong), len(IMAGES))
+    parting = find_parting(compare_blocks(BLOCKS, values(wrong), logits(wrong), len(IMAGES)))
     before = NAMES.index(block) - 1
     assert parting.block == block
     assert parting.after == (NAMES[before] if before >= 0 else None)
@@ -85,12 +86,14 @@ def test_the_block_that_is_wrong_is_named(values, block):
 @pytest.mark.parametrize("values", FORMS.values(), ids=FORMS)
 def test_a_right_artifact_parts_nowhere(values):
     right = to_plain(MODEL)
-    assert find_parting(BLOCKS, values(right), logits(right), len(IMAGES)) is None
+    assert find_parting(compare_blocks(BLOCKS, values(right), logits(right), len(IMAGES))) is None
 
 
 def test_an_error_behind_the_head_is_the_heads():
     right = to_plain(MODEL)
-    parting = find_parting(BLOCKS, by_onnx(right), logits(right) * np.float32(1.001), len(IMAGES))
+    parting = find_parting(
+        compare_blocks(BLOCKS, by_onnx(right), logits(right) * np.float32(1.001), len(IMAGES))
+    )
     assert (parting.block, parting.after) == ("head", NAMES[-2])
     assert parting.rmse > parting.allowed
 
@@ -100,9 +103,11 @@ def test_any_operator_set_and_a_fixed_batch(opset):
     filled = IMAGES[np.arange(8) % 3]
     wrong = wrong_from("blocks.2")
     values = list(by_onnx(wrong, filled, opset=opset, batch_size=8))
-    assert find_parting(BLOCKS, values, logits(wrong, filled), 8).block == "blocks.2"
+    assert (
+        find_parting(compare_blocks(BLOCKS, values, logits(wrong, filled), 8)).block == "blocks.2"
+    )
     # the same values, were they taken for three images
-    parting = find_parting(BLOCKS, values, logits(wrong, filled), 3)
+    parting = find_parting(compare_blocks(BLOCKS, values, logits(wrong, filled), 3))
     assert (parting.after, parting.rmse) == (None, None)
     assert "which nothing in it has the size of" in str(parting)
 
@@ -110,15 +115,14 @@ def test_any_operator_set_and_a_fixed_batch(opset):
 def test_nan_is_found_where_it_begins():
     plain = to_plain(MODEL)
     plain.blocks[1].m[0].bias.data[0] = np.nan
-    parting = find_parting(BLOCKS, by_onnx(plain), logits(plain), 3)
+    parting = find_parting(compare_blocks(BLOCKS, by_onnx(plain), logits(plain), 3))
     assert parting.block == "blocks.1"
     assert parting.rmse == np.inf
     assert "first at blocks.1, with NaN or infinity." in str(parting)
 
 
 def test_in_words():
-    parting = Parting("blocks.1", "blocks.0", 2e-3, 1e-6)
-    assert str(parting.called({"blocks.1": "stages.0.blocks.0.mlp"})) == (
+    assert str(Parting("stages.0.blocks.0.mlp", "blocks.0", 2e-3, 1e-6)) == (
         "It agrees up to blocks.0 and parts from the original first at stages.0.blocks.0.mlp, by "
         "an RMSE of 2.00e-03 where 1.00e-06 is allowed."
     )
@@ -152,22 +156,49 @@ def test_where_no_block_can_be_named_the_proof_says_so(tmp_path, checkpoint, mon
 
     pipeline.export(checkpoint, "onnx", tmp_path / "a.onnx")
     corrupt(tmp_path / "a.onnx", "blocks.3.m.0.bias")
-    monkeypatch.setattr(verification, "find_parting", cannot_tell)
+    monkeypatch.setattr(verification, "compare_blocks", cannot_tell)
     found = pipeline.verify(checkpoint, tmp_path / "a.onnx")
     with pytest.raises(VerificationError, match="No block can be named as the first to part"):
         found.raise_if_failed()
 
 
-def test_a_proof_that_holds_looks_no_further(tmp_path, checkpoint):
-    assert pipeline.export(checkpoint, "onnx", tmp_path / "a").verification.parting is None
+def test_a_proof_that_holds_looks_no_further_unless_it_is_asked_to(tmp_path, checkpoint):
+    proof = pipeline.export(checkpoint, "onnx", tmp_path / "a", layout="tokens").verification
+    assert (proof.parting, proof.blocks) == (None, ())
+    names = {"blocks.4": "theirs.blocks.4"}
+    named = replace(checkpoint, block_names=names)
+    proof = pipeline.verify(named, tmp_path / "a", blocks=True)
+    assert proof.parting is None
+    assert [block.name for block in proof.blocks] == [names.get(name, name) for name in NAMES]
+    # the reference's own distance from what this export computes, block by block
+    images = standard_cases(SMALL, seed=0)[0].draw(4)
+    values = [value for value in by_onnx(to_plain(MODEL), images) if len(value) in (4, 24 * 4)]
+    for found, block in list(zip(proof.blocks, Reference(MODEL).blocks(images), strict=True))[4:8]:
+        errors = [
+            v.reshape(block.float64.shape) - block.float64
+            for v in values
+            if v.size == block.float64.size
+        ]
+        assert found.rmse == pytest.approx(min(np.sqrt((e**2).mean()) for e in errors))
+        assert found.agrees
+        assert 0 < found.rmse <= found.allowed
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_a_fixed_batch_is_looked_into_as_well(tmp_path, checkpoint, batch_size):
+    options = ExportOptions(batch_size=batch_size)
+    pipeline.export(checkpoint, "onnx", tmp_path / "a", options=options)
+    proof = pipeline.verify(checkpoint, tmp_path / "a", blocks=True)
+    assert len(proof.blocks) == len(NAMES)
+    assert all(block.agrees and block.rmse > 0 for block in proof.blocks)
 
 
 def test_what_the_original_has_exactly_an_artifact_may_have_to_a_step_of_its_precision():
     exact = np.array([[1.0, 0.5, 0.25]])
     block = BlockOutput("head", exact, exact.astype(np.float32))
     value = exact.astype(np.float32) + np.float32(2.0**-10)
-    assert find_parting([block], [], value, 1, "fp16") is None
-    assert find_parting([block], [], value, 1, "fp32").block == "head"
+    assert find_parting(compare_blocks([block], [], value, 1, "fp16")) is None
+    assert find_parting(compare_blocks([block], [], value, 1, "fp32")).block == "head"
 
 
 def by_onnx_in_float16(plain, layout="tokens", opset=17):
@@ -202,11 +233,11 @@ def test_reduced_precision_parts_nowhere_or_at_the_block_that_is_wrong(form):
     precision, values = form[:4], REDUCED[form]
     blocks = Reference(MODEL, precision).blocks(IMAGES)
     right = list(values(to_plain(MODEL)))  # the last of which are the logits
-    assert find_parting(blocks, right, right[-1], len(IMAGES), precision) is None
+    assert find_parting(compare_blocks(blocks, right, right[-1], len(IMAGES), precision)) is None
     for wrong in ("blocks.4", "head"):
         model = trained()
         for parameter in model.get_submodule(wrong).parameters():
             parameter.data = parameter.data.flip(0)
         given = list(values(to_plain(model)))
-        found = find_parting(blocks, given, given[-1], len(IMAGES), precision)
+        found = find_parting(compare_blocks(blocks, given, given[-1], len(IMAGES), precision))
         assert found.block == wrong
