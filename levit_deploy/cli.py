@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ import typer
 
 from levit_deploy import __version__
 from levit_deploy.ending import reports_errors, writing_output
-from levit_deploy.errors import InputError, OutputError, UsageError, VerificationError
+from levit_deploy.errors import BackendError, InputError, OutputError, UsageError, VerificationError
 from levit_deploy.interface import Input, Output
 from levit_deploy.precision import Precision
 
@@ -324,6 +325,14 @@ def verify(
     preprocessing: PreprocessingOption = None,
     images: ImagesOption = None,
     max_drop: MaxDropOption = None,
+    page_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write the evidence as one HTML page, with the errors drawn, and the speed.",
+        ),
+    ] = None,
     json_file: JsonOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
@@ -331,20 +340,33 @@ def verify(
 ) -> None:
     """Prove that an artifact computes what its checkpoint does; exit 1 if not.
 
-    Example: levit-deploy verify ckpt.pth ckpt.onnx
+    Example: levit-deploy verify ckpt.pth ckpt.onnx --report proof.html
     """
-    _check_paths(checkpoint, artifact, images=images, json_file=json_file, force=force)
+    _check_paths(
+        checkpoint,
+        artifact,
+        images=images,
+        output=page_file,
+        output_option="--report",
+        json_file=json_file,
+        force=force,
+    )
     from levit_deploy import pipeline
 
     loaded = _read(checkpoint, activation, image_size, weights, preprocessing)
     pictures = _pictures(loaded, images)
-    with _evidence_of_failure(loaded, artifact, json_file, quiet, force):
+    with _evidence_of_failure(loaded, artifact, json_file, quiet, force, page_file):
         verification = pipeline.verify(
-            loaded, artifact, extra=pictures, images=images, max_drop=max_drop
+            loaded,
+            artifact,
+            extra=pictures,
+            images=images,
+            max_drop=max_drop,
+            blocks=page_file is not None,
         )
         verification.raise_if_failed()
     with _said_first(f"{artifact} is proven"):
-        _report_verification(verification, loaded, artifact, json_file, quiet, force)
+        _report_verification(verification, loaded, artifact, json_file, quiet, force, page_file)
 
 
 @app.command()
@@ -571,8 +593,6 @@ def demo(
     Example: levit-deploy demo /tmp/levit
     """
     _check_paths(json_file=json_file, force=force)
-    import dataclasses
-
     from levit_deploy import demo as demonstration
     from levit_deploy import report
 
@@ -585,7 +605,7 @@ def demo(
         data["published"].append(report.published_data(published))
         _show(data["published"][-1], report.print_published, json_file, quiet)
     rows = demonstration.compare(checkpoint, everything)
-    data["comparison"] = [dataclasses.asdict(row) for row in rows]
+    data["comparison"] = [asdict(row) for row in rows]
     _report(data, report.print_comparison, json_file, quiet, force)
 
 
@@ -707,7 +727,12 @@ def _check_paths(
 
 @contextmanager
 def _evidence_of_failure(
-    checkpoint: Checkpoint, output: Path, json_file: str | None, quiet: bool, force: bool
+    checkpoint: Checkpoint,
+    output: Path,
+    json_file: str | None,
+    quiet: bool,
+    force: bool,
+    page_file: Path | None = None,
 ) -> Iterator[None]:
     """Print the figures of a proof that failed, too; they are what the user needs then."""
     try:
@@ -715,8 +740,10 @@ def _evidence_of_failure(
     except VerificationError as error:
         if error.evidence is not None:
             try:
-                _report_verification(error.evidence, checkpoint, output, json_file, quiet, force)
-            except OutputError as unwritten:  # which matters less
+                _report_verification(
+                    error.evidence, checkpoint, output, json_file, quiet, force, page_file
+                )
+            except (OutputError, BackendError) as unwritten:  # which matters less
                 raise VerificationError(f"{error} {unwritten}", error.evidence) from error
         raise
 
@@ -755,11 +782,21 @@ def _report_verification(
     json_file: str | None,
     quiet: bool,
     force: bool,
+    page_file: Path | None = None,
 ) -> None:
+    """Print a proof, or write it for a machine, and where a page is asked for, for a reader."""
     from levit_deploy import report
+    from levit_deploy.publish import staged
 
     evidence = report.verification_data(verification, checkpoint)
     data = {"path": str(artifact), "verification": evidence}
+    if page_file is not None:
+        from levit_deploy.bench.beside import time_beside_original
+        from levit_deploy.page import proof_page
+
+        data["beside_original"] = asdict(time_beside_original(checkpoint, artifact))
+        with staged(page_file, sources=(), force=force, option="--report") as temporary:
+            temporary.write_text(proof_page(data), encoding="utf-8")
     _report(data, report.print_verified, json_file, quiet, force)
 
 

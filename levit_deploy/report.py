@@ -101,10 +101,12 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         "output": verification.interface.output,
         "head": verification.head,
         "seed": verification.seed,
+        "failures": list(verification.failures),
         "parting": verification.parting and dataclasses.asdict(verification.parting),
         "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
         "versions": versions(),
         "accuracy": verification.accuracy and _accuracy_data(verification.accuracy),
+        "blocks": [dataclasses.asdict(block) for block in verification.blocks],
         "unrounded": verification.unrounded and verification_data(verification.unrounded),
         "cases": cases,
         "batches": [

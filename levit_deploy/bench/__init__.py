@@ -111,7 +111,7 @@ def benchmark(
             alone = times.pop(PRODUCTS)
             gflops[size] = 2 * size * count_macs(config) / statistics.median(alone) / 1e9
             rows += list(_rows(fitting, list(times.values()), alone, size))
-    return Benchmark(network, threads, rounds, _processor(), tuple(rows), gflops)
+    return Benchmark(network, threads, rounds, processor_name(), tuple(rows), gflops)
 
 
 def random_network(config: LeViTConfig, seed: int = 0) -> LeViT:
@@ -179,7 +179,7 @@ def pinned(threads: int) -> Iterator[None]:
             os.sched_setaffinity(0, allowed)
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's name, and which instructions for low precision it has."""
     name, flags = platform.processor() or platform.machine(), set[str]()
     try:

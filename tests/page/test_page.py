@@ -1,0 +1,149 @@
+"""The page of a proof, read as a browser reads it: by an HTML parser that is not ours."""
+
+import json
+from html.parser import HTMLParser
+
+import onnx
+import pytest
+import torch
+from networks import trained
+from onnx import numpy_helper
+from test_cli import run
+
+from levit_deploy.bench import beside
+from levit_deploy.errors import BackendError
+from levit_deploy.page.charts import bar, histogram
+from levit_deploy.page.markup import element, to_html
+
+AWKWARD = 'a <b>&amp; "q" \x1b[2J\n.onnx'
+SHOWN = r'a <b>&amp; "q" \x1b[2J\n.onnx'
+
+
+class Page(HTMLParser):
+    """What a page holds: tags with their attributes, and the text in their order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text, self._within = [], "", []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._within.append(tag)
+
+    def handle_endtag(self, tag):
+        while self._within and self._within.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if "style" not in self._within and "title" not in self._within:
+            self.text += f"{data} "
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    torch.save({"model": trained().state_dict()}, folder / "ckpt.pth")
+    assert run("export", folder / "ckpt.pth", "-o", folder / AWKWARD, "-q")[0] == 0
+    return folder
+
+
+def test_a_page_has_the_evidence_and_needs_nothing_else(folder):
+    page, data = folder / "proof.html", folder / "proof.json"
+    code, out, _ = run(
+        "verify", folder / "ckpt.pth", folder / AWKWARD, "--report", page, "--json", data
+    )
+    assert code == 0
+    assert "together" in out  # the table is printed as well
+
+    proof = json.loads(data.read_text())["verification"]
+    read = Page(page)
+    assert read.text.split(":")[0].strip() == "Proven"
+    for case in proof["cases"]:
+        for figure in (case["rmse"], case["max_error"], *case["budget"].values()):
+            assert f"{figure:.1e}" in read.text
+    for block in proof["blocks"]:
+        assert f"{block['name']} {block['rmse']:.1e} {block['allowed']:.1e}" in read.text
+    for fact in (proof["sha256"], proof["checkpoint"]["sha256"], proof["versions"]["torch"]):
+        assert fact in read.text
+    assert f"All {sum(c['images'] for c in proof['cases']) * 7} logits" in read.text
+    assert "FAILED" not in read.text
+
+    tags = {tag for tag, _ in read.tags}
+    assert not tags & {"script", "link", "img", "iframe", "b"}
+    assert not any(name in ("src", "href") for _, attributes in read.tags for name in attributes)
+    assert "url(" not in page.read_text()
+    assert "prefers-color-scheme: dark" in page.read_text()
+    assert SHOWN in read.text.replace("  ", " ")
+
+
+def test_the_page_of_a_failed_proof_says_what_failed_and_where(folder, monkeypatch):
+    model = onnx.load(folder / AWKWARD)
+    weight = next(w for w in model.graph.initializer if w.name == "blocks.3.m.0.bias")
+    array = numpy_helper.to_array(weight).copy()
+    array[0] += 0.1
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    onnx.save(model, folder / "wrong.onnx")
+    page = folder / "wrong.html"
+    code, _, err = run("verify", folder / "ckpt.pth", folder / "wrong.onnx", "--report", page)
+    assert code == 1
+    assert "parts from the original first at blocks.3" in err
+    read = Page(page)
+    assert read.text.strip().startswith("Not proven: ")
+    assert "parts from the original first at blocks.3" in read.text
+    assert "FAILED" in read.text
+    bad = [tag for tag, attributes in read.tags if attributes.get("class") == "bad"]
+    assert {"td", "rect"} <= set(bad)
+
+    def cannot(*_):
+        raise BackendError("the machine is too busy")
+
+    # where the page cannot be made, the proof has failed all the same
+    monkeypatch.setattr(beside, "time_beside_original", cannot)
+    page.unlink()
+    code, _, err = run("verify", folder / "ckpt.pth", folder / "wrong.onnx", "--report", page)
+    assert code == 1
+    assert "Do not ship it. the machine is too busy" in err
+    assert not page.exists()
+
+
+@pytest.mark.parametrize("name", ["ckpt.pth", AWKWARD, "old.html"])
+def test_what_must_not_be_replaced_is_not(folder, name):
+    (folder / "old.html").write_text("old")
+    before = (folder / name).read_bytes()
+    forced = () if name == "old.html" else ("--force",)
+    code, _, err = run(
+        "verify", folder / "ckpt.pth", folder / AWKWARD, "--report", folder / name, *forced
+    )
+    assert code == 5
+    assert "--report" in err
+    assert (folder / name).read_bytes() == before
+
+
+def test_every_text_and_attribute_is_escaped():
+    made = element("p", "<i>", element("br"), "&\ud800\x00", title='"><script>')
+    assert to_html(made) == (
+        "<!doctype html>\n"
+        r'<p title="&quot;&gt;<script&gt;">&lt;i&gt;<br>&amp;\ud800\x00</p>' + "\n"
+    )
+
+
+def test_a_histogram_is_as_high_as_its_counts_and_marks_what_is_beyond():
+    chart = histogram([4, 0, 2, 1], [0.01, 0.1, 1, 10, 100], 1, "errors")
+    bars = chart.findall("rect")
+    heights = [float(rect.get("height")) for rect in bars]
+    assert [height / heights[0] for height in heights] == pytest.approx([1, 0.5, 0.25], abs=0.01)
+    assert [rect.get("class") for rect in bars] == ["bar", "bad", "bad"]
+    assert [rect.find("title").text.split()[0] for rect in bars] == ["4", "2", "1"]
+    middle = float(chart.findall("line")[-1].get("x1"))  # 1 is in the middle of the four decades
+    assert float(bars[1].get("x")) == pytest.approx(middle, abs=1)
+    assert not histogram([0, 0], [1, 2, 3], 2, "").findall("rect")
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "kind", "length"),
+    [(0.5, 1, "bar", 40), (2, 1, "bad", 160), (float("inf"), 1, "bad", 160), (1, None, "bar", 80)],
+)
+def test_a_bar_is_as_long_as_its_value(value, limit, kind, length):
+    drawn = bar(value, limit, 2).find("rect")
+    assert (drawn.get("class"), float(drawn.get("width"))) == (kind, length)
