@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,11 +16,13 @@ from levit_deploy.ending import reports_errors, writing_output
 from levit_deploy.errors import BackendError, InputError, OutputError, UsageError, VerificationError
 from levit_deploy.interface import Input, Output
 from levit_deploy.precision import Precision
+from levit_deploy.status import status
 
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.pipeline import Published
     from levit_deploy.prediction import Prediction
+    from levit_deploy.runtime.artifact import Artifact
     from levit_deploy.verification import Case
 
 app = typer.Typer(
@@ -149,9 +151,9 @@ def inspect(
     Example: levit-deploy inspect ckpt.pth
     """
     _check_paths(checkpoint, json_file=json_file, force=force)
+    loaded = _read(checkpoint, activation, image_size, weights, quiet=quiet)
     from levit_deploy import report
 
-    loaded = _read(checkpoint, activation, image_size, weights)
     _report(report.checkpoint_data(loaded), report.print_checkpoint, json_file, quiet, force)
 
 
@@ -187,11 +189,14 @@ def fuse(
         json_file=json_file,
         force=force,
     )
+    loaded = _read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
 
-    loaded = _read(checkpoint, activation, image_size, weights, preprocessing, labels)
     pictures = _pictures(loaded, images)
-    with _evidence_of_failure(loaded, output, json_file, quiet, force):
+    with (
+        _evidence_of_failure(loaded, output, json_file, quiet, force),
+        status(f"writing and proving {output}", quiet=quiet),
+    ):
         published = pipeline.fuse(loaded, output, head=head, force=force, extra=pictures)
     _report_published(published, loaded, images, json_file, quiet, force)
 
@@ -290,11 +295,11 @@ def export(
             "--max-drop, --cpu and --even-if-slower are for int8. Leave them out, or give "
             "--precision int8."
         )
-    from levit_deploy import pipeline, report
+    loaded = _read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
+    from levit_deploy import pipeline
     from levit_deploy.exporters import ExportOptions
     from levit_deploy.quantization import Int8Options
 
-    loaded = _read(checkpoint, activation, image_size, weights, preprocessing, labels)
     choices: dict[str, Any] = {
         "head": head,
         "layout": layout,
@@ -304,7 +309,7 @@ def export(
     }
     with (
         _evidence_of_failure(loaded, Path(output), json_file, quiet, force),
-        report.progress(quiet) as tell,
+        status(f"writing and proving {output}", quiet=quiet) as tell,
     ):
         if precision == "int8" and format == "onnx" and images is not None:
             int8 = Int8Options(images, max_drop, cpu, even_if_slower)
@@ -351,19 +356,20 @@ def verify(
         json_file=json_file,
         force=force,
     )
+    loaded = _read(checkpoint, activation, image_size, weights, preprocessing, quiet=quiet)
     from levit_deploy import pipeline
 
-    loaded = _read(checkpoint, activation, image_size, weights, preprocessing)
     pictures = _pictures(loaded, images)
     with _evidence_of_failure(loaded, artifact, json_file, quiet, force, page_file):
-        verification = pipeline.verify(
-            loaded,
-            artifact,
-            extra=pictures,
-            images=images,
-            max_drop=max_drop,
-            blocks=page_file is not None,
-        )
+        with status(f"proving {artifact}", quiet=quiet):
+            verification = pipeline.verify(
+                loaded,
+                artifact,
+                extra=pictures,
+                images=images,
+                max_drop=max_drop,
+                blocks=page_file is not None,
+            )
         verification.raise_if_failed()
     with _said_first(f"{artifact} is proven"):
         _report_verification(verification, loaded, artifact, json_file, quiet, force, page_file)
@@ -427,8 +433,9 @@ def bench(
     sizes = list(dict.fromkeys(_batch_size(size.strip()) for size in batch_size.split(",")))
     if None in sizes:
         raise UsageError("--batch-size dynamic cannot be timed. Give numbers, as in 1,8.")
-    from levit_deploy import report
-    from levit_deploy.bench import benchmark, random_network
+    with status("loading torch", quiet=quiet):
+        from levit_deploy import report
+        from levit_deploy.bench import benchmark, random_network
     from levit_deploy.bench.plot import plot, require_plotting
     from levit_deploy.publish import staged
 
@@ -438,9 +445,9 @@ def bench(
         config, head = VARIANTS[network], "mean"
         model = random_network(config)
     else:
-        loaded = _read(path, activation, image_size, weights)
+        loaded = _read(path, activation, image_size, weights, quiet=quiet)
         model, config, head = loaded.model, loaded.config, loaded.head
-    with report.progress(quiet) as tell:
+    with status("making every form", quiet=quiet) as tell:
         result = benchmark(
             model,
             config,
@@ -493,12 +500,11 @@ def predict(
     from levit_deploy.prediction import every_picture, predictions
     from levit_deploy.prediction.output import answers_to, write_csv, write_json, write_text
     from levit_deploy.prediction.progress import progress_bar
-    from levit_deploy.runtime.isolated import open_isolated
 
     paths = every_picture(pictures)
     with (
         damage_passed_over(),
-        open_isolated(artifact, threads) as opened,
+        _opened(artifact, threads, quiet) as opened,
         answers_to(file, force=force, option=option) as stream,
         progress_bar(
             lambda: sum(1 for _ in every_picture(pictures)),
@@ -555,11 +561,14 @@ def evaluate(
             "--activation, --image-size and --weights say how to read a checkpoint, and none was "
             "given. Leave them out, or give --against CHECKPOINT."
         )
-    from levit_deploy import evaluation, report
+    loaded = None
+    if against is not None:
+        loaded = _read(against, activation, image_size, weights, quiet=quiet)
+    with status("loading torch", quiet=quiet):
+        from levit_deploy import evaluation, report
     from levit_deploy.pictures import damage_passed_over, walk_pictures
     from levit_deploy.prediction.progress import progress_bar
 
-    loaded = None if against is None else _read(against, activation, image_size, weights)
     with (
         damage_passed_over(),
         progress_bar(lambda: sum(1 for _ in walk_pictures(folder)), quiet=quiet) as done,
@@ -593,18 +602,25 @@ def demo(
     Example: levit-deploy demo /tmp/levit
     """
     _check_paths(json_file=json_file, force=force)
-    from levit_deploy import demo as demonstration
-    from levit_deploy import report
+    with status("loading torch", quiet=quiet):
+        from levit_deploy import demo as demonstration
+        from levit_deploy import report
 
     checkpoint = demonstration.read_demo_checkpoint(directory, force=force)
     data: dict[str, Any] = {"checkpoint": report.checkpoint_data(checkpoint), "published": []}
     _show(data["checkpoint"], report.print_checkpoint, json_file, quiet)
     everything = []
-    for published in demonstration.publish_all(checkpoint, force=force):
+    steps = demonstration.publish_all(checkpoint, force=force)
+    while True:
+        with status("writing and proving the next file", quiet=quiet):
+            published = next(steps, None)
+        if published is None:
+            break
         everything.append(published)
         data["published"].append(report.published_data(published))
         _show(data["published"][-1], report.print_published, json_file, quiet)
-    rows = demonstration.compare(checkpoint, everything)
+    with status("comparing and timing them", quiet=quiet):
+        rows = demonstration.compare(checkpoint, everything)
     data["comparison"] = [asdict(row) for row in rows]
     _report(data, report.print_comparison, json_file, quiet, force)
 
@@ -616,18 +632,32 @@ def _read(
     weights: str | None,
     preprocessing: str | None = None,
     labels: Path | None = None,
+    *,
+    quiet: bool,
 ) -> Checkpoint:
-    from levit_deploy.checkpoint import read_checkpoint
-    from levit_deploy.labels import read_labels
+    with status(f"reading {path}", quiet=quiet):  # and loading torch
+        from levit_deploy.checkpoint import read_checkpoint
+        from levit_deploy.labels import read_labels
 
-    return read_checkpoint(
-        path,
-        weights=weights,
-        activation=activation,
-        image_size=_image_size(image_size),
-        preprocessing=preprocessing,
-        labels=read_labels(labels) if labels is not None else None,
-    )
+        return read_checkpoint(
+            path,
+            weights=weights,
+            activation=activation,
+            image_size=_image_size(image_size),
+            preprocessing=preprocessing,
+            labels=read_labels(labels) if labels is not None else None,
+        )
+
+
+@contextmanager
+def _opened(path: Path, threads: int | None, quiet: bool) -> Iterator[Artifact]:
+    """An artifact in a process of its own, which takes a second to start."""
+    with ExitStack() as stack:
+        with status(f"opening {path}", quiet=quiet):
+            from levit_deploy.runtime.isolated import open_isolated
+
+            artifact = stack.enter_context(open_isolated(path, threads))
+        yield artifact
 
 
 def _pictures(checkpoint: Checkpoint, folder: Path | None) -> tuple[Case, ...]:
@@ -794,7 +824,8 @@ def _report_verification(
         from levit_deploy.bench.beside import time_beside_original
         from levit_deploy.page import proof_page
 
-        data["beside_original"] = asdict(time_beside_original(checkpoint, artifact))
+        with status(f"timing {artifact} beside the original", quiet=quiet):
+            data["beside_original"] = asdict(time_beside_original(checkpoint, artifact))
         with staged(page_file, sources=(), force=force, option="--report") as temporary:
             temporary.write_text(proof_page(data), encoding="utf-8")
     _report(data, report.print_verified, json_file, quiet, force)

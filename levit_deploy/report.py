@@ -8,8 +8,6 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -435,17 +433,6 @@ def console() -> Console:
     """
     width = None if sys.stdout.isatty() else 100
     return Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-@contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show on standard error what is being done, while it is; nothing where it is no terminal."""
-    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-    if quiet or not console.is_terminal:
-        yield lambda _doing: None
-        return
-    with console.status("starting") as status:
-        yield status.update
 
 
 def to_json(data: Data) -> str:

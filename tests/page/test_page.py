@@ -73,6 +73,7 @@ def test_a_page_has_the_evidence_and_needs_nothing_else(folder):
     assert not tags & {"script", "link", "img", "iframe", "b"}
     assert not any(name in ("src", "href") for _, attributes in read.tags for name in attributes)
     assert "url(" not in page.read_text()
+    assert "\x1b" not in page.read_text()
     assert "prefers-color-scheme: dark" in page.read_text()
     assert SHOWN in read.text.replace("  ", " ")
 
