@@ -216,6 +216,14 @@ def export(
             "what Optimum loads, for a CHECKPOINT of transformers.",
         ),
     ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write, in place of -o, a model into this model repository of NVIDIA Triton, "
+            "named like the checkpoint.",
+        ),
+    ] = None,
     layout: Annotated[
         Layout, typer.Option(help="How the trunk lays out its data; auto is the fastest measured.")
     ] = "auto",
@@ -275,19 +283,26 @@ def export(
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
     from levit_deploy.hub_folder import hub_folder, refuse_bad_hub_folder
+    from levit_deploy.triton import TritonModel, refuse_bad_model
 
+    if triton is not None and output is not None:
+        raise UsageError("--triton and -o were both given. Leave one of them out.")
     output = output or str(_beside(checkpoint, SUFFIXES[format]))
-    folder = hub_folder(output)
+    model = TritonModel(triton, _beside(checkpoint, "").name) if triton is not None else None
+    folder = hub_folder(output) if model is None else model.folder
     file = Path(output) if folder is None else None
     _check_paths(
         checkpoint, labels=labels, images=images, output=file, json_file=json_file, force=force
     )
     if folder is not None:
-        refuse_bad_hub_folder(folder, force)
-        if json_file is not None and Path(json_file).resolve().parent == folder.resolve():
+        if model is not None:
+            refuse_bad_model(model, force)
+        else:
+            refuse_bad_hub_folder(folder, force)
+        if json_file is not None and folder.resolve() in Path(json_file).resolve().parents:
             raise UsageError(
-                f"--json {json_file} is in the folder that -o names, which is to hold what Optimum "
-                "loads and nothing else. Name a file in another folder with --json."
+                f"--json {json_file} is in the folder {folder}, which is to hold what is loaded "
+                "from there and nothing else. Name a file in another folder with --json."
             )
     batch = _batch_size(batch_size)
     if precision != "int8" and (max_drop is not None or cpu != "any" or even_if_slower):
@@ -308,14 +323,18 @@ def export(
         "extra": _pictures(loaded, images),
     }
     with (
-        _evidence_of_failure(loaded, Path(output), json_file, quiet, force),
+        _evidence_of_failure(
+            loaded, model.file(format) if model else Path(output), json_file, quiet, force
+        ),
         status(f"writing and proving {output}", quiet=quiet) as tell,
     ):
         if precision == "int8" and format == "onnx" and images is not None:
             int8 = Int8Options(images, max_drop, cpu, even_if_slower)
-            published = pipeline.quantize(loaded, output, int8, **choices, progress=tell)
+            published = pipeline.quantize(loaded, model or output, int8, **choices, progress=tell)
         else:
-            published = pipeline.export(loaded, format, output, precision=precision, **choices)
+            published = pipeline.export(
+                loaded, format, model or output, precision=precision, **choices
+            )
     _report_published(published, loaded, images, json_file, quiet, force)
 
 

@@ -36,9 +36,12 @@ from levit_deploy.quantization import (
 from levit_deploy.quantization.proof import measure_int8
 from levit_deploy.runtime.artifact import Artifact, load_artifact
 from levit_deploy.runtime.isolated import open_isolated, runtime_process
+from levit_deploy.triton import TritonModel, staged_model, write_config
 from levit_deploy.verification import Case, Verification, measure
 
 log = logging.getLogger(__name__)
+
+Destination = str | Path | TritonModel
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Published:
 def export(
     checkpoint: Checkpoint,
     format: str,
-    output: str | Path,
+    output: Destination,
     *,
     head: str = "mean",
     layout: str = "auto",
@@ -78,7 +81,8 @@ def export(
     ``quantize``; ``options`` say whether it takes bytes or gives probabilities instead; ``extra``
     are inputs to prove it on besides the standard ones. An ``output`` that is a folder, by a / at
     its end or because it exists, gets the ONNX of a transformers folder and its configs
-    (``hub_folder``). Raises VerificationError where the proof fails; ``output`` is then as it was.
+    (``hub_folder``); a ``TritonModel`` is one in a model repository of Triton's. Raises
+    VerificationError where the proof fails; ``output`` is then as it was.
     """
     _one_of("format", format, EXPORTERS)
     _one_of("layout", layout, ("auto", *LAYOUTS))
@@ -102,7 +106,7 @@ def export(
 
 def quantize(
     checkpoint: Checkpoint,
-    output: str | Path,
+    output: Destination,
     int8: Int8Options,
     *,
     head: str = "mean",
@@ -331,7 +335,7 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
 
 def _publish(
     checkpoint: Checkpoint,
-    output: str | Path,
+    output: Destination,
     serialize: Callable[[], bytes],
     exporter: Exporter | None,
     head: str,
@@ -356,14 +360,19 @@ def _publish(
         check_batches(artifact)
         verification = _measure(checkpoint, artifact, extra, pictures, max_drop)
         verification.raise_if_failed()
+        if isinstance(output, TritonModel):
+            write_config(artifact)
     size = path.stat().st_size
     return Published(path, layout, size, facts, checkpoint.assumed, verification)
 
 
 def _place(
-    output: str | Path, checkpoint: Checkpoint, exporter: Exporter | None, force: bool
+    output: Destination, checkpoint: Checkpoint, exporter: Exporter | None, force: bool
 ) -> tuple[Path, AbstractContextManager[Path]]:
     """Where the artifact will stand, and what gives its temporary path and brings it there."""
+    if isinstance(output, TritonModel):
+        format = next(name for name, known in EXPORTERS.items() if known is exporter)
+        return output.file(format), staged_model(output, format, force=force)
     folder = hub_folder(output) if exporter is not None else None
     if folder is None:
         return Path(output), staged(Path(output), sources=checkpoint.files, force=force)
@@ -375,8 +384,10 @@ def _place(
     return folder / MODEL, staged_hub_folder(folder, checkpoint, force=force)
 
 
-def _refuse_folder_for_other_ends(output: str | Path, options: ExportOptions) -> None:
+def _refuse_folder_for_other_ends(output: Destination, options: ExportOptions) -> None:
     """Raise UsageError where Optimum would misread what an artifact takes or gives."""
+    if isinstance(output, TritonModel):  # which says what they are
+        return
     if options.interface() != DEFAULT and (folder := hub_folder(output)) is not None:
         raise UsageError(
             f"-o names a folder, {folder}, as Optimum loads one, which gives normalised images and "

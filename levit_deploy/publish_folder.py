@@ -21,24 +21,24 @@ from levit_deploy.publish import (
     told_as_output_error,
 )
 
-OPTION = "-o"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux, <fcntl.h> and <linux/fs.h>
 
 
 @contextmanager
 def staged_folder(
-    destination: Path, *, is_ours: Callable[[Path], bool], force: bool
+    destination: Path, *, is_ours: Callable[[Path], bool], force: bool, option: str = "-o"
 ) -> Iterator[Path]:
     """Yield a temporary folder beside ``destination``; give it that name when the block succeeds.
 
     The block fills the temporary folder and proves what is in it. Where the block raises, it is
     removed and ``destination`` is as it was. One that a killed process left is removed by the next.
     An empty folder is replaced, one with something in it only with ``force`` and where ``is_ours``
-    says so. Raises OutputError, before the block where it can be known by then.
+    says so. ``option`` is the one that names the destination. Raises OutputError, before the block
+    where it can be known by then.
     """
-    refuse_bad_folder(destination, is_ours, force)
+    refuse_bad_folder(destination, is_ours, force, option)
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
-    with told_as_output_error(destination, OPTION), ExitStack() as cleanup:
+    with told_as_output_error(destination, option), ExitStack() as cleanup:
         with no_other_run_at_it(destination.parent):
             _remove_abandoned(destination)
             temporary.mkdir()
@@ -50,26 +50,28 @@ def staged_folder(
         for entry in temporary.iterdir():
             sync(entry)
         sync(temporary)
-        refuse_bad_folder(destination, is_ours, force)
+        refuse_bad_folder(destination, is_ours, force, option)
         _put_in_place(temporary, destination)
     with suppress(OSError):  # some file systems cannot sync a folder; it is in place
         sync(destination.parent)
 
 
-def refuse_bad_folder(destination: Path, is_ours: Callable[[Path], bool], force: bool) -> None:
+def refuse_bad_folder(
+    destination: Path, is_ours: Callable[[Path], bool], force: bool, option: str = "-o"
+) -> None:
     """Raise OutputError where ``staged_folder`` could not, or must not, write."""
-    with told_as_output_error(destination, OPTION):
+    with told_as_output_error(destination, option):
         if not destination.parent.is_dir():
             raise OutputError(
                 f"The folder {destination.parent} does not exist, so {destination.name} cannot be "
-                f"made there. Create it, or choose another with {OPTION}."
+                f"made there. Create it, or choose another with {option}."
             )
         if not (destination.exists() or destination.is_symlink()):
             return
         if destination.is_symlink() or not destination.is_dir():
             raise OutputError(
                 f"{destination} is no folder, but a file or a link. Expected a folder, or a new "
-                f"name for one. Name another with {OPTION}."
+                f"name for one. Name another with {option}."
             )
         if not any(destination.iterdir()):
             return
@@ -77,12 +79,12 @@ def refuse_bad_folder(destination: Path, is_ours: Callable[[Path], bool], force:
             raise OutputError(
                 f"{destination} is a folder with something in it that levit-deploy did not write, "
                 f"and is left alone. Expected a new name, an empty folder, or one that an export "
-                f"made. Name another with {OPTION}."
+                f"made. Name another with {option}."
             )
         if not force:
             raise OutputError(
                 f"{destination} exists already. Add --force to replace it, or name another folder "
-                f"with {OPTION}."
+                f"with {option}."
             )
 
 
