@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
@@ -39,6 +40,7 @@ Head = Literal["mean", "class", "distill"]
 Activation = Literal["hardswish", "silu", "gelu"]
 Weights = Literal["model", "ema"]
 Cpu = Literal["any", "vnni"]
+Engine = Literal["local", "ray"]
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt"}
 
@@ -497,6 +499,23 @@ def predict(
         str | None,
         typer.Option("--csv", metavar="FILE", help="Write answers as CSV; - for standard output."),
     ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="One process here, or many, here or on a cluster, by Ray Data.")
+    ] = "local",
+    parquet: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write answers as Parquet into this folder (Ray)."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes (Ray); one for each processor if not given."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Join the cluster there; one is started here if not given."
+        ),
+    ] = None,
     batch_size: PicturesAtOnceOption = None,
     threads: ThreadsOption = None,
     json_file: JsonOption = None,
@@ -515,6 +534,20 @@ def predict(
         raise UsageError("--json and --csv were both given. Leave one of them out.")
     file, option = (json_file, "--json") if csv_file is None else (csv_file, "--csv")
     _check_paths(None, artifact, pictures=pictures, json_file=file, json_option=option, force=force)
+    if engine == "ray":
+        if parquet is None or file is not None:
+            raise UsageError(
+                "--engine ray writes Parquet, and nothing else. Name a folder for it with "
+                "--parquet DIR, and leave --json and --csv out."
+            )
+        run = {"top_k": top_k, "batch_size": batch_size, "threads": threads, "workers": workers}
+        _predict_on_ray(artifact, pictures, parquet, ray_address, force, quiet, **run)
+        return
+    if (parquet, workers, ray_address) != (None, None, None):
+        raise UsageError(
+            "--parquet, --workers and --ray-address are for Ray. Leave them out, or give --engine "
+            "ray."
+        )
     from levit_deploy.pictures import damage_passed_over
     from levit_deploy.prediction import every_picture, predictions
     from levit_deploy.prediction.output import answers_to, write_csv, write_json, write_text
@@ -541,6 +574,38 @@ def predict(
             written = write_text(found, stream)
         for prediction in written:
             done(prediction.problem)
+
+
+def _predict_on_ray(
+    artifact: Path,
+    pictures: Sequence[Path],
+    folder: Path,
+    address: str | None,
+    force: bool,
+    quiet: bool,
+    **run: Any,
+) -> None:
+    """Answer pictures into a folder, and say what was skipped once all is done."""
+    from levit_deploy.prediction.on_ray import predict_on_ray, require_ray
+
+    require_ray()
+    from levit_deploy.prediction import every_picture
+    from levit_deploy.prediction.progress import progress_bar
+    from levit_deploy.runtime.isolated import open_isolated
+
+    with open_isolated(artifact, 1) as opened:
+        total, problems = predict_on_ray(
+            opened,
+            every_picture(pictures),
+            folder,
+            address=address,
+            force=force,
+            progress=not quiet and sys.stderr.isatty(),
+            **run,
+        )
+    with progress_bar(lambda: total, quiet=quiet, shown=False) as done:
+        for problem in [*problems, *[""] * (total - len(problems))]:
+            done(problem)
 
 
 @app.command()

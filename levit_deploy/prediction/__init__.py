@@ -127,7 +127,7 @@ def scored(
 
     Raises InputError at the end where none could be used.
     """
-    size = _batch_size(artifact, batch_size)
+    size = pictures_at_once(artifact, batch_size)
 
     def read(path: Path) -> tuple[Path, Array | InputError]:
         try:
@@ -149,9 +149,12 @@ def scored(
                 else:
                     yield Scored(path, array, next(scores))
     if problem and not usable:
-        raise InputError(
-            f"No picture could be used. This is what was wrong with the last: {problem}"
-        )
+        raise no_picture_used(problem)
+
+
+def no_picture_used(problem: str) -> InputError:
+    """What to raise where all pictures were skipped, the last for this problem."""
+    return InputError(f"No picture could be used. This is what was wrong with the last: {problem}")
 
 
 def best(
@@ -168,7 +171,8 @@ def best(
     )
 
 
-def _batch_size(artifact: Artifact, asked: int | None) -> int:
+def pictures_at_once(artifact: Artifact, asked: int | None) -> int:
+    """How many to run at once; UsageError where the artifact cannot take what was asked."""
     if asked is not None and asked < 1:
         raise UsageError(f"--batch-size {asked} is not a positive number of pictures.")
     if artifact.batch_size is None:

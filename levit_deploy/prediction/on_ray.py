@@ -1,0 +1,247 @@
+"""Predictions by many processes, on this machine or on a cluster, scheduled by Ray Data.
+
+Ray keeps a worker for each session, hands out groups of pictures as workers ask for them, waits
+where results pile up, and puts a new one in the place of one that died; groups without a result are
+done again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levit_deploy import errors
+from levit_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    InputError,
+    LevitDeployError,
+    UsageError,
+    first_line,
+)
+from levit_deploy.prediction import Prediction, no_picture_used, pictures_at_once, predictions
+from levit_deploy.prediction.processor import read_processor
+from levit_deploy.publish_folder import staged_folder
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.isolated import open_isolated
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OPTION = "--parquet"
+BATCHES = 16  # in a group: enough that handing it out costs little, few enough to do again
+ROWS = 10_000  # in a file, at least
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is to do; paths are those of this process's current folder."""
+
+    artifact: Path
+    sha256: str
+    folder: Path
+    top_k: int
+    batch_size: int | None
+    threads: int
+
+
+def require_ray() -> None:
+    """Raise UsageError where Ray Data is not installed, before anything runs."""
+    if any(importlib.util.find_spec(name) is None for name in ("ray", "pyarrow", "pandas")):
+        raise UsageError(
+            "--engine ray needs Ray Data, which is not installed. Install it with: pip install "
+            "'levit-deploy[ray]'"
+        )
+
+
+def predict_on_ray(
+    artifact: Artifact,
+    paths: Iterable[Path],
+    destination: Path,
+    *,
+    top_k: int,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> tuple[int, list[str]]:
+    """Answer pictures as ``predictions`` does, and write them as Parquet; nothing goes missing.
+
+    ``artifact`` is open here to be looked at, and opened again by each of ``workers`` workers, with
+    ``threads`` threads, one if it is None; there are as many as the cluster has processors for if
+    it is None. ``address`` is that of a cluster, which has to have the artifact, the pictures and
+    ``destination`` under the same paths; None starts one on this machine, which ends with the call.
+    Gives how many pictures there were, and the problems of those that were skipped. Raises
+    InputError where no picture could be used, BackendError where workers cannot be had, the
+    runtime crashes, or a picture is left out, OutputError as ``staged_folder`` does.
+    """
+    from levit_deploy.prediction.parquet import is_parquet_of_ours, read_problems
+
+    read_processor(artifact)  # raises here what every worker would
+    size = BATCHES * pictures_at_once(artifact, batch_size)
+    job = Job(artifact.path, artifact.sha256, Path.cwd(), top_k, batch_size, threads or 1)
+    groups = list(_groups(paths, size))
+    with (
+        staged_folder(
+            destination, is_ours=is_parquet_of_ours, force=force, option=OPTION
+        ) as temporary,
+        _cluster(address, None if workers is None else workers * job.threads) as cpus,
+    ):
+        count = workers or max(1, cpus // job.threads)
+        _run(job, groups, temporary, min(count, len(groups)), progress)
+        problems = read_problems(temporary, (path for group in groups for path in group))
+        total = sum(map(len, groups))
+        if len(problems) == total:
+            raise no_picture_used(problems[-1])
+    return total, problems
+
+
+def _groups(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
+    """The pictures in order, whole batches of them at a time: the same as one process would run."""
+    paths = iter(paths)
+    while group := list(islice(paths, size)):
+        yield group
+
+
+class _Worker:
+    """A session in a process that Ray started, and starts again where it dies."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.kept = job, ExitStack()
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """The session, opened at the first call: Ray gives up where a worker dies any earlier.
+
+        After that it replaces one that dies, without end, but gives up where one raises: so the
+        runtime has a process of its own, and one that crashes is told from a machine that does.
+        """
+        try:
+            os.chdir(self.job.folder)
+        except OSError as error:
+            raise InputError(
+                f"The folder {self.job.folder} is not there on a machine of the cluster: "
+                f"{error.strerror}. Expected the same folders on all. Share it, or start the "
+                "command in one that they share."
+            ) from error
+        artifact = self.kept.enter_context(open_isolated(self.job.artifact, self.job.threads))
+        if artifact.sha256 != self.job.sha256:
+            raise ArtifactError(
+                f"{self.job.artifact} is another file on a machine of the cluster. Expected the "
+                "same one on all. Copy it there."
+            )
+        return artifact
+
+    def __call__(self, groups: pa.Table) -> pa.Table:
+        from levit_deploy.pictures import damage_passed_over
+        from levit_deploy.prediction.parquet import schema, to_table
+
+        with damage_passed_over():
+            found = [
+                prediction
+                for group in groups["paths"].to_pylist()
+                for prediction in self._answer([Path(os.fsdecode(path)) for path in group])
+            ]
+        return to_table(found, schema(self.artifact))
+
+    def _answer(self, paths: Sequence[Path]) -> list[Prediction]:
+        found: list[Prediction] = []
+        try:
+            for prediction in predictions(
+                self.artifact, paths, top_k=self.job.top_k, batch_size=self.job.batch_size
+            ):
+                found.append(prediction)
+        except InputError:  # that none of these could be used; in other groups some may be
+            if len(found) < len(paths):
+                raise
+        return found
+
+
+def _run(
+    job: Job, groups: Sequence[Sequence[Path]], folder: Path, workers: int, progress: bool
+) -> None:
+    """Have ``workers`` workers answer all groups into files in ``folder``."""
+    import pyarrow.fs
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = progress
+    context.print_on_execution_start = False
+    items = [{"paths": [os.fsencode(path) for path in group]} for group in groups]
+    try:
+        ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _Worker,
+            fn_constructor_args=(job,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=job.threads,
+        ).write_parquet(
+            str(folder.resolve()),
+            filesystem=pyarrow.fs.LocalFileSystem(),  # or a path would be read as an address
+            min_rows_per_file=ROWS,
+            ray_remote_args={"num_cpus": 0},  # all are the workers'
+        )
+    except ray.exceptions.RayError as error:
+        raise _in_our_words(error) from error
+
+
+def _in_our_words(error: BaseException) -> LevitDeployError:
+    """What a worker raised, of which Ray keeps the text, or what became of it."""
+    told = re.search(r"^levit_deploy\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
+    if told is not None:
+        raised: LevitDeployError = getattr(errors, told[1])(told[2])
+        return raised
+    return BackendError(
+        f"Ray could not have the pictures answered: {first_line(error)}. A worker that dies is "
+        "replaced, so this is something else. Run it again with -v."
+    )
+
+
+@contextmanager
+def _cluster(address: str | None, cpus: int | None) -> Iterator[int]:
+    """Join the cluster at ``address``, or start one with ``cpus``; yield how many it has."""
+    verbose = logging.getLogger().isEnabledFor(logging.INFO)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        # who reaches a cluster can run code on it: nobody does without a word known to none
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    import ray
+    import ray.data
+
+    if not verbose:
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    level = logging.INFO if verbose else logging.CRITICAL
+    asked_to_end = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options, log_to_driver=verbose, logging_level=level)
+    except Exception as error:  # of many kinds
+        raise BackendError(
+            f"No Ray cluster could be had: {first_line(error)}. Expected one at --ray-address, or "
+            "leave to start one on this machine. Check the address, or leave it out."
+        ) from error
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, asked_to_end)  # Ray has its own in place of ours
+        yield int(ray.cluster_resources().get("CPU", 1))
+    finally:
+        ray.shutdown()

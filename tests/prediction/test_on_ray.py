@@ -1,0 +1,195 @@
+"""``levit-deploy predict --engine ray``: on a real cluster on this machine, a worker killed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import scans
+from test_cli import names_in, run
+
+from levit_deploy.errors import ArtifactError, BackendError, InputError
+from levit_deploy.runtime.artifact import load_artifact
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'levit-deploy[ray]'")
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from levit_deploy.prediction import on_ray, predictions
+from levit_deploy.prediction.parquet import (
+    is_parquet_of_ours,
+    read_problems,
+    schema,
+    to_table,
+)
+
+TIMES = 60  # the folder is given so often, so that it takes long enough to interfere
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    data = scans.with_metadata(scans.demo_artifact(), labels=json.dumps(scans.LABELS))
+    (tmp_path / "digits.onnx").write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    scans.save_scans(tmp_path / "scans", 150)
+    scan = next((tmp_path / "scans" / "0").iterdir()).read_bytes()
+    (tmp_path / "scans" / os.fsdecode(b"\xff.png")).write_bytes(scan)
+    (tmp_path / "scans" / "torn.png").write_bytes(scan[:60])
+    return tmp_path
+
+
+def pictures():
+    return sorted(path for path in Path("scans").rglob("*.png"))
+
+
+def busy_workers():
+    """The processes that have pictures to answer, as Ray names them."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"MapBatches(_Worker)).submit" in (process / "cmdline").read_bytes():
+                yield int(process.name)
+        except OSError:  # gone by now
+            continue
+
+
+def wait_for_worker(process, others):
+    """What is at work besides ``others``, as soon as something is."""
+    deadline = time.monotonic() + 120
+    while not (found := set(busy_workers()) - others):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_a_killed_worker_changes_no_answer_and_loses_no_picture():
+    folders = ["scans"] * TIMES
+    arguments = ["digits.onnx", *folders, "--engine", "ray", "--parquet", "out", "--workers", "2"]
+    others = set(busy_workers())
+    with subprocess.Popen(
+        [sys.executable, "-m", "levit_deploy", "predict", *arguments], stderr=subprocess.PIPE
+    ) as process:
+        found = wait_for_worker(process, others)
+        time.sleep(0.5)
+        os.kill(min(found), signal.SIGKILL)
+        wait_for_worker(process, others | found)  # in its place, and at work
+        err = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == 0
+    assert err.count("skipped: scans/torn.png cannot be read as a picture: ") == TIMES
+    assert f"skipped {TIMES} of {TIMES * 152} pictures" in err
+
+    code, _, _ = run("predict", "digits.onnx", "scans", "--json", "plain.json", "--threads", "1")
+    assert code == 0
+    plain = {p["path"]: p for p in json.loads(Path("plain.json").read_text())["pictures"]}
+    rows = pa.dataset.dataset("out").to_table().to_pylist()
+    assert Counter(row["path"] for row in rows) == dict.fromkeys(plain, TIMES)
+    for row in rows:
+        expected = plain[row["path"]]
+        assert row["answers"] == expected["answers"]  # to the last bit of each probability
+        assert row["problem"] == expected.get("problem", "")
+    assert is_parquet_of_ours(Path("out"))
+
+
+SCRIPT = """
+import dataclasses, pathlib
+from levit_deploy.errors import ArtifactError
+from levit_deploy.prediction.on_ray import predict_on_ray
+from levit_deploy.runtime.artifact import load_artifact
+artifact = dataclasses.replace(load_artifact(pathlib.Path("digits.onnx")), sha256="another")
+try:
+    predict_on_ray(artifact, pathlib.Path("scans/0").iterdir(), pathlib.Path("out"), top_k=1)
+except ArtifactError as error:
+    print("told:", error)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_worker_refuses_is_told_as_if_it_were_here(folder):
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+    assert "told: digits.onnx is another file on a machine of the cluster." in done.stdout
+    assert names_in(folder) == ["digits.onnx", "scans"]
+
+
+def table_of(paths, group):
+    items = [os.fsencode(path) for path in paths]
+    groups = [items[i : i + group] for i in range(0, len(items), group)]
+    return pa.table({"paths": groups})
+
+
+def job(artifact, **changes):
+    whole = on_ray.Job(artifact.path, artifact.sha256, Path.cwd(), 2, 4, 1)
+    return dataclasses.replace(whole, **changes)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_worker_answers_every_group_also_one_of_which_nothing_can_be_used():
+    artifact = load_artifact(Path("digits.onnx"), 1)
+    paths = [Path("scans/torn.png")] * 4 + pictures()[:7]
+    worker = on_ray._Worker(job(artifact))
+    table = worker(table_of(paths, 4))
+    worker.kept.close()
+    assert table.schema.metadata[b"sha256"].decode() == artifact.sha256
+    expected = to_table(predictions(artifact, paths, top_k=2, batch_size=4), schema(artifact))
+    assert table.equals(expected)
+    assert [bool(row["answers"]) for row in table.to_pylist()] == [False] * 4 + [True] * 7
+
+
+def test_a_worker_refuses_another_artifact_and_another_folder(folder):
+    artifact = load_artifact(Path("digits.onnx"))
+    with pytest.raises(ArtifactError, match="another file on a machine of the cluster"):
+        on_ray._Worker(job(artifact, sha256="0"))(table_of(pictures(), 4))
+    with pytest.raises(InputError, match="not there on a machine of the cluster"):
+        on_ray._Worker(job(artifact, folder=folder / "nowhere"))(table_of(pictures(), 4))
+
+
+def test_groups_are_whole_batches_in_order():
+    paths = [Path(str(i)) for i in range(10)]
+    assert list(on_ray._groups(paths, 4)) == [paths[:4], paths[4:8], paths[8:]]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("change", ["lost", "twice"])
+def test_pictures_lost_or_written_twice_are_noticed(change):
+    artifact = load_artifact(Path("digits.onnx"))
+    paths = pictures()
+    table = to_table(predictions(artifact, paths, top_k=1), schema(artifact))
+    Path("out").mkdir()
+    pa.parquet.write_table(table, "out/a.parquet")
+    (problem,) = read_problems(Path("out"), paths)
+    assert problem.startswith("scans/torn.png cannot be read")
+    if change == "lost":
+        paths = [*paths, Path("scans/other.png")]
+    else:
+        pa.parquet.write_table(table.slice(3, 1), "out/b.parquet")
+    with pytest.raises(BackendError, match="1 pictures are missing"):
+        read_problems(Path("out"), paths)
+
+
+def test_what_makes_no_sense_is_refused_before_a_cluster_starts(folder):
+    Path("mine").mkdir()
+    Path("mine/notes.parquet").write_text("no Parquet")
+    pa.parquet.write_table(pa.table({"a": [1]}), "mine/b.parquet")
+    before = names_in(folder)
+    ray = ("--engine", "ray", "--parquet")
+    for options, code, reason in (
+        (("--engine", "ray"), 2, "with --parquet DIR"),
+        ((*ray, "out", "--csv", "a.csv"), 2, "leave --json and --csv out"),
+        (("--workers", "2"), 2, "give --engine ray"),
+        (("--parquet", "out"), 2, "give --engine ray"),
+        ((*ray, "no/out"), 5, "Create it, or choose another with --parquet"),
+        ((*ray, "mine", "--force"), 5, "did not write"),
+        ((*ray, "digits.onnx"), 5, "--parquet"),
+    ):
+        found = run("predict", "digits.onnx", "scans", *options)
+        assert found[:2] == (code, "")
+        assert reason in found[2]
+    assert names_in(folder) == before
