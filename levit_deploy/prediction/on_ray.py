@@ -206,9 +206,10 @@ def _in_our_words(error: BaseException) -> LevitDeployError:
     if told is not None:
         raised: LevitDeployError = getattr(errors, told[1])(told[2])
         return raised
+    last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return BackendError(
-        f"Ray could not have the pictures answered: {first_line(error)}. A worker that dies is "
-        "replaced, so this is something else. Run it again with -v."
+        f"Ray could not have the pictures answered: {last_line.strip().rstrip('.')}. A worker that "
+        "dies is replaced, so this is something else. Run it again with -v."
     )
 
 

@@ -174,6 +174,17 @@ def test_pictures_lost_or_written_twice_are_noticed(change):
         read_problems(Path("out"), paths)
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_folder_with_one_foreign_file_is_not_ours():
+    artifact = load_artifact(Path("digits.onnx"))
+    Path("out").mkdir()
+    for name in ("a.parquet", "c.parquet"):
+        pa.parquet.write_table(to_table([], schema(artifact)), f"out/{name}")
+    assert is_parquet_of_ours(Path("out"))
+    pa.parquet.write_table(pa.table({"a": [1]}), "out/b.parquet")
+    assert not is_parquet_of_ours(Path("out"))
+
+
 def test_what_makes_no_sense_is_refused_before_a_cluster_starts(folder):
     Path("mine").mkdir()
     Path("mine/notes.parquet").write_text("no Parquet")
