@@ -328,7 +328,7 @@ def export(
         _evidence_of_failure(
             loaded, model.file(format) if model else Path(output), json_file, quiet, force
         ),
-        status(f"writing and proving {output}", quiet=quiet) as tell,
+        status(f"writing and proving {folder or output}", quiet=quiet) as tell,
     ):
         if precision == "int8" and format == "onnx" and images is not None:
             int8 = Int8Options(images, max_drop, cpu, even_if_slower)
