@@ -212,7 +212,7 @@ def export(
         str | None,
         typer.Option(
             "-o",
-            "--output",
+            "--out",
             metavar="PATH",
             help="Where to write; beside the checkpoint if not given. A folder, as in out/, gets "
             "what Optimum loads, for a CHECKPOINT of transformers.",

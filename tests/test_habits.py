@@ -141,3 +141,11 @@ def test_a_notebook_is_told_what_each_function_takes_and_gives(name):
     assert signature.return_annotation is not inspect.Signature.empty
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty
+
+
+def test_no_two_options_of_a_command_have_one_name():
+    from typer.main import get_command
+
+    for name, command in get_command(app).commands.items():
+        names = [option for parameter in command.params for option in parameter.opts]
+        assert len(names) == len(set(names)), name
