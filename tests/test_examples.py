@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign import timm
+from PIL import Image
+from safetensors.torch import save_file
 from test_cli import run
+
+from levit_deploy.demo import read_demo_checkpoint
+from levit_deploy.demo.digits import MEAN, STD, held_out
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -122,3 +128,34 @@ def test_quantize_digits_loses_next_to_nothing_where_sums_cannot_saturate():
     before, any_cpu, vnni = ([float(x) for x in re.findall(r"([\d.]+)%", line)] for line in lines)
     assert any_cpu[0] >= before[0] - 0.3  # by the runtime of any processor
     assert vnni[1] >= before[0] - 0.3  # literally, whatever the processor
+
+
+@pytest.mark.slow
+def test_timm_to_int8_keeps_the_answers_of_a_network_fine_tuned_on_digits(tmp_path):
+    checkpoint = read_demo_checkpoint(tmp_path)
+    labels = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    config = {
+        "num_classes": 10,
+        "label_names": labels,
+        "pretrained_cfg": {"crop_pct": 1.0, "mean": [MEAN], "std": [STD]},
+    }
+    folder, pictures = tmp_path / "timm", tmp_path / "pictures"
+    folder.mkdir()
+    save_file(timm(checkpoint.model, checkpoint.config), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    digits = held_out()
+    for i, (image, label) in enumerate(zip(digits.images[:160], digits.labels, strict=False)):
+        path = pictures / labels[label] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.rint(255 * (image[0] * STD + MEAN)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path)
+
+    out = tmp_path / "int8.onnx"
+    arguments = (folder, pictures, "-o", out, "--max-drop", 1, "--even-if-slower")
+    printed = script("timm_to_int8.py", *arguments)
+    before, after = map(float, re.search(r"top-1: (\S+) %, in int8 (\S+) %", printed).groups())
+    assert before > 98  # so the names, the pictures and what is done to them are right
+    assert after >= before - 1
+    assert out.stat().st_size < 0.6 * (folder / "model.safetensors").stat().st_size
+    first = sorted(pictures.rglob("*.png"))[0]
+    assert printed.splitlines()[-1] == f"{first}: {first.parent.name}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import float64_logits, images, trained
+from networks import GOLDENS, float64_logits, images, trained
 from PIL import Image
 
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
@@ -101,6 +101,31 @@ def test_node_computes_the_original_s_logits(folder, form, network):
     check_images(printed_by(node, EXAMPLES / "node" / "run.mjs", *arguments), folder, network)
 
 
+def test_a_folder_of_transformers_runs_in_node(tmp_path):
+    if shutil.which("node") is None or not NODE_PACKAGE.is_dir():
+        pytest.skip("onnxruntime-node is not installed: npm install --ignore-scripts")
+    checkpoint = GOLDENS / "transformers"
+    arguments = (checkpoint, "-o", tmp_path / "levit.onnx")
+    printed = script("transformers_to_node.py", *arguments)
+    check_both_answers(printed, "Node", read_checkpoint(checkpoint))
+
+
+def check_both_answers(printed: str, runtime: str, checkpoint: Checkpoint) -> None:
+    """Both name the class that the original does in float64, and give its logit."""
+    *lines, last = printed.splitlines()
+    form = rf"image \d: PyTorch class (\d+) \((.+)\), {re.escape(runtime)} class (\d+) \((.+)\)"
+    config = checkpoint.config
+    shape = (3, config.in_channels, *config.image_size)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+    assert len(lines) == 3
+    for line, expected in zip(lines, float64_logits(checkpoint.model, x), strict=True):
+        one, its_logit, two, other_logit = re.fullmatch(form, line).groups()
+        assert int(one) == int(two) == expected.argmax()
+        for logit in (its_logit, other_logit):
+            assert float(logit) == pytest.approx(expected.max(), rel=1e-4)
+    assert 0 <= float(last.split()[-1]) < 1e-4
+
+
 @pytest.mark.parametrize("kind", ["colours", "tall", "grey", "palette", "turned by Exif"])
 def test_onnxruntime_answers_pictures_with_nothing_of_ours(folder, tmp_path, kind):
     network = "digits" if kind == "grey" else "small"
@@ -172,6 +197,10 @@ def test_a_cpp_program_computes_the_original_s_logits(folder, tmp_path):
     for network in NETWORKS:
         arguments = folder / f"{network}.torchscript", folder / f"{network}.npy"
         check_images(printed_by(build / "run", *arguments), folder, network)
+
+    # the whole way there, which finds the program built already
+    printed = script("official_to_cpp.py", folder / "small.pth", "--build", build)
+    check_both_answers(printed, "C++", read_checkpoint(folder / "small.pth"))
 
     # a picture of the network's size, in colours and in grey
     rng = np.random.default_rng(4)

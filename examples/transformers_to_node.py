@@ -1,0 +1,53 @@
+"""A folder as transformers saves it to Node, and its answers beside PyTorch's.
+
+    pip install levit-deploy
+    python examples/transformers_to_node.py CHECKPOINT_FOLDER -o levit.onnx
+
+exports a proven ONNX file, installs onnxruntime-node from npm where it is not there yet, and has
+both answer the same images.
+"""
+
+import argparse
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import levit_deploy
+
+NODE = Path(__file__).parent / "node"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("-o", "--output", type=Path, default=Path("levit.onnx"))
+    args = parser.parse_args()
+
+    checkpoint = levit_deploy.load(args.checkpoint)
+    levit_deploy.export(checkpoint, "onnx", args.output, force=True)
+    if not (NODE / "node_modules" / "onnxruntime-node").is_dir():
+        install = ["npm", "install", "--ignore-scripts"]  # the CPU build comes with the package
+        subprocess.run(install, cwd=NODE, check=True, stdout=subprocess.DEVNULL)
+
+    config = checkpoint.config
+    shape = (3, config.in_channels, *config.image_size)
+    images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "images.npy", images)
+        command = ["node", NODE / "run.mjs", args.output, Path(folder) / "images.npy"]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    node = np.array([line.split() for line in printed.splitlines()], np.float32)
+    with torch.inference_mode():
+        original = checkpoint.model(torch.from_numpy(images)).numpy()
+
+    for i, (one, two) in enumerate(zip(original, node, strict=True)):
+        print(f"image {i}: PyTorch class {one.argmax()} ({one.max():.6g})", end=", ")
+        print(f"Node class {two.argmax()} ({two.max():.6g})")
+    print(f"largest difference of a logit: {np.abs(original - node).max():.1e}")
+
+
+if __name__ == "__main__":
+    main()
