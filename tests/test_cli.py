@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 from levit_deploy import ending, pipeline, report
 from levit_deploy.checkpoint import read_checkpoint
-from levit_deploy.cli import SUFFIXES, app
+from levit_deploy.cli import app
+from levit_deploy.cli.options import SUFFIXES
 from levit_deploy.exporters import EXPORTERS
 from levit_deploy.runtime.artifact import load_artifact
 

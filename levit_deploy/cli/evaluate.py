@@ -1,0 +1,87 @@
+"""``levit-deploy evaluate``: count how many pictures an artifact answers right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from levit_deploy.cli.inputs import check_paths, read
+from levit_deploy.cli.options import (
+    ActivationOption,
+    ArtifactArgument,
+    ForceOption,
+    ImageSizeOption,
+    JsonOption,
+    PicturesAtOnceOption,
+    QuietOption,
+    ThreadsOption,
+    VerboseOption,
+    WeightsOption,
+)
+from levit_deploy.cli.outputs import write_report
+from levit_deploy.ending import reports_errors
+from levit_deploy.errors import UsageError
+from levit_deploy.status import status
+
+
+@reports_errors
+def evaluate(
+    artifact: ArtifactArgument,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Pictures, in a folder for each class.")
+    ],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Run the original, too, and list the pictures to which it gives another answer.",
+        ),
+    ] = None,
+    batch_size: PicturesAtOnceOption = None,
+    threads: ThreadsOption = None,
+    activation: ActivationOption = None,
+    image_size: ImageSizeOption = None,
+    weights: WeightsOption = None,
+    json_file: JsonOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Count how often an artifact is right: top-1 and top-5 over class folders.
+
+    Folders named like the artifact's labels are those classes; otherwise there is one for each, in
+    the order of their names.
+
+    Example: levit-deploy evaluate ckpt.onnx val/ --against ckpt.pth
+    """
+    check_paths(against, artifact, images=folder, json_file=json_file, force=force)
+    if against is None and (activation, image_size, weights) != (None, None, None):
+        raise UsageError(
+            "--activation, --image-size and --weights say how to read a checkpoint, and none was "
+            "given. Leave them out, or give --against CHECKPOINT."
+        )
+    loaded = None
+    if against is not None:
+        loaded = read(against, activation, image_size, weights, quiet=quiet)
+    with status("loading torch", quiet=quiet):
+        from levit_deploy import evaluation, report
+    from levit_deploy.pictures import damage_passed_over, walk_pictures
+    from levit_deploy.prediction.progress import progress_bar
+
+    with (
+        damage_passed_over(),
+        progress_bar(lambda: sum(1 for _ in walk_pictures(folder)), quiet=quiet) as done,
+    ):
+        result = evaluation.evaluate(
+            artifact,
+            folder,
+            against=loaded,
+            batch_size=batch_size,
+            threads=threads,
+            progress=done,
+        )
+    write_report(
+        report.evaluation_data(result, loaded), report.print_evaluation, json_file, quiet, force
+    )

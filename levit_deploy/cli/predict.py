@@ -1,0 +1,148 @@
+"""``levit-deploy predict``: answer pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from levit_deploy.cli.inputs import check_paths, open_artifact
+from levit_deploy.cli.options import (
+    ArtifactArgument,
+    Engine,
+    ForceOption,
+    JsonOption,
+    PicturesAtOnceOption,
+    QuietOption,
+    ThreadsOption,
+    VerboseOption,
+)
+from levit_deploy.ending import reports_errors
+from levit_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from levit_deploy.prediction import Prediction
+
+
+@reports_errors
+def predict(
+    artifact: ArtifactArgument,
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Pictures, and folders of them.")
+    ],
+    top_k: Annotated[int, typer.Option(min=1, help="How many answers to a picture.")] = 5,
+    csv_file: Annotated[
+        str | None,
+        typer.Option("--csv", metavar="FILE", help="Write answers as CSV; - for standard output."),
+    ] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="One process here, or many, here or on a cluster, by Ray Data.")
+    ] = "local",
+    parquet: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write answers as Parquet into this folder (Ray)."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes (Ray); one for each processor if not given."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Join the cluster there; one is started here if not given."
+        ),
+    ] = None,
+    batch_size: PicturesAtOnceOption = None,
+    threads: ThreadsOption = None,
+    json_file: JsonOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Say what is in pictures: the most probable classes of each.
+
+    What cannot be read is skipped with a warning. Answers are printed, or go where --json or --csv
+    says.
+
+    Example: levit-deploy predict ckpt.onnx cat.jpg photos/ --csv answers.csv
+    """
+    if json_file is not None and csv_file is not None:
+        raise UsageError("--json and --csv were both given. Leave one of them out.")
+    file, option = (json_file, "--json") if csv_file is None else (csv_file, "--csv")
+    check_paths(None, artifact, pictures=pictures, json_file=file, json_option=option, force=force)
+    if engine == "ray":
+        if parquet is None or file is not None:
+            raise UsageError(
+                "--engine ray writes Parquet, and nothing else. Name a folder for it with "
+                "--parquet DIR, and leave --json and --csv out."
+            )
+        run = {"top_k": top_k, "batch_size": batch_size, "threads": threads, "workers": workers}
+        _predict_on_ray(artifact, pictures, parquet, ray_address, force, quiet, **run)
+        return
+    if (parquet, workers, ray_address) != (None, None, None):
+        raise UsageError(
+            "--parquet, --workers and --ray-address are for Ray. Leave them out, or give --engine "
+            "ray."
+        )
+    from levit_deploy.pictures import damage_passed_over
+    from levit_deploy.prediction import every_picture, predictions
+    from levit_deploy.prediction.output import answers_to, write_csv, write_json, write_text
+    from levit_deploy.prediction.progress import progress_bar
+
+    paths = every_picture(pictures)
+    with (
+        damage_passed_over(),
+        open_artifact(artifact, threads, quiet) as opened,
+        answers_to(file, force=force, option=option) as stream,
+        progress_bar(
+            lambda: sum(1 for _ in every_picture(pictures)),
+            shown=any(path.is_dir() for path in pictures) and not stream.isatty(),
+            quiet=quiet,
+        ) as done,
+        closing(predictions(opened, paths, top_k=top_k, batch_size=batch_size)) as found,
+    ):
+        written: Iterable[Prediction] = found
+        if json_file is not None:
+            written = write_json(found, stream, opened)
+        elif csv_file is not None:
+            written = write_csv(found, stream)
+        elif not quiet:
+            written = write_text(found, stream)
+        for prediction in written:
+            done(prediction.problem)
+
+
+def _predict_on_ray(
+    artifact: Path,
+    pictures: Sequence[Path],
+    folder: Path,
+    address: str | None,
+    force: bool,
+    quiet: bool,
+    **run: Any,
+) -> None:
+    """Answer pictures into a folder, and say what was skipped once all is done."""
+    from levit_deploy.prediction.on_ray import predict_on_ray, require_ray
+
+    require_ray()
+    from levit_deploy.prediction import every_picture
+    from levit_deploy.prediction.progress import progress_bar
+    from levit_deploy.runtime.isolated import open_isolated
+
+    with open_isolated(artifact, 1) as opened:
+        total, problems = predict_on_ray(
+            opened,
+            every_picture(pictures),
+            folder,
+            address=address,
+            force=force,
+            progress=not quiet and sys.stderr.isatty(),
+            **run,
+        )
+    with progress_bar(lambda: total, quiet=quiet, shown=False) as done:
+        for problem in [*problems, *[""] * (total - len(problems))]:
+            done(problem)

@@ -1,0 +1,82 @@
+"""``levit-deploy verify``: prove an artifact that is there already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from levit_deploy.cli.inputs import check_paths, picture_cases, read
+from levit_deploy.cli.options import (
+    ActivationOption,
+    ArtifactArgument,
+    CheckpointArgument,
+    ForceOption,
+    ImageSizeOption,
+    ImagesOption,
+    JsonOption,
+    MaxDropOption,
+    PreprocessingOption,
+    QuietOption,
+    VerboseOption,
+    WeightsOption,
+)
+from levit_deploy.cli.outputs import evidence_of_failure, report_verification, said_first
+from levit_deploy.ending import reports_errors
+from levit_deploy.status import status
+
+
+@reports_errors
+def verify(
+    checkpoint: CheckpointArgument,
+    artifact: ArtifactArgument,
+    activation: ActivationOption = None,
+    image_size: ImageSizeOption = None,
+    weights: WeightsOption = None,
+    preprocessing: PreprocessingOption = None,
+    images: ImagesOption = None,
+    max_drop: MaxDropOption = None,
+    page_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write the evidence as one HTML page, with the errors drawn, and the speed.",
+        ),
+    ] = None,
+    json_file: JsonOption = None,
+    force: ForceOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Prove that an artifact computes what its checkpoint does; exit 1 if not.
+
+    Example: levit-deploy verify ckpt.pth ckpt.onnx --report proof.html
+    """
+    check_paths(
+        checkpoint,
+        artifact,
+        images=images,
+        output=page_file,
+        output_option="--report",
+        json_file=json_file,
+        force=force,
+    )
+    loaded = read(checkpoint, activation, image_size, weights, preprocessing, quiet=quiet)
+    from levit_deploy import pipeline
+
+    pictures = picture_cases(loaded, images)
+    with evidence_of_failure(loaded, artifact, json_file, quiet, force, page_file):
+        with status(f"proving {artifact}", quiet=quiet):
+            verification = pipeline.verify(
+                loaded,
+                artifact,
+                extra=pictures,
+                images=images,
+                max_drop=max_drop,
+                blocks=page_file is not None,
+            )
+        verification.raise_if_failed()
+    with said_first(f"{artifact} is proven"):
+        report_verification(verification, loaded, artifact, json_file, quiet, force, page_file)
