@@ -93,6 +93,7 @@ def test_a_golden_from_fuse_to_verify(tmp_path):
     assert names_in(tmp_path) == ["g.onnx", "g.pt", "g.safetensors"]
 
 
+@pytest.mark.slow
 def test_outputs_go_beside_the_checkpoint_by_default(folder):
     assert run("fuse", folder / "ckpt.pth")[0] == 0
     assert run("export", folder / "ckpt.pth")[0] == 0
@@ -173,6 +174,7 @@ def test_quiet_prints_nothing(folder):
     assert run("export", folder / "ckpt.pth", "-q") == (0, "", "")
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_training_run_are_chosen(folder):
     path = folder / "run.pth"
     torch.save({"model": trained().state_dict(), "model_ema": trained(seed=9).state_dict()}, path)
@@ -184,6 +186,7 @@ def test_the_weights_of_a_training_run_are_chosen(folder):
     assert run("verify", path, folder / "ema.onnx", "--weights", "model")[0] == 1
 
 
+@pytest.mark.slow
 def test_an_activation_the_file_does_not_tell(folder):
     path = folder / "ckpt.pth"
     assert run("export", path, "--activation", "silu", "-o", folder / "silu.onnx")[0] == 0
@@ -204,6 +207,7 @@ def hub(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_artifacts_of_a_folder_go_beside_it(hub):
     before = names_in(hub)
     assert run("export", hub)[0] == 0
@@ -231,6 +235,7 @@ def test_no_file_of_a_folder_is_overwritten(hub):
     assert "own files" in err
 
 
+@pytest.mark.slow
 def test_another_image_size_goes_through_every_command(folder):
     path, artifact = folder / "ckpt.pth", folder / "large.onnx"
     size = ("--image-size", "96x128")
@@ -610,6 +615,7 @@ def test_the_default_suffixes_are_the_exporters():
     assert {name: exporter.suffix for name, exporter in EXPORTERS.items()} == SUFFIXES
 
 
+@pytest.mark.slow
 def test_what_was_assumed_is_said_at_every_export_and_kept_by_fuse(folder):
     for command in ("export", "fuse"):
         code, out, _ = run(command, folder / "ckpt.pth")
@@ -619,6 +625,7 @@ def test_what_was_assumed_is_said_at_every_export_and_kept_by_fuse(folder):
     assert any("hardswish" in assumption for assumption in json.loads(out)["assumed"])
 
 
+@pytest.mark.slow
 def test_the_head_survives_fuse(folder):
     path, fused = folder / "ckpt.pth", folder / "class.safetensors"
     run("fuse", path, "--head", "class", "-o", fused)
@@ -730,6 +737,7 @@ def command_line(*arguments):
     return [sys.executable, "-m", "levit_deploy", *map(str, arguments)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("report_to", [(), ("--json", "-")])
 def test_output_that_cannot_be_written_is_exit_5(folder, report_to):
@@ -753,6 +761,7 @@ def test_the_exit_code_does_not_wait_for_its_message(folder):
     assert done.returncode == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_with_130_and_leaves_nothing(folder, number):
     command = command_line("export", folder / "ckpt.pth")
@@ -799,6 +808,7 @@ def test_a_second_signal_does_not_disturb_the_tidying_up(number):
     assert "interrupted" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("report", [(), ("--json", "-")])
 def test_a_reader_that_leaves_is_no_error(folder, report):
     command = command_line("export", folder / "ckpt.pth", *report)

@@ -136,6 +136,7 @@ def test_files_of_others_and_of_those_at_work_are_left_alone(destination, tmp_pa
     assert set(temporaries(tmp_path)) == expected
 
 
+@pytest.mark.slow
 def test_two_at_once_do_not_disturb_each_other(destination):
     command = [sys.executable, "-c", PROGRAM, str(destination), "0", "0", "0.02"]
     for _ in range(8):

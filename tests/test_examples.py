@@ -88,6 +88,7 @@ def test_compare_image_sizes_measures_each():
     assert "48x48, 3x3 tokens:" in out
 
 
+@pytest.mark.slow
 def test_fuzz_checkpoints_finds_no_surprise():
     out = script("fuzz_checkpoints.py", "--count", 80, "--seed", 7)
     assert out.startswith("80 mutated checkpoints, exit codes {0: ")

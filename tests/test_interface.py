@@ -53,6 +53,7 @@ def softmax(logits):
     return powers / powers.sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "precision", "layout", "opset", "within"),
     [

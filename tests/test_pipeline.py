@@ -63,6 +63,7 @@ def test_goldens_from_file_to_fused_file_to_artifact(tmp_path, name):
     assert pipeline.verify(read_checkpoint(path), tmp_path / "out.onnx").passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("head", "which"), [("class", 0), ("distill", 1)])
 def test_one_head_alone(tmp_path, checkpoint, format, head, which):
@@ -75,6 +76,7 @@ def test_one_head_alone(tmp_path, checkpoint, format, head, which):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_artifact_says_where_it_comes_from(tmp_path, checkpoint):
     for format in EXPORTERS:
         pipeline.export(checkpoint, format, tmp_path / format, layout="tokens")
@@ -353,6 +355,7 @@ SABOTAGE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "sabotage"),
     [*(("onnx", s) for s in SABOTAGE), *(("torchscript", s) for s in SABOTAGE[::4])],

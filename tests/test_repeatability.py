@@ -75,6 +75,7 @@ def test_the_whole_command_gives_the_same_bytes_whatever_surrounds_it(
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_twenty_fused_files_are_one(checkpoint):
     provenance = pipeline._provenance(checkpoint, "mean", "tokens")
     files = {fused.serialize(to_plain(checkpoint.model), provenance) for _ in range(20)}

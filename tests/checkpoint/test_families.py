@@ -32,6 +32,7 @@ def read(state, reader, config):
     return inferred, load_strictly(inferred, converted)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(foreign.saved(), st.randoms(use_true_random=False))
 def test_any_network_of_any_family_is_read_back(saved, order):

@@ -94,6 +94,7 @@ def digests() -> list[str]:
     return [hashlib.sha256(data).hexdigest() for data in programs]
 
 
+@pytest.mark.slow
 def test_the_bytes_are_the_same_in_another_process_and_folder(tmp_path):
     environment = dict(os.environ)
     environment["PYTHONHASHSEED"] = "1"

@@ -30,6 +30,7 @@ def found(plain, pictures, **options):
     return *search(plain, *pictures, progress=told.append, **options), told
 
 
+@pytest.mark.slow
 def test_the_method_with_the_least_error_is_taken(plain, pictures):
     model, how, told = found(plain, pictures)
     assert how.errors.keys() == set(METHODS)
@@ -46,6 +47,7 @@ def test_the_method_with_the_least_error_is_taken(plain, pictures):
     check_rounding(model, plain)
 
 
+@pytest.mark.slow
 def test_blocks_are_left_in_float_in_the_order_of_what_they_cost(plain, pictures):
     drop = found(plain, pictures)[1].accuracy.drop
     assert drop > 1
@@ -58,6 +60,7 @@ def test_blocks_are_left_in_float_in_the_order_of_what_they_cost(plain, pictures
     check_rounding(model, plain)
 
 
+@pytest.mark.slow
 def test_pictures_that_look_all_the_same_are_refused(plain, pictures):
     calibration, judging = pictures
     same = dataclasses.replace(judging, paths=judging.paths[:1] * 40)
@@ -65,6 +68,7 @@ def test_pictures_that_look_all_the_same_are_refused(plain, pictures):
         found(plain, (calibration, same), max_drop=None)
 
 
+@pytest.mark.slow
 def test_where_nothing_holds_the_drop_it_says_so(plain, pictures):
     with pytest.raises(VerificationError, match="int8 costs this network too much"):
         found(plain, pictures, max_drop=-200.0)

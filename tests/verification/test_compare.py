@@ -82,12 +82,14 @@ def test_every_logit_is_in_the_histogram_however_wrong():
     assert histogram[-1] == 4 * 8  # each image is run alone, and so the first of its batch
 
 
+@pytest.mark.slow
 def test_a_bias_of_a_few_units_is_too_much():
     unit = compare(plain_run).budget.rmse
     assert failures(lambda y, _: y + 0.2 * unit) == ""
     assert "RMSE" in failures(lambda y, _: y + 3 * unit)
 
 
+@pytest.mark.slow
 def test_one_wrong_logit_is_found_by_its_largest_error():
     largest = compare(plain_run).budget.max_error
 
@@ -125,6 +127,7 @@ def test_images_that_leak_into_each_other_fail():
     assert set(batch_failures(lambda y, _: y).values()) == {""}
 
 
+@pytest.mark.slow
 def test_logits_that_depend_on_the_place_in_a_fixed_batch_fail():
     def by_place(y, images):
         assert len(images) == 4
@@ -180,6 +183,7 @@ def test_more_images_settle_what_a_few_leave_open():
     assert drawn[-1] == right.images
 
 
+@pytest.mark.slow
 def test_a_slightly_wrong_artifact_fails_on_the_last_number_of_images():
     drawn = []
 
