@@ -102,10 +102,7 @@ def evaluate(
                 n += 1
                 expected = classes[picture.path.relative_to(folder).parts[0]]
                 answers = best(
-                    picture.scores,
-                    processor.labels,
-                    TOP_K,
-                    logits=processor.interface.output == "logits",
+                    picture.scores, processor.labels, TOP_K, logits=processor.gives_logits
                 )
                 hits += _hits(answers, expected)
                 if original is not None:

@@ -20,6 +20,7 @@ from levit_deploy.bench.products import products_alone
 from levit_deploy.config import LeViTConfig
 from levit_deploy.cost import count_macs
 from levit_deploy.errors import UsageError
+from levit_deploy.interface import Input, Interface
 from levit_deploy.model import LeViT
 from levit_deploy.runtime.sessions import Images
 from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
@@ -92,14 +93,7 @@ def benchmark(
         entrants += given
         rows, gflops = [], {}
         for size in batch_sizes:
-            shape = (size, config.in_channels, *config.image_size)
-            rng = np.random.default_rng(0)
-            images: dict[str, Images] = {
-                "float32": rng.standard_normal(shape, dtype=np.float32),
-                "uint8": rng.integers(
-                    0, 256, (size, *config.image_size, config.in_channels), dtype=np.uint8
-                ),
-            }
+            images = random_images(config, size)
             fitting = [c for c in entrants if c.batch_size in (None, size)]
             calls: dict[str, Callable[[], object]] = {
                 str(i): partial(c.run, images[c.input]) for i, c in enumerate(fitting)
@@ -112,6 +106,14 @@ def benchmark(
             gflops[size] = 2 * size * count_macs(config) / statistics.median(alone) / 1e9
             rows += list(_rows(fitting, list(times.values()), alone, size))
     return Benchmark(network, threads, rounds, processor_name(), tuple(rows), gflops)
+
+
+def random_images(config: LeViTConfig, n: int) -> dict[Input, Images]:
+    """Noise to time a network on, the same every time, by what an artifact takes."""
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal((n, *Interface("float32").image_shape(config)), dtype=np.float32)
+    pixels = rng.integers(0, 256, (n, *Interface("uint8").image_shape(config)), dtype=np.uint8)
+    return {"float32": normal, "uint8": pixels}
 
 
 def random_network(config: LeViTConfig, seed: int = 0) -> LeViT:

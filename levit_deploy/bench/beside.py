@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from levit_deploy.bench import pinned, processor_name
+from levit_deploy.bench import pinned, processor_name, random_images
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.pipeline import original
 from levit_deploy.runtime.isolated import open_isolated
-from levit_deploy.runtime.sessions import Images
 from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
 
 ROUNDS = 20
@@ -45,21 +43,15 @@ def time_beside_original(
 
     Raises ArtifactError and BackendError as ``open_isolated`` does.
     """
-    config = checkpoint.config
     with pinned(1), open_isolated(path, threads=1) as artifact:
         model, _ = original(checkpoint, artifact)
         batch = artifact.batch_size or 1
-        rng = np.random.default_rng(0)
-        noise = rng.standard_normal(
-            (batch, config.in_channels, *config.image_size), dtype=np.float32
-        )
-        given: Images = noise
-        if artifact.interface.input == "uint8":
-            given = rng.integers(0, 256, (batch, *artifact.image_shape), dtype=np.uint8)
+        images = random_images(checkpoint.config, batch)
+        given = images[artifact.interface.input]
 
         def run_original() -> None:
             with torch.inference_mode():
-                model(torch.from_numpy(noise))
+                model(torch.from_numpy(images["float32"]))
 
         times = rounds_side_by_side(
             {"original": run_original, "artifact": partial(artifact.run, given)}, rounds=rounds

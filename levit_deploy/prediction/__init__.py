@@ -94,10 +94,7 @@ def predictions(
             answers: tuple[Answer, ...] = ()
             if picture.scores is not None:
                 answers = best(
-                    picture.scores,
-                    processor.labels,
-                    top_k,
-                    logits=processor.interface.output == "logits",
+                    picture.scores, processor.labels, top_k, logits=processor.gives_logits
                 )
             yield Prediction(picture.path, answers, picture.problem)
 
