@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -30,15 +31,7 @@ def staged(
     that names the destination. Raises OutputError, before the block where it can be known by then.
     """
     refuse_bad_destination(destination, sources, force, option)
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
-    with told_as_output_error(destination, option), ExitStack() as cleanup:
-        with no_other_run_at_it(destination.parent):
-            _remove_abandoned(destination)
-            temporary.touch(exist_ok=False)  # never through somebody else's link
-            cleanup.callback(temporary.unlink, missing_ok=True)
-            lock = os.open(temporary, os.O_RDONLY)  # says that somebody is at work on it
-            cleanup.callback(os.close, lock)
-            lock_or_fail(lock)
+    with told_as_output_error(destination, option), reserved(destination) as temporary:
         yield temporary
         sync(temporary)
         refuse_bad_destination(destination, sources, force, option)
@@ -48,7 +41,30 @@ def staged(
 
 
 @contextmanager
-def no_other_run_at_it(folder: Path) -> Iterator[None]:
+def reserved(destination: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yield a new temporary file, or folder, beside ``destination``; what is left of it is removed.
+
+    It is locked until then, as one that somebody is at work on. Those that killed processes left
+    are removed before.
+    """
+    temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
+    with ExitStack() as cleanup:
+        with _no_other_run_at_it(destination.parent):
+            _remove_abandoned(destination, folder)
+            if folder:
+                temporary.mkdir()
+                cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
+            else:
+                temporary.touch(exist_ok=False)  # never through somebody else's link
+                cleanup.callback(temporary.unlink, missing_ok=True)
+            lock = os.open(temporary, os.O_RDONLY)
+            cleanup.callback(os.close, lock)
+            lock_or_fail(lock)
+        yield temporary
+
+
+@contextmanager
+def _no_other_run_at_it(folder: Path) -> Iterator[None]:
     """Make other runs wait, so that none takes a file for abandoned before it is locked."""
     if fcntl is None:
         yield
@@ -62,17 +78,21 @@ def no_other_run_at_it(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_abandoned(destination: Path) -> None:
-    """Remove the temporary files of processes that were killed, and of no others."""
+def _remove_abandoned(destination: Path, folder: bool) -> None:
+    """Remove the temporary files, or folders, of processes that were killed, and of no others."""
     names = re.compile(rf"\.{re.escape(destination.name)}\.[0-9]+{re.escape(SUFFIX)}")
     for entry in os.scandir(destination.parent):
-        if not names.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+        is_one = entry.is_dir if folder else entry.is_file
+        if not names.fullmatch(entry.name) or not is_one(follow_symlinks=False):
             continue
         with suppress(OSError):  # locked, or gone by now
             descriptor = os.open(entry.path, os.O_RDONLY)
             try:
                 lock_or_fail(descriptor)
-                Path(entry.path).unlink()
+                if folder:
+                    shutil.rmtree(entry.path)
+                else:
+                    Path(entry.path).unlink()
             finally:
                 os.close(descriptor)
 

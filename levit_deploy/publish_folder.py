@@ -5,21 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from levit_deploy.errors import OutputError
-from levit_deploy.publish import (
-    SUFFIX,
-    lock_or_fail,
-    no_other_run_at_it,
-    sync,
-    told_as_output_error,
-)
+from levit_deploy.publish import reserved, sync, told_as_output_error
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux, <fcntl.h> and <linux/fs.h>
 
@@ -37,15 +30,10 @@ def staged_folder(
     where it can be known by then.
     """
     refuse_bad_folder(destination, is_ours, force, option)
-    temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
-    with told_as_output_error(destination, option), ExitStack() as cleanup:
-        with no_other_run_at_it(destination.parent):
-            _remove_abandoned(destination)
-            temporary.mkdir()
-            cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
-            lock = os.open(temporary, os.O_RDONLY)  # says that somebody is at work on it
-            cleanup.callback(os.close, lock)
-            lock_or_fail(lock)
+    with (
+        told_as_output_error(destination, option),
+        reserved(destination, folder=True) as temporary,
+    ):
         yield temporary
         for entry in temporary.iterdir():
             sync(entry)
@@ -86,21 +74,6 @@ def refuse_bad_folder(
                 f"{destination} exists already. Add --force to replace it, or name another folder "
                 f"with {option}."
             )
-
-
-def _remove_abandoned(destination: Path) -> None:
-    """Remove the temporary folders of processes that were killed, and of no others."""
-    names = re.compile(rf"\.{re.escape(destination.name)}\.[0-9]+{re.escape(SUFFIX)}")
-    for entry in os.scandir(destination.parent):
-        if not names.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
-            continue
-        with suppress(OSError):  # locked, or gone by now
-            descriptor = os.open(entry.path, os.O_RDONLY)
-            try:
-                lock_or_fail(descriptor)
-                shutil.rmtree(entry.path)
-            finally:
-                os.close(descriptor)
 
 
 def _put_in_place(temporary: Path, destination: Path) -> None:

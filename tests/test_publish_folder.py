@@ -11,6 +11,7 @@ import pytest
 
 from levit_deploy import publish_folder
 from levit_deploy.errors import OutputError, VerificationError
+from levit_deploy.publish import lock_or_fail
 from levit_deploy.publish_folder import staged_folder
 
 OLD, NEW = {"a": "old", "b": "old"}, {"a": "new", "c": "new"}
@@ -215,7 +216,7 @@ def test_folders_of_others_and_of_those_at_work_are_left_alone(destination, tmp_
     fill(tmp_path / ".out.98.levit-deploy.tmp", OLD)
     fill(tmp_path / ".out.97.levit-deploy.tmp", OLD)
     at_work = os.open(tmp_path / ".out.98.levit-deploy.tmp", os.O_RDONLY)
-    publish_folder.lock_or_fail(at_work)
+    lock_or_fail(at_work)
     publish(destination)
     os.close(at_work)
     assert names_in(tmp_path) == [
