@@ -168,7 +168,7 @@ def _original(checkpoint: Checkpoint, artifact: Artifact, processor: Processor) 
     """The checkpoint's own network in float32, with the head that the artifact has."""
     import torch
 
-    from levit_deploy.pipeline import original
+    from levit_deploy.proving import original
 
     said, found = (_shape(config) for config in (processor.config, checkpoint.config))
     if said != found:

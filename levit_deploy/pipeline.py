@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from levit_deploy.checkpoint import Checkpoint, fused
-from levit_deploy.errors import ArtifactError, UsageError, VerificationError
+from levit_deploy.destination import Destination, Place, file_place, place_of
+from levit_deploy.errors import UsageError
 from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
-from levit_deploy.exporters.onnx import OPSETS
 from levit_deploy.exporters.onnx_contract import check_batches
-from levit_deploy.hub_folder import MODEL, hub_folder, staged_hub_folder
-from levit_deploy.interface import DEFAULT, Interface
-from levit_deploy.layout import LAYOUTS, to_spatial
-from levit_deploy.model import LeViT
-from levit_deploy.passes import to_plain
+from levit_deploy.forms import plain_form, plain_onnx, provenance_of
+from levit_deploy.layout import LAYOUTS
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.precision import PRECISIONS, Precision
-from levit_deploy.preprocessing import Preprocessing
-from levit_deploy.provenance import Provenance, claimed_precision
-from levit_deploy.publish import staged, sync
+from levit_deploy.proving import prove
+from levit_deploy.publish import sync
 from levit_deploy.quantization import (
     Int8Options,
     Judging,
@@ -33,15 +29,11 @@ from levit_deploy.quantization import (
     quantized,
     split_pictures,
 )
-from levit_deploy.quantization.proof import measure_int8
 from levit_deploy.runtime.artifact import Artifact, load_artifact
 from levit_deploy.runtime.isolated import open_isolated, runtime_process
-from levit_deploy.triton import TritonModel, staged_model, write_config
-from levit_deploy.verification import Case, Verification, measure
+from levit_deploy.verification import Case, Verification
 
 log = logging.getLogger(__name__)
-
-Destination = str | Path | TritonModel
 
 
 @dataclass(frozen=True)
@@ -86,6 +78,7 @@ def export(
     """
     _one_of("format", format, EXPORTERS)
     _one_of("layout", layout, ("auto", *LAYOUTS))
+    _one_of("head", head, HEADS)
     exporter, options = EXPORTERS[format], options or ExportOptions()
     computes_in = _precision(precision, format)
     if computes_in == "int8":
@@ -95,13 +88,14 @@ def export(
         )
     if layout == "auto":
         layout = exporter.auto_layout(options)
-    _refuse_folder_for_other_ends(output, options)
+    interface = options.interface()
+    place = place_of(output, checkpoint, format, interface, force=force)
 
     def serialize() -> bytes:
-        provenance = _provenance(checkpoint, head, layout, computes_in, options.interface())
-        return exporter.serialize(_form(checkpoint, head, layout), provenance, options)
+        provenance = provenance_of(checkpoint, head, layout, computes_in, interface)
+        return exporter.serialize(plain_form(checkpoint, head, layout), provenance, options)
 
-    return _publish(checkpoint, output, serialize, exporter, head, layout, force, extra)
+    return _publish(checkpoint, place, serialize, exporter, layout, extra)
 
 
 def quantize(
@@ -123,11 +117,12 @@ def quantize(
     proof fails, no int8 network answers the pictures well enough, or it is not faster.
     """
     _one_of("layout", layout, ("auto", *LAYOUTS))
+    _one_of("head", head, HEADS)
     options = options or ExportOptions()
     if layout == "auto":
         layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
-    _refuse_folder_for_other_ends(output, options)
     interface = options.interface()
+    place = place_of(output, checkpoint, "onnx", interface, force=force)
     calibration, pictures = split_pictures(
         int8.images,
         checkpoint.config,
@@ -141,41 +136,21 @@ def quantize(
     made: list[Quantization] = []
 
     def serialize() -> bytes:
-        plain = _plain_onnx(checkpoint, head, layout, options)
-        rival = _plain_onnx(checkpoint, head, "spatial", replace(options, opset=None))
+        plain = plain_onnx(checkpoint, head, layout, options)
+        rival = plain_onnx(checkpoint, head, "spatial", replace(options, opset=None))
         proto, how = quantized(plain, rival, calibration, pictures, int8, progress)
         made.append(how)
         progress("proving it")
-        provenance = _provenance(checkpoint, head, layout, "int8", interface)
+        provenance = provenance_of(checkpoint, head, layout, "int8", interface)
         onnx.helper.set_model_props(proto, provenance.to_metadata())
         data: bytes = proto.SerializeToString(deterministic=True)
         return data
 
+    exporter = EXPORTERS["onnx"]
     published = _publish(
-        checkpoint,
-        output,
-        serialize,
-        EXPORTERS["onnx"],
-        head,
-        layout,
-        force,
-        extra,
-        pictures,
-        int8.max_drop,
+        checkpoint, place, serialize, exporter, layout, extra, pictures, int8.max_drop
     )
     return replace(published, quantization=made[0])
-
-
-def _form(checkpoint: Checkpoint, head: str, layout: str) -> LeViT:
-    """The plain model, in a layout."""
-    model = to_plain(checkpoint.model, head)
-    return to_spatial(model) if layout == "spatial" else model
-
-
-def _plain_onnx(checkpoint: Checkpoint, head: str, layout: str, options: ExportOptions) -> bytes:
-    """The float32 network as ONNX, which an int8 one is the rounding of."""
-    provenance = _provenance(checkpoint, head, layout, interface=options.interface())
-    return EXPORTERS["onnx"].serialize(_form(checkpoint, head, layout), provenance, options)
 
 
 def fuse(
@@ -187,12 +162,14 @@ def fuse(
     extra: tuple[Case, ...] = (),
 ) -> Published:
     """Write the plain model as safetensors to ``output``, proven like any artifact."""
+    _one_of("head", head, HEADS)
+    place = file_place(output, checkpoint, force=force)
 
     def serialize() -> bytes:
-        model = to_plain(checkpoint.model, head)
-        return fused.serialize(model, _provenance(checkpoint, head, "tokens"))
+        provenance = provenance_of(checkpoint, head, "tokens")
+        return fused.serialize(plain_form(checkpoint, head, "tokens"), provenance)
 
-    return _publish(checkpoint, output, serialize, None, head, "tokens", force, extra)
+    return _publish(checkpoint, place, serialize, None, "tokens", extra)
 
 
 def verify(
@@ -225,122 +202,15 @@ def verify(
                 artifact.interface.input,
                 checkpoint.labels,
             )
-        return _measure(checkpoint, artifact, extra, pictures, max_drop, blocks)
-
-
-def _measure(
-    checkpoint: Checkpoint,
-    artifact: Artifact,
-    extra: tuple[Case, ...],
-    pictures: Judging | None = None,
-    max_drop: float | None = None,
-    blocks: bool = False,
-) -> Verification:
-    model, head = original(checkpoint, artifact)
-    try:
-        precision = claimed_precision(artifact.metadata)
-    except ValueError as error:
-        raise ArtifactError(
-            f"{artifact.path} cannot be held to a budget: {error}. A later version of this tool "
-            "may have written it. Upgrade, or export it again."
-        ) from error
-    if artifact.interface.input == "uint8":
-        _require_same_normalisation(checkpoint, artifact)
-    if precision == "int8":
-        return measure_int8(
-            model,
-            checkpoint.config,
-            artifact,
-            _float_form(checkpoint, artifact),
-            head=head,
-            names=checkpoint.block_names,
-            extra=extra,
-            pictures=pictures,
-            max_drop=max_drop,
-            preprocessing=checkpoint.preprocessing,
-            blocks=blocks,
-        )
-    return measure(
-        model,
-        checkpoint.config,
-        artifact,
-        head=head,
-        precision=precision,
-        names=checkpoint.block_names,
-        extra=extra,
-        preprocessing=checkpoint.preprocessing,
-        blocks=blocks,
-    )
-
-
-def original(checkpoint: Checkpoint, artifact: Artifact) -> tuple[LeViT, str]:
-    """The network that an artifact is held to, with the head it says it has, and that head.
-
-    Raises ArtifactError where the checkpoint has no such head.
-    """
-    head = artifact.metadata.get("head", checkpoint.head)
-    if head == checkpoint.head:
-        return checkpoint.model, head
-    if head in HEADS and checkpoint.config.distillation:
-        return HEADS[head](checkpoint.model), head
-    raise ArtifactError(
-        f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those of "
-        f"{checkpoint.head!r}. Give the checkpoint it was made from."
-    )
-
-
-def _require_same_normalisation(checkpoint: Checkpoint, artifact: Artifact) -> None:
-    """Raise VerificationError where an artifact says that it normalises bytes in another way.
-
-    The proof would fail as well, but not say why. Where it says nothing, the proof has to tell.
-    """
-    try:
-        claimed = Preprocessing.from_json(artifact.metadata["preprocessing"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return
-    own = checkpoint.preprocessing
-    if (claimed.mean, claimed.std) != (own.mean, own.std):
-        raise VerificationError(
-            f"{artifact.path} says that it normalises bytes by another mean or standard deviation "
-            f"({claimed}) than the checkpoint's pictures are ({own}). Expected the same. If the "
-            f'artifact is right, give --preprocessing "{claimed}".'
-        )
-
-
-def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
-    """What an int8 artifact must be the rounding of, exported as the artifact says it was."""
-    if artifact.format != "onnx":
-        raise ArtifactError(
-            f"{artifact.path} says that it computes in int8, and is no ONNX file. Expected one "
-            "that levit-deploy export wrote."
-        )
-    proto = onnx.load(artifact.path, load_external_data=False)
-    opset = next((used.version for used in proto.opset_import if used.domain == ""), None)
-    layout = artifact.metadata.get("layout", "")
-    if opset not in OPSETS or layout not in LAYOUTS:
-        raise ArtifactError(
-            f"{artifact.path} has the layout {layout!r} and opset {opset}. Expected one of "
-            f"{', '.join(LAYOUTS)}, and {OPSETS[0]} to {OPSETS[-1]}. Export it again."
-        )
-    interface = artifact.interface
-    options = ExportOptions(opset, artifact.batch_size, interface.input, interface.output)
-    head = artifact.metadata.get("head", "mean")
-    return _plain_onnx(
-        checkpoint,
-        "mean" if head == checkpoint.head else head,
-        layout,
-        options,
-    )
+        return prove(checkpoint, artifact, extra, pictures, max_drop, blocks)
 
 
 def _publish(
     checkpoint: Checkpoint,
-    output: Destination,
+    place: Place,
     serialize: Callable[[], bytes],
     exporter: Exporter | None,
-    head: str,
     layout: str,
-    force: bool,
     extra: tuple[Case, ...],
     pictures: Judging | None = None,
     max_drop: float | None = None,
@@ -349,51 +219,18 @@ def _publish(
 
     ``exporter`` is None for a fused file: numbers, which only code of ours runs.
     """
-    _one_of("head", head, HEADS)
-    path, stage = _place(output, checkpoint, exporter, force)
-    with stage as temporary, _runtime(exporter) as load:
+    with place.stage as temporary, _runtime(exporter) as load:
         temporary.write_bytes(serialize())
         sync(temporary)
         log.info("wrote the file under a temporary name; proving it")
         facts = exporter.check_file(temporary) if exporter else {}
         artifact = load(temporary)
         check_batches(artifact)
-        verification = _measure(checkpoint, artifact, extra, pictures, max_drop)
+        verification = prove(checkpoint, artifact, extra, pictures, max_drop)
         verification.raise_if_failed()
-        if isinstance(output, TritonModel):
-            write_config(artifact)
-    size = path.stat().st_size
-    return Published(path, layout, size, facts, checkpoint.assumed, verification)
-
-
-def _place(
-    output: Destination, checkpoint: Checkpoint, exporter: Exporter | None, force: bool
-) -> tuple[Path, AbstractContextManager[Path]]:
-    """Where the artifact will stand, and what gives its temporary path and brings it there."""
-    if isinstance(output, TritonModel):
-        format = next(name for name, known in EXPORTERS.items() if known is exporter)
-        return output.file(format), staged_model(output, format, force=force)
-    folder = hub_folder(output) if exporter is not None else None
-    if folder is None:
-        return Path(output), staged(Path(output), sources=checkpoint.files, force=force)
-    if exporter is not EXPORTERS["onnx"]:
-        raise UsageError(
-            f"-o names a folder, {folder}, as Optimum loads one, which reads ONNX. Choose --format "
-            "onnx, or name a file with -o."
-        )
-    return folder / MODEL, staged_hub_folder(folder, checkpoint, force=force)
-
-
-def _refuse_folder_for_other_ends(output: Destination, options: ExportOptions) -> None:
-    """Raise UsageError where Optimum would misread what an artifact takes or gives."""
-    if isinstance(output, TritonModel):  # which says what they are
-        return
-    if options.interface() != DEFAULT and (folder := hub_folder(output)) is not None:
-        raise UsageError(
-            f"-o names a folder, {folder}, as Optimum loads one, which gives normalised images and "
-            "takes what comes out for logits. Leave --input and --output out, or name a file with "
-            "-o."
-        )
+        place.complete(artifact)
+    size = place.path.stat().st_size
+    return Published(place.path, layout, size, facts, checkpoint.assumed, verification)
 
 
 @contextmanager
@@ -417,27 +254,6 @@ def _precision(name: str, format: str) -> Precision:
     raise UsageError(
         f"--precision {name} is not for --format {format}, which computes in {' or '.join(known)}. "
         f"Choose one of these, or --format {' or '.join(others)}."
-    )
-
-
-def _provenance(
-    checkpoint: Checkpoint,
-    head: str,
-    layout: str,
-    precision: Precision = "fp32",
-    interface: Interface = DEFAULT,
-) -> Provenance:
-    return Provenance(
-        checkpoint.sha256,
-        checkpoint.config,
-        checkpoint.head if head == "mean" else head,
-        layout,
-        checkpoint.weights,
-        checkpoint.assumed,
-        checkpoint.preprocessing,
-        precision,
-        interface,
-        checkpoint.labels,
     )
 
 

@@ -62,24 +62,18 @@ def staged_model(model: TritonModel, format: str, *, force: bool) -> Iterator[Pa
 def write_config(artifact: Artifact) -> None:
     """Write the configuration and the labels of an artifact that is where ``staged_model`` says."""
     folder = artifact.path.parent.parent
-    labels = _labels(artifact)
+    provenance = Provenance.from_metadata(artifact.metadata)
+    # none where the batch is fixed: Triton would take its images for one with more classes
+    labels = provenance.labels if artifact.batch_size in (None, 1) else ()
     if labels:
         (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    (folder / CONFIG).write_text(_config(artifact, bool(labels)))
+    (folder / CONFIG).write_text(_config(artifact, provenance, bool(labels)))
 
 
-def _labels(artifact: Artifact) -> tuple[str, ...]:
-    """The labels, unless the batch is fixed: Triton would take its images for one with more."""
-    if artifact.batch_size not in (None, 1):
-        return ()
-    return Provenance.from_metadata(artifact.metadata).labels
-
-
-def _config(artifact: Artifact, labels: bool) -> str:
+def _config(artifact: Artifact, provenance: Provenance, labels: bool) -> str:
     """The configuration in protobuf's text format; it has no name, so that the folder's counts."""
     from levit_deploy.verification.compare import BATCH_SIZES
 
-    provenance = Provenance.from_metadata(artifact.metadata)
     interface = provenance.interface
     names: tuple[str, str] = (interface.input_name, interface.output)
     if artifact.format == "torchscript":  # whose values have no names, only places

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from levit_deploy import ending, pipeline, report
+from levit_deploy import ending, forms, proving, report
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import app
 from levit_deploy.cli.options import SUFFIXES
@@ -570,7 +570,7 @@ def test_a_bug_of_ours_exits_with_70_and_hides_its_traceback(folder, monkeypatch
     def bug(*_args, **_kwargs):
         raise ZeroDivisionError("oh no")
 
-    monkeypatch.setattr(pipeline, "to_plain", bug)
+    monkeypatch.setattr(forms, "to_plain", bug)
     code, _, err = run("export", folder / "ckpt.pth")
     assert code == 70
     assert "ZeroDivisionError: oh no" in err
@@ -584,7 +584,7 @@ def test_interruption_and_exhaustion_have_their_codes(folder, monkeypatch, error
     def stop(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr(pipeline, "measure", stop)
+    monkeypatch.setattr(proving, "measure", stop)
     assert run("export", folder / "ckpt.pth")[0] == code
     assert names_in(folder) == ["ckpt.pth"]
 
@@ -658,8 +658,8 @@ def test_a_report_never_overwrites(folder):
 
 
 def test_a_failed_export_shows_its_figures(folder, monkeypatch):
-    plain = pipeline.to_plain
-    monkeypatch.setattr(pipeline, "to_plain", lambda model, _head: plain(model, "class"))
+    plain = forms.to_plain
+    monkeypatch.setattr(forms, "to_plain", lambda model, _head: plain(model, "class"))
     code, out, err = run("export", folder / "ckpt.pth")
     assert code == 1
     assert out.count("FAILED") == 6

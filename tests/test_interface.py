@@ -10,7 +10,7 @@ from networks import SMALL, float64_logits, trained
 from onnx import numpy_helper
 from PIL import Image
 
-from levit_deploy import pipeline
+from levit_deploy import pipeline, proving
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, UsageError, VerificationError
 from levit_deploy.exporters import ExportOptions
@@ -172,7 +172,7 @@ def test_a_mistake_at_either_end_is_refused(tmp_path, checkpoint, exported, monk
     MISTAKES[mistake](model)
     path = tmp_path / "wrong.onnx"
     onnx.save(model, path)
-    found = pipeline._measure(checkpoint, load_artifact(path), ())
+    found = proving.prove(checkpoint, load_artifact(path), ())
     assert not found.passed
     behind = ("softmax", "one logit")
     wrong = "head and head_dist" if mistake.startswith(behind) else "pixel_values"

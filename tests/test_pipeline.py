@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 import levit_deploy
-from levit_deploy import pipeline
+from levit_deploy import forms, pipeline, proving
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, CheckpointError, UsageError, VerificationError
@@ -159,7 +159,7 @@ def test_goldens_in_reduced_precision(tmp_path, name, format, precision):
     assert 1e-5 * np.abs(expected).max() < error < 0.1 * np.abs(expected).max()
     # rounded once more than it says, it is no float32 artifact
     as_float32 = replace(load_artifact(output), metadata={"precision": "fp32"})
-    assert not pipeline._measure(checkpoint, as_float32, ()).passed
+    assert not proving.prove(checkpoint, as_float32, ()).passed
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,8 @@ def test_a_number_beyond_float16_is_found_though_this_processor_may_hide_it(tmp_
 def test_a_forgotten_head_is_refused_in_any_precision(tmp_path, checkpoint, format, precision):
     pipeline.export(checkpoint, format, tmp_path / "artifact", precision=precision, head="class")
     claimed = load_artifact(tmp_path / "artifact")
-    assert pipeline._measure(checkpoint, claimed, ()).passed
-    found = pipeline._measure(checkpoint, replace(claimed, metadata={"precision": precision}), ())
+    assert proving.prove(checkpoint, claimed, ()).passed
+    found = proving.prove(checkpoint, replace(claimed, metadata={"precision": precision}), ())
     assert not found.passed
     assert "head" in found.parting.block
 
@@ -365,8 +365,8 @@ def test_sabotage_before_the_export_is_refused(tmp_path, checkpoint, sabotage, f
     sabotaged = trained()
     sabotage(sabotaged)
     output = tmp_path / "artifact"
-    form = pipeline._form(replace(checkpoint, model=sabotaged), "mean", "tokens")
-    provenance = pipeline._provenance(checkpoint, "mean", "tokens")
+    form = forms.plain_form(replace(checkpoint, model=sabotaged), "mean", "tokens")
+    provenance = forms.provenance_of(checkpoint, "mean", "tokens")
     output.write_bytes(EXPORTERS[format].serialize(form, provenance, ExportOptions()))
     verification = pipeline.verify(checkpoint, output)
     assert not verification.passed
@@ -418,7 +418,7 @@ def test_sabotage_of_the_written_file_is_refused(tmp_path, checkpoint, sabotage)
 
 def test_a_failed_proof_publishes_nothing(tmp_path, checkpoint, monkeypatch):
     # a bug as others have it: the distillation head is forgotten
-    monkeypatch.setattr(pipeline, "to_plain", lambda model, _head: to_plain(model, "class"))
+    monkeypatch.setattr(forms, "to_plain", lambda model, _head: to_plain(model, "class"))
     output = tmp_path / "out.onnx"
     output.write_bytes(b"old")
     for format in EXPORTERS:

@@ -13,7 +13,7 @@ from float_graphs import CONFIG, centred, save_pictures
 from onnx import numpy_helper
 from test_cli import run
 
-from levit_deploy import pipeline
+from levit_deploy import pipeline, proving
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, InputError, UsageError, VerificationError
 from levit_deploy.exporters import ExportOptions
@@ -173,7 +173,7 @@ def test_a_program_that_claims_int8_is_refused(checkpoint, tmp_path):
     fused = load_artifact(tmp_path / "fused.safetensors")
     claims = dataclasses.replace(fused, metadata={**fused.metadata, "precision": "int8"})
     with pytest.raises(ArtifactError, match="is no ONNX file"):
-        pipeline._measure(checkpoint, claims, ())
+        proving.prove(checkpoint, claims, ())
 
 
 @pytest.mark.slow

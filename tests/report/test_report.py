@@ -5,13 +5,13 @@ import pytest
 from rich.console import Console
 
 from levit_deploy.report import (
-    _accuracy,
     console,
     print_verification,
     print_verified,
     to_json,
     verification_data,
 )
+from levit_deploy.report.proof import _accuracy
 from levit_deploy.verification import BatchResult, CaseResult, Verification
 from levit_deploy.verification.budget import Budget
 

@@ -1,0 +1,130 @@
+"""Hold an artifact to the checkpoint: the head, precision, input and output that it says it has."""
+
+from __future__ import annotations
+
+import onnx
+
+from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.errors import ArtifactError, VerificationError
+from levit_deploy.exporters import ExportOptions
+from levit_deploy.exporters.onnx import OPSETS
+from levit_deploy.forms import plain_onnx
+from levit_deploy.layout import LAYOUTS
+from levit_deploy.model import LeViT
+from levit_deploy.passes.heads import HEADS
+from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.provenance import claimed_precision
+from levit_deploy.quantization import Judging
+from levit_deploy.quantization.proof import measure_int8
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.verification import Case, Verification, measure
+
+
+def prove(
+    checkpoint: Checkpoint,
+    artifact: Artifact,
+    extra: tuple[Case, ...],
+    pictures: Judging | None = None,
+    max_drop: float | None = None,
+    blocks: bool = False,
+) -> Verification:
+    """Measure an artifact against the checkpoint, in the precision that it says it computes in.
+
+    Raises ArtifactError where it says what cannot be measured, VerificationError where it says
+    that it normalises bytes in another way than the checkpoint's pictures are.
+    """
+    model, head = original(checkpoint, artifact)
+    try:
+        precision = claimed_precision(artifact.metadata)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{artifact.path} cannot be held to a budget: {error}. A later version of this tool "
+            "may have written it. Upgrade, or export it again."
+        ) from error
+    if artifact.interface.input == "uint8":
+        _require_same_normalisation(checkpoint, artifact)
+    if precision == "int8":
+        return measure_int8(
+            model,
+            checkpoint.config,
+            artifact,
+            _float_form(checkpoint, artifact),
+            head=head,
+            names=checkpoint.block_names,
+            extra=extra,
+            pictures=pictures,
+            max_drop=max_drop,
+            preprocessing=checkpoint.preprocessing,
+            blocks=blocks,
+        )
+    return measure(
+        model,
+        checkpoint.config,
+        artifact,
+        head=head,
+        precision=precision,
+        names=checkpoint.block_names,
+        extra=extra,
+        preprocessing=checkpoint.preprocessing,
+        blocks=blocks,
+    )
+
+
+def original(checkpoint: Checkpoint, artifact: Artifact) -> tuple[LeViT, str]:
+    """The network that an artifact is held to, with the head it says it has, and that head.
+
+    Raises ArtifactError where the checkpoint has no such head.
+    """
+    head = artifact.metadata.get("head", checkpoint.head)
+    if head == checkpoint.head:
+        return checkpoint.model, head
+    if head in HEADS and checkpoint.config.distillation:
+        return HEADS[head](checkpoint.model), head
+    raise ArtifactError(
+        f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those of "
+        f"{checkpoint.head!r}. Give the checkpoint it was made from."
+    )
+
+
+def _require_same_normalisation(checkpoint: Checkpoint, artifact: Artifact) -> None:
+    """Raise VerificationError where an artifact says that it normalises bytes in another way.
+
+    The proof would fail as well, but not say why. Where it says nothing, the proof has to tell.
+    """
+    try:
+        claimed = Preprocessing.from_json(artifact.metadata["preprocessing"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return
+    own = checkpoint.preprocessing
+    if (claimed.mean, claimed.std) != (own.mean, own.std):
+        raise VerificationError(
+            f"{artifact.path} says that it normalises bytes by another mean or standard deviation "
+            f"({claimed}) than the checkpoint's pictures are ({own}). Expected the same. If the "
+            f'artifact is right, give --preprocessing "{claimed}".'
+        )
+
+
+def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
+    """What an int8 artifact must be the rounding of, exported as the artifact says it was."""
+    if artifact.format != "onnx":
+        raise ArtifactError(
+            f"{artifact.path} says that it computes in int8, and is no ONNX file. Expected one "
+            "that levit-deploy export wrote."
+        )
+    proto = onnx.load(artifact.path, load_external_data=False)
+    opset = next((used.version for used in proto.opset_import if used.domain == ""), None)
+    layout = artifact.metadata.get("layout", "")
+    if opset not in OPSETS or layout not in LAYOUTS:
+        raise ArtifactError(
+            f"{artifact.path} has the layout {layout!r} and opset {opset}. Expected one of "
+            f"{', '.join(LAYOUTS)}, and {OPSETS[0]} to {OPSETS[-1]}. Export it again."
+        )
+    interface = artifact.interface
+    options = ExportOptions(opset, artifact.batch_size, interface.input, interface.output)
+    head = artifact.metadata.get("head", "mean")
+    return plain_onnx(
+        checkpoint,
+        "mean" if head == checkpoint.head else head,
+        layout,
+        options,
+    )

@@ -1,0 +1,28 @@
+"""What a command has to say: as a table for a person, as plain data for a machine."""
+
+from levit_deploy.report.benchmark import benchmark_data, print_benchmark
+from levit_deploy.report.checkpoint import checkpoint_data, print_checkpoint
+from levit_deploy.report.comparison import print_comparison
+from levit_deploy.report.data import to_json, versions
+from levit_deploy.report.evaluation import evaluation_data, print_evaluation
+from levit_deploy.report.proof import print_verification, print_verified, verification_data
+from levit_deploy.report.published import print_published, published_data
+from levit_deploy.report.tables import console
+
+__all__ = [
+    "benchmark_data",
+    "checkpoint_data",
+    "console",
+    "evaluation_data",
+    "print_benchmark",
+    "print_checkpoint",
+    "print_comparison",
+    "print_evaluation",
+    "print_published",
+    "print_verification",
+    "print_verified",
+    "published_data",
+    "to_json",
+    "verification_data",
+    "versions",
+]

@@ -1,0 +1,127 @@
+"""A checkpoint's data sheet."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rich.console import Console
+
+from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.config import Grid
+from levit_deploy.cost import count_macs
+from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.report.data import Data
+from levit_deploy.report.tables import new_table
+
+_NORMS = {
+    "batchnorm": "BatchNorm",
+    "layernorm": "BatchNorm, and LayerNorm before attention",
+    "batchnorm-in-attention": "BatchNorm in attention only",
+    "none": "none: fused already",
+}
+
+
+def checkpoint_data(checkpoint: Checkpoint) -> Data:
+    """Everything ``inspect`` knows of a checkpoint."""
+    config = checkpoint.config
+    return {
+        "path": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "family": checkpoint.family,
+        "weights": checkpoint.weights,
+        "head": checkpoint.head,
+        "variant": config.variant,
+        "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
+        "macs": count_macs(config),
+        "config": dataclasses.asdict(config),
+        "resolutions": config.resolutions,
+        "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
+        "labels": list(checkpoint.labels),
+        "assumed": list(checkpoint.assumed),
+    }
+
+
+def print_checkpoint(data: Data, console: Console) -> None:
+    """Print a checkpoint's data sheet."""
+    config = data["config"]
+    height, width = config["image_size"]
+    heads = "2 (class and distillation)" if config["distillation"] else "1"
+    if data["head"] != "mean":
+        heads += f" ({data['head']})"
+    sheet = new_table()
+    sheet.show_header = False
+    for name, value in (
+        ("file", data["path"]),
+        ("SHA-256", data["sha256"]),
+        ("family", data["family"]),
+        ("weights", data["weights"]),
+        ("variant", data["variant"]),
+        ("input", f"{config['in_channels']} x {height} x {width}"),
+        ("classes", str(config["num_classes"])),
+        ("heads", heads),
+        *_activations(config),
+        ("normalisation", _NORMS[config["norm"]]),
+        ("parameters", f"{data['parameters'] / 1e6:.2f} M"),
+        ("multiply-accumulates", f"{data['macs'] / 1e6:.1f} M an image"),
+        ("pictures", _preprocessing(data["preprocessing"])),
+        ("labels", _labels(data["labels"])),
+        *(("assumed", assumption) for assumption in data["assumed"]),
+    ):
+        sheet.add_row(name, value)
+    console.print(sheet)
+
+    parts = new_table("part", "tokens", "width", "blocks", "heads", "key", "value", "MLP")
+    stem = " > ".join(map(str, [config["in_channels"], *config["stem_dims"]]))
+    parts.add_row("stem", _grid(data["resolutions"][0]), stem, "", "", "", "", "")
+    for i, (stage, grid) in enumerate(zip(config["stages"], data["resolutions"], strict=True)):
+        parts.add_row(
+            f"stage {i + 1}",
+            _grid(grid),
+            str(stage["dim"]),
+            str(stage["depth"]),
+            *_attention(stage),
+        )
+        if i < len(config["downsamples"]):
+            widths = f"{stage['dim']} > {config['stages'][i + 1]['dim']}"
+            down = config["downsamples"][i]
+            parts.add_row(
+                "subsampling", _grid(data["resolutions"][i + 1]), widths, "1", *_attention(down)
+            )
+    console.print(parts)
+
+
+def _preprocessing(data: Data) -> str:
+    """How pictures are prepared, and whether the checkpoint says so."""
+    if data["unsupported"]:
+        return f"not read: {data['unsupported']}"
+    given = Preprocessing(**data)
+    return f"{given}, assumed" if given.assumed else str(given)
+
+
+def _labels(labels: list[str]) -> str:
+    """How many classes have a name, and the first of them."""
+    if not labels:
+        return "none"
+    return f"{len(labels)}: {', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''}"
+
+
+def _activations(config: Data) -> list[tuple[str, str]]:
+    """The activation, and those that parts have of their own."""
+    rows = [("activation", config["activation"])]
+    for part in ("stem", "attention"):
+        if own := config[f"{part}_activation"]:
+            rows.append((f"activation, {part}", own))
+    return rows
+
+
+def _attention(part: Data) -> tuple[str, str, str, str]:
+    return (
+        str(part["num_heads"]),
+        str(part["key_dim"]),
+        str(part["value_dim"]),
+        str(part["mlp_dim"] or "none"),
+    )
+
+
+def _grid(sides: Grid) -> str:
+    return f"{sides[0]} x {sides[1]}"

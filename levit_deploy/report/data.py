@@ -1,0 +1,34 @@
+"""What a report is made of: plain data, which is strict JSON, and what computed it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+from typing import Any
+
+from levit_deploy import __version__
+
+Data = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """What computed the figures: this tool, Python, and the libraries that figures depend on."""
+    found = {"levit-deploy": __version__, "python": platform.python_version()}
+    for name in ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy"):
+        found[name] = importlib.metadata.version(name)
+    return found | {"machine": platform.platform()}
+
+
+def to_json(data: Data) -> str:
+    """Strict JSON: what is not finite becomes null."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,50 @@
+"""How often an artifact is right, and where its original is not with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.ending import printable
+from levit_deploy.prediction import Answer
+from levit_deploy.prediction.output import in_words, utf8_path
+from levit_deploy.report.data import Data, versions
+from levit_deploy.report.tables import new_table
+
+if TYPE_CHECKING:
+    from levit_deploy.evaluation import Evaluation
+
+
+def evaluation_data(evaluation: Evaluation, checkpoint: Checkpoint | None = None) -> Data:
+    """Everything an evaluation found, and what computed it."""
+    data = dataclasses.asdict(evaluation)
+    data["path"] = str(evaluation.path)
+    for disagreement in data["disagreements"]:
+        disagreement["path"] = utf8_path(disagreement["path"])
+    data["checkpoint"] = checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256}
+    return data | {"versions": versions()}
+
+
+def print_evaluation(data: Data, console: Console) -> None:
+    """Print how often an artifact is right, and each picture where its original is not with it."""
+    skipped = f", {data['skipped']} skipped" if data["skipped"] else ""
+    console.print(
+        f"{data['path']}: {data['format']}, {data['precision']}, {data['pictures']} pictures in "
+        f"{len(data['classes'])} class folders{skipped}",
+        soft_wrap=True,
+    )
+    table = new_table("network", "top-1", "top-5")
+    for name, prefix in (("artifact", ""), ("original", "original_")):
+        if data[f"{prefix}top1"] is not None:
+            table.add_row(name, f"{data[f'{prefix}top1']:.2f} %", f"{data[f'{prefix}top5']:.2f} %")
+    console.print(table)
+    if data["checkpoint"] is None:
+        return
+    console.print(f"another first answer than the original: {len(data['disagreements'])} pictures")
+    for found in data["disagreements"]:
+        answers = (f"{name} {in_words(Answer(**found[name]))}" for name in ("artifact", "original"))
+        line = f"{found['path']}: {', '.join(answers)}"
+        console.print(printable(line), soft_wrap=True)

@@ -1,0 +1,132 @@
+"""The figures of a proof, beside what was allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.report.data import Data, versions
+from levit_deploy.report.tables import new_table
+from levit_deploy.verification import Verification
+
+if TYPE_CHECKING:
+    from levit_deploy.quantization import Accuracy
+
+
+DOUBTFUL_TOP1 = 50.0  # percent; with the classes in another order, or pictures of another kind
+
+
+def verification_data(verification: Verification, checkpoint: Checkpoint | None = None) -> Data:
+    """Every figure of a proof, what it was held to, and what computed it."""
+    cases = [
+        {**dataclasses.asdict(case), "failures": list(case.failures)} for case in verification.cases
+    ]
+    return {
+        "passed": verification.passed,
+        "format": verification.format,
+        "sha256": verification.sha256,
+        "precision": verification.precision,
+        "input": verification.interface.input,
+        "output": verification.interface.output,
+        "head": verification.head,
+        "seed": verification.seed,
+        "failures": list(verification.failures),
+        "parting": verification.parting and dataclasses.asdict(verification.parting),
+        "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
+        "versions": versions(),
+        "accuracy": verification.accuracy and _accuracy_data(verification.accuracy),
+        "blocks": [dataclasses.asdict(block) for block in verification.blocks],
+        "unrounded": verification.unrounded and verification_data(verification.unrounded),
+        "cases": cases,
+        "batches": [
+            {**dataclasses.asdict(batch), "failures": list(batch.failures)}
+            for batch in verification.batches
+        ],
+    }
+
+
+def _accuracy_data(accuracy: Accuracy) -> Data:
+    return {**dataclasses.asdict(accuracy), "failures": list(accuracy.failures)}
+
+
+def print_verified(data: Data, console: Console) -> None:
+    """Print what an artifact was held to, and the proof."""
+    proof = data["verification"]
+    console.print(
+        f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}, held to the "
+        f"{proof['head']} head",
+        soft_wrap=True,
+    )
+    print_verification(proof, console)
+
+
+def ends(proof: Data) -> str:
+    """What an artifact takes and gives, where that is not the usual."""
+    ends = ", uint8 input" if proof["input"] == "uint8" else ""
+    return ends + (", probabilities" if proof["output"] == "probabilities" else "")
+
+
+def print_verification(data: Data, console: Console) -> None:
+    """Print the figures of a proof, beside what was allowed."""
+    if data["unrounded"] is not None:
+        console.print("the float network, before it is rounded:")
+        print_verification(data["unrounded"], console)
+        console.print("the rounded one; allowed is twice what its rounding itself is off by:")
+    table = new_table(
+        "inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1", "verdict"
+    )
+    for case in data["cases"]:
+        agreeing = case["decided"] - case["disagreements"]
+        table.add_row(
+            case["name"],
+            str(case["images"]),
+            f"{case['rmse']:.1e}",
+            f"{case['budget']['rmse']:.1e}",
+            f"{case['max_error']:.1e}",
+            f"{case['budget']['max_error']:.1e}",
+            f"{agreeing}/{case['decided']}",
+            _verdict(case),
+        )
+    for batch in _worst(data["batches"]):
+        table.add_row(
+            "together",
+            str(sum(batch["size"] for batch in data["batches"])),
+            "",
+            "",
+            f"{batch['difference']:.1e}",
+            f"{batch['allowed']:.1e}",
+            "",
+            _verdict(batch),
+        )
+    console.print(table)
+    if data["accuracy"] is not None:
+        console.print(_accuracy(data["accuracy"]), soft_wrap=True)
+
+
+def _accuracy(data: Data) -> Text:
+    """How an int8 network answers pictures, in one line."""
+    line = f"on {data['pictures']} pictures: the same top-1 on {data['agreement']:.2f} %"
+    if data["float_top1"] is not None:
+        line += f", top-1 {data['float_top1']:.2f} % in float32, {data['int8_top1']:.2f} % in int8"
+    line += f"; lost {max(data['drop'], 0):.2f} points of {data['allowed']:g} allowed: "
+    text = Text(line) + _verdict(data)
+    if data["float_top1"] is not None and data["float_top1"] < DOUBTFUL_TOP1:
+        text.append(
+            f"\nin float32 only {data['float_top1']:.2f} % are right, so this says little: are "
+            "the folders those of the classes, in their order, and the pictures prepared as in "
+            "training (--preprocessing)?"
+        )
+    return text
+
+
+def _worst(batches: list[Data]) -> list[Data]:
+    """The batch nearest to what is allowed, or beyond it."""
+    return sorted(batches, key=lambda batch: batch["difference"] / batch["allowed"])[-1:]
+
+
+def _verdict(result: Data) -> Text:
+    return Text("FAILED", style="red") if result["failures"] else Text("proven", style="green")

@@ -1,0 +1,80 @@
+"""A file that was written and proven."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.pipeline import Published
+from levit_deploy.report.data import Data
+from levit_deploy.report.proof import ends, print_verification, verification_data
+
+if TYPE_CHECKING:
+    from levit_deploy.quantization import Quantization
+
+
+_CPUS = {"any": "any processor", "vnni": "processors with VNNI"}
+
+
+def published_data(published: Published, checkpoint: Checkpoint | None = None) -> Data:
+    """Everything known of a file that was written and proven."""
+    return {
+        "path": str(published.path),
+        "layout": published.layout,
+        "size_bytes": published.size_bytes,
+        "facts": published.facts,
+        "assumed": list(published.assumed),
+        "quantization": _quantization_data(published.quantization),
+        "verification": verification_data(published.verification, checkpoint),
+    }
+
+
+def _quantization_data(how: Quantization | None) -> Data | None:
+    if how is None:
+        return None
+    data = dataclasses.asdict(how)
+    if how.speed is not None:
+        data["speed"]["verdict"] = how.speed.verdict
+    return data
+
+
+def print_published(data: Data, console: Console) -> None:
+    """Print what was written, what was assumed, and the proof."""
+    facts = "".join(f", {name} {value}" for name, value in data["facts"].items())
+    proof = data["verification"]
+    console.print(
+        f"{data['path']}: {proof['format']}, {proof['precision']}, {data['layout']} layout, "
+        f"{proof['head']} head{ends(proof)}{facts}, {data['size_bytes'] / 1e6:.2f} MB",
+        soft_wrap=True,
+    )
+    for assumption in data["assumed"]:
+        console.print(f"assumed: {assumption}", soft_wrap=True)
+    if data["quantization"] is not None:
+        print_quantization(data["quantization"], console)
+    print_verification(proof, console)
+
+
+def print_quantization(data: Data, console: Console) -> None:
+    """Print how a network was quantized: methods, what each block costs, what stayed float."""
+    errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
+    console.print(
+        f"calibrated by {data['method']} on {data['calibrated_on']} pictures, for "
+        f"{_CPUS[data['cpu']]} (error of the logits: {errors})",
+        soft_wrap=True,
+    )
+    costs = sorted(data["costs"].items(), key=lambda item: -item[1])
+    console.print(
+        "cost of each block alone: " + ", ".join(f"{name} {cost:.2%}" for name, cost in costs),
+        soft_wrap=True,
+    )
+    console.print(f"left in float: {', '.join(data['float_blocks']) or 'nothing'}", soft_wrap=True)
+    if data["speed"] is not None:
+        speed = data["speed"]
+        console.print(
+            f"speed here: {speed['median']:.2f} x the best float32 file ({speed['verdict']}; "
+            f"quartiles {speed['low']:.2f} to {speed['high']:.2f})",
+            soft_wrap=True,
+        )
