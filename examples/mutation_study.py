@@ -60,8 +60,8 @@ from levit_deploy.provenance import Provenance
 from levit_deploy.report import to_json
 from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.verification import Verification, measure
+from levit_deploy.verification.batches import BATCH_SIZES
 from levit_deploy.verification.budget import MAX_FLOOR_ULPS, RMSE_FLOOR_ULPS, Budget, budget, rms
-from levit_deploy.verification.compare import BATCH_SIZES
 from levit_deploy.verification.inputs import Case, standard_cases
 from levit_deploy.verification.reference import Reference
 

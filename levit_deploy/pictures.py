@@ -17,13 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.interface import Input
-from levit_deploy.preprocessing import (
-    Preprocessing,
-    UnfitPictureError,
-    fit,
-    normalise,
-    require_pictures,
-)
+from levit_deploy.preparing import UnfitPictureError, fit, normalise, require_pictures
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.regular import open_regular
 from levit_deploy.runtime.sessions import Images
 

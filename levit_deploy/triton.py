@@ -72,7 +72,7 @@ def write_config(artifact: Artifact) -> None:
 
 def _config(artifact: Artifact, provenance: Provenance, labels: bool) -> str:
     """The configuration in protobuf's text format; it has no name, so that the folder's counts."""
-    from levit_deploy.verification.compare import BATCH_SIZES
+    from levit_deploy.verification.batches import BATCH_SIZES
 
     interface = provenance.interface
     names: tuple[str, str] = (interface.input_name, interface.output)

@@ -23,7 +23,8 @@ from levit_deploy.pictures import (
     read_picture,
     walk_pictures,
 )
-from levit_deploy.preprocessing import IMAGENET, Preprocessing, normalise, prepare
+from levit_deploy.preparing import normalise, prepare
+from levit_deploy.preprocessing import IMAGENET, Preprocessing
 
 CONFIG = SMALL.replace(image_size=(16, 16))
 CHECKPOINT = SimpleNamespace(config=CONFIG, preprocessing=IMAGENET)

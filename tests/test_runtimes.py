@@ -21,7 +21,7 @@ from levit_deploy.demo.digits import held_out
 from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
-from levit_deploy.preprocessing import prepare
+from levit_deploy.preparing import prepare
 from levit_deploy.provenance import Provenance
 from levit_deploy.verification.budget import budget, rms
 

@@ -14,7 +14,7 @@ from levit_deploy.exporters.onnx_layers import LAYER_EMITTERS
 from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.model import LeViT
 from levit_deploy.precision import Precision
-from levit_deploy.preprocessing import channel_statistics
+from levit_deploy.preparing import channel_statistics
 from levit_deploy.provenance import TOOL, Provenance
 from levit_deploy.runtime.sessions import OUTPUT_NAME
 

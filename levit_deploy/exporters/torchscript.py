@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from levit_deploy.model import LeViT
-from levit_deploy.preprocessing import channel_statistics
+from levit_deploy.preparing import channel_statistics
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import PROVENANCE_FILE, deprecation_accepted
 

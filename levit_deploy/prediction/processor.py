@@ -12,7 +12,8 @@ from PIL import Image
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError
 from levit_deploy.interface import Interface
-from levit_deploy.preprocessing import Preprocessing, fit, normalise, why_no_pictures
+from levit_deploy.preparing import fit, normalise, why_no_pictures
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.sessions import FloatArray

@@ -15,17 +15,16 @@ from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationE
 from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.model import LeViT
 from levit_deploy.precision import DTYPES, Precision
-from levit_deploy.preprocessing import IMAGENET, Preprocessing, normalise
+from levit_deploy.preparing import normalise
+from levit_deploy.preprocessing import IMAGENET, Preprocessing
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.sessions import FloatArray, Images
+from levit_deploy.verification.batches import BatchResult, ComparedBatch, compare_batches
 from levit_deploy.verification.budget import log_probabilities
 from levit_deploy.verification.compare import (
     LOOKED_INSIDE,
-    BatchResult,
     CaseResult,
     Compared,
-    ComparedBatch,
-    compare_batches,
     compare_case,
     look_inside,
 )

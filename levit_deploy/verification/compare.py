@@ -1,8 +1,8 @@
-"""Compare an artifact's logits with the reference's, one kind of input at a time and in batches."""
+"""Compare an artifact's logits with the reference's, one kind of input at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,6 @@ from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.reference import REMEDY, Reference
 
-BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image was run alone
 TWINS = (0, 8, 32)  # of the original, at the first look, the second, the third
 BEYOND_CHANCE = 30.0  # times the budget; no correct artifact seen reached a third of it
 
@@ -76,32 +75,6 @@ class CaseResult:
 
 
 @dataclass(frozen=True)
-class BatchResult:
-    """Whether images together have the logits they have alone.
-
-    ``difference`` is the largest, in logits, in units of what its kind of input allows:
-    ``difference`` of ``allowed`` for an image of the kind ``worst``.
-    """
-
-    size: int
-    worst: str
-    difference: float
-    allowed: float
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """What is wrong, in words with figures; empty where nothing is."""
-        if self.difference <= self.allowed:
-            return ()
-        if not np.isfinite(self.difference):
-            return ("NaN or infinite logits",)
-        return (
-            f"an image's logits change by {self.difference:.2e} with what is beside it "
-            f"({self.worst}), more than {self.allowed:.2e}",
-        )
-
-
-@dataclass(frozen=True)
 class Compared:
     """One kind of input, compared: the figures, the images, and their logits alone.
 
@@ -157,7 +130,7 @@ def _compare(
     order = np.arange(-(-n // batch) * batch) % n  # which image each row is, the last batch filled
     found = np.concatenate(
         [
-            _logits(run, images[order[i : i + batch]], expected.shape[1])
+            logits_of(run, images[order[i : i + batch]], expected.shape[1])
             for i in range(0, len(order), batch)
         ]
     )
@@ -207,7 +180,7 @@ def look_inside(compared: Compared, values: Values, fixed_batch: int | None) -> 
     return replace(compared, result=replace(compared.result, overflows=not all(finite)))
 
 
-def _logits(run: Run, images: Images, classes: int) -> FloatArray:
+def logits_of(run: Run, images: Images, classes: int) -> FloatArray:
     """The artifact's logits; VerificationError where they are not one row an image."""
     logits, expected = run(images), (len(images), classes)
     if logits.shape != expected:
@@ -220,50 +193,3 @@ def _logits(run: Run, images: Images, classes: int) -> FloatArray:
             "not ship it."
         )
     return logits
-
-
-@dataclass(frozen=True)
-class ComparedBatch:
-    """Images run together: the figures, and the images."""
-
-    result: BatchResult
-    images: Images
-
-
-def compare_batches(
-    compared: Sequence[Compared], run: Run, fixed_batch: int | None, seed: int
-) -> list[ComparedBatch]:
-    """Run images of all kinds together, and compare each with itself alone.
-
-    Every place in every batch is looked at, with strangers beside it: in turn images with large
-    errors allowed and with small, as what leaks from the loud shows first in the quiet. A fixed
-    batch cannot hold an image alone, but it can hold it in another place and company.
-    """
-    images = np.concatenate([kind.images[:8] for kind in compared])
-    alone = np.concatenate([kind.logits[:8] for kind in compared])
-    kinds = [kind.result for kind in compared for _ in kind.images[:8]]
-    # alone and beside others, each within what is allowed, and perhaps to either side
-    limits = 2 * np.array([kind.budget.max_error for kind in kinds])
-    quiet, loud = np.array_split(np.argsort(limits, kind="stable"), 2)
-
-    results, rng = [], np.random.default_rng(seed)
-    for size in BATCH_SIZES if fixed_batch is None else (fixed_batch,):
-        half = -(-size // 2)
-        in_turn = np.stack([_drawn(loud, half, rng), _drawn(quiet, half, rng)], axis=1)
-        rows = in_turn.reshape(-1)[:size]
-        logits = _logits(run, images[rows], alone.shape[1])
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(logits - alone[rows]).max(axis=1)
-        difference[np.isnan(difference)] = np.inf
-        allowed = limits[rows]
-        worst = int((difference / allowed).argmax())
-        result = BatchResult(
-            size, kinds[rows[worst]].name, float(difference[worst]), float(allowed[worst])
-        )
-        results.append(ComparedBatch(result, images[rows]))
-    return results
-
-
-def _drawn(items: npt.NDArray[np.int64], n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw n of the items, none again before its turn."""
-    return np.resize(rng.permutation(items), n)

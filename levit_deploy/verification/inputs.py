@@ -12,7 +12,8 @@ import numpy.typing as npt
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import UsageError
 from levit_deploy.interface import Interface
-from levit_deploy.preprocessing import Preprocessing, channel_statistics, normalise
+from levit_deploy.preparing import channel_statistics, normalise
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.runtime.sessions import FloatArray, Images
 
 LARGE = 10.0  # times normal noise

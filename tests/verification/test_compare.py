@@ -7,12 +7,7 @@ from networks import SMALL, trained
 
 from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.passes import to_plain
-from levit_deploy.verification.compare import (
-    ERROR_EDGES,
-    compare_batches,
-    compare_case,
-    look_inside,
-)
+from levit_deploy.verification.compare import ERROR_EDGES, compare_case, look_inside
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
 from levit_deploy.verification.reference import Reference
 
@@ -39,13 +34,6 @@ def compare(run, case=NORMAL, fixed_batch=None):
 
 def failures(wrong, case=NORMAL, fixed_batch=None):
     return " ".join(compare(off_by(wrong), case, fixed_batch).failures)
-
-
-def batch_failures(wrong, fixed_batch=None):
-    run = off_by(wrong)
-    alone = [compare_case(case, REFERENCE, run, fixed_batch) for case in CASES]
-    batches = compare_batches(alone, run, fixed_batch, seed=0)
-    return {batch.result.size: " ".join(batch.result.failures) for batch in batches}
 
 
 def test_the_figures_are_those_of_a_calculation_by_hand():
@@ -103,39 +91,6 @@ def test_one_wrong_logit_is_found_by_its_largest_error():
 def test_nan_and_infinity_fail():
     assert failures(lambda y, _: y * np.nan) == "NaN or infinite logits"
     assert failures(lambda y, _: np.full_like(y, np.inf)) == "NaN or infinite logits"
-
-
-@pytest.mark.parametrize("size", [2, 3, 4, 5, 7, 8, 16])
-def test_logits_that_depend_on_the_size_of_the_batch_fail(size):
-    found = batch_failures(lambda y, images: y + 1e-3 * (len(images) == size))
-    assert [wrong for wrong, text in found.items() if text] == [size]
-    assert "what is beside it" in found[size]
-
-
-@pytest.mark.parametrize("place", range(16))
-def test_every_place_in_a_batch_counts(place):
-    def poisoned(y, images):
-        y[place:, 0][: len(images) == 16] = np.nan
-        return y
-
-    assert batch_failures(poisoned)[16] == "NaN or infinite logits"
-
-
-def test_images_that_leak_into_each_other_fail():
-    leaks = batch_failures(lambda y, _: y + 1e-3 * (y.mean(axis=0) - y))
-    assert all("what is beside it" in leaks[size] for size in (5, 7, 16))
-    assert set(batch_failures(lambda y, _: y).values()) == {""}
-
-
-@pytest.mark.slow
-def test_logits_that_depend_on_the_place_in_a_fixed_batch_fail():
-    def by_place(y, images):
-        assert len(images) == 4
-        return y + 1e-3 * np.arange(4)[:, None]
-
-    assert "what is beside it" in batch_failures(by_place, fixed_batch=4)[4]
-    assert batch_failures(lambda y, _: y, fixed_batch=4) == {4: ""}
-    assert failures(lambda y, _: y, fixed_batch=4) == ""
 
 
 def test_another_top1_on_a_decided_image_fails():
@@ -235,13 +190,6 @@ WRONG_ROWS = {
 def test_another_number_of_rows_is_no_proof(wrong, fixed_batch):
     with pytest.raises(VerificationError, match=r"a batch of \d has logits of shape"):
         compare(lambda x: wrong(plain_run(x)), fixed_batch=fixed_batch)
-
-
-@pytest.mark.parametrize("wrong", [*WRONG_ROWS.values(), lambda y: y[:1]])
-def test_another_number_of_rows_in_a_batch_is_no_proof(wrong):
-    alone = [compare_case(case, REFERENCE, plain_run, None) for case in CASES]
-    with pytest.raises(VerificationError, match="Each image is to have one row"):
-        compare_batches(alone, lambda x: wrong(plain_run(x)), None, seed=0)
 
 
 def test_another_number_of_classes_is_no_proof():

@@ -1,0 +1,87 @@
+"""Compare an artifact's logits of images run together with those of the same images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from levit_deploy.runtime.sessions import Images
+from levit_deploy.verification.compare import Compared, Run, logits_of
+
+BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image was run alone
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Whether images together have the logits they have alone.
+
+    ``difference`` is the largest, in logits, in units of what its kind of input allows:
+    ``difference`` of ``allowed`` for an image of the kind ``worst``.
+    """
+
+    size: int
+    worst: str
+    difference: float
+    allowed: float
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What is wrong, in words with figures; empty where nothing is."""
+        if self.difference <= self.allowed:
+            return ()
+        if not np.isfinite(self.difference):
+            return ("NaN or infinite logits",)
+        return (
+            f"an image's logits change by {self.difference:.2e} with what is beside it "
+            f"({self.worst}), more than {self.allowed:.2e}",
+        )
+
+
+@dataclass(frozen=True)
+class ComparedBatch:
+    """Images run together: the figures, and the images."""
+
+    result: BatchResult
+    images: Images
+
+
+def compare_batches(
+    compared: Sequence[Compared], run: Run, fixed_batch: int | None, seed: int
+) -> list[ComparedBatch]:
+    """Run images of all kinds together, and compare each with itself alone.
+
+    Every place in every batch is looked at, with strangers beside it: in turn images with large
+    errors allowed and with small, as what leaks from the loud shows first in the quiet. A fixed
+    batch cannot hold an image alone, but it can hold it in another place and company.
+    """
+    images = np.concatenate([kind.images[:8] for kind in compared])
+    alone = np.concatenate([kind.logits[:8] for kind in compared])
+    kinds = [kind.result for kind in compared for _ in kind.images[:8]]
+    # alone and beside others, each within what is allowed, and perhaps to either side
+    limits = 2 * np.array([kind.budget.max_error for kind in kinds])
+    quiet, loud = np.array_split(np.argsort(limits, kind="stable"), 2)
+
+    results, rng = [], np.random.default_rng(seed)
+    for size in BATCH_SIZES if fixed_batch is None else (fixed_batch,):
+        half = -(-size // 2)
+        in_turn = np.stack([_drawn(loud, half, rng), _drawn(quiet, half, rng)], axis=1)
+        rows = in_turn.reshape(-1)[:size]
+        logits = logits_of(run, images[rows], alone.shape[1])
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(logits - alone[rows]).max(axis=1)
+        difference[np.isnan(difference)] = np.inf
+        allowed = limits[rows]
+        worst = int((difference / allowed).argmax())
+        result = BatchResult(
+            size, kinds[rows[worst]].name, float(difference[worst]), float(allowed[worst])
+        )
+        results.append(ComparedBatch(result, images[rows]))
+    return results
+
+
+def _drawn(items: npt.NDArray[np.int64], n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw n of the items, none again before its turn."""
+    return np.resize(rng.permutation(items), n)

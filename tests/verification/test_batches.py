@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+from networks import SMALL, trained
+
+from levit_deploy.errors import VerificationError
+from levit_deploy.passes import to_plain
+from levit_deploy.verification.batches import compare_batches
+from levit_deploy.verification.compare import compare_case
+from levit_deploy.verification.inputs import standard_cases
+from levit_deploy.verification.reference import Reference
+
+MODEL = trained()
+PLAIN = to_plain(MODEL)
+REFERENCE = Reference(MODEL)
+CASES = standard_cases(SMALL, seed=0)
+
+
+def plain_run(images):
+    with torch.inference_mode():
+        return PLAIN(torch.from_numpy(images)).numpy()
+
+
+def off_by(wrong):
+    """A runner whose logits a function has changed, given the images."""
+    return lambda images: wrong(plain_run(images), images).astype(np.float32)
+
+
+def batch_failures(wrong, fixed_batch=None):
+    run = off_by(wrong)
+    alone = [compare_case(case, REFERENCE, run, fixed_batch) for case in CASES]
+    batches = compare_batches(alone, run, fixed_batch, seed=0)
+    return {batch.result.size: " ".join(batch.result.failures) for batch in batches}
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 7, 8, 16])
+def test_logits_that_depend_on_the_size_of_the_batch_fail(size):
+    found = batch_failures(lambda y, images: y + 1e-3 * (len(images) == size))
+    assert [wrong for wrong, text in found.items() if text] == [size]
+    assert "what is beside it" in found[size]
+
+
+@pytest.mark.parametrize("place", range(16))
+def test_every_place_in_a_batch_counts(place):
+    def poisoned(y, images):
+        y[place:, 0][: len(images) == 16] = np.nan
+        return y
+
+    assert batch_failures(poisoned)[16] == "NaN or infinite logits"
+
+
+def test_images_that_leak_into_each_other_fail():
+    leaks = batch_failures(lambda y, _: y + 1e-3 * (y.mean(axis=0) - y))
+    assert all("what is beside it" in leaks[size] for size in (5, 7, 16))
+    assert set(batch_failures(lambda y, _: y).values()) == {""}
+
+
+@pytest.mark.slow
+def test_logits_that_depend_on_the_place_in_a_fixed_batch_fail():
+    def by_place(y, images):
+        assert len(images) == 4
+        return y + 1e-3 * np.arange(4)[:, None]
+
+    assert "what is beside it" in batch_failures(by_place, fixed_batch=4)[4]
+    assert batch_failures(lambda y, _: y, fixed_batch=4) == {4: ""}
+    assert compare_case(CASES[0], REFERENCE, plain_run, 4).result.failures == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda y: np.concatenate([y, y]), lambda y: y[None], lambda y: y[:0], lambda y: y[:1]]
+)
+def test_another_number_of_rows_in_a_batch_is_no_proof(wrong):
+    alone = [compare_case(case, REFERENCE, plain_run, None) for case in CASES]
+    with pytest.raises(VerificationError, match="Each image is to have one row"):
+        compare_batches(alone, lambda x: wrong(plain_run(x)), None, seed=0)
