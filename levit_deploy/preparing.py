@@ -47,8 +47,8 @@ def fit(
     picture = _eight_bits(ImageOps.exif_transpose(picture))
     picture = picture.convert("L" if config.in_channels == 1 else "RGB")
     height, width = config.image_size
-    covered = [math.floor(side / preprocessing.crop_fraction) for side in config.image_size]
-    rows, columns = _covering((picture.height, picture.width), (covered[0], covered[1]))
+    covered = _covered(config, preprocessing)
+    rows, columns = _covering((picture.height, picture.width), covered)
     if rows * columns > MAX_RESIZED_PIXELS:
         raise UnfitPictureError(
             f"it is {picture.width} pixels wide and {picture.height} high, which resized would be "
@@ -56,7 +56,8 @@ def fit(
         )
     resample = Image.Resampling[preprocessing.interpolation.upper()]
     picture = picture.resize((columns, rows), resample)
-    top, left = round((rows - height) / 2), round((columns - width) / 2)
+    half = math.floor if preprocessing.truncated else round
+    top, left = half((rows - height) / 2), half((columns - width) / 2)
     picture = picture.crop((left, top, left + width, top + height))
     return np.asarray(picture, np.uint8).reshape(height, width, config.in_channels)
 
@@ -89,19 +90,43 @@ def channel_statistics(
             f"Bytes cannot be normalised: {preprocessing.unsupported}, which is not known here. "
             f'State all that is to be done, as in --preprocessing "{IMAGENET}".'
         )
-    found = []
-    for values in (preprocessing.mean, preprocessing.std):
-        if config.in_channels == 1:
-            values = (sum(values) / len(values),)
-        if len(values) not in (1, config.in_channels):
-            raise UsageError(
-                f"Bytes cannot be normalised: {len(preprocessing.mean)} means and "
-                f"{len(preprocessing.std)} standard deviations are known, and the images have "
-                f"{config.in_channels} channels. Expected one for all, or one for each. Give them, "
-                'as in --preprocessing "mean 0.5, std 0.5".'
-            )
-        found.append(np.resize(np.array(values, np.float64), config.in_channels))
-    return found[0], found[1]
+    mean, std = _of_each(preprocessing.mean, config), _of_each(preprocessing.std, config)
+    if {len(mean), len(std)} != {config.in_channels}:
+        raise UsageError(
+            f"Bytes cannot be normalised: {len(preprocessing.mean)} means and "
+            f"{len(preprocessing.std)} standard deviations are known, and the images have "
+            f"{config.in_channels} channels. Expected one for all, or one for each. Give them, "
+            'as in --preprocessing "mean 0.5, std 0.5".'
+        )
+    return np.array(mean, np.float64), np.array(std, np.float64)
+
+
+def same_images(config: LeViTConfig, one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether a network's images come out the same of every picture, however that is spelt."""
+    if one.unsupported or other.unsupported:  # of which no images are made
+        return bool(one.unsupported) == bool(other.unsupported)
+    steps = [(_covered(config, by), by.interpolation, by.truncated) for by in (one, other)]
+    return steps[0] == steps[1] and same_normalisation(config, one, other)
+
+
+def same_normalisation(config: LeViTConfig, one: Preprocessing, other: Preprocessing) -> bool:
+    """Whether all of a network's channels have the same mean and standard deviation by both."""
+    means, stds = (
+        [_of_each(values, config) for values in pair]
+        for pair in ((one.mean, other.mean), (one.std, other.std))
+    )
+    # an average of colours, and the number it was written down as, differ in the last bit
+    return all(
+        len(ours) == len(theirs) and np.allclose(ours, theirs, rtol=1e-9, atol=0)
+        for ours, theirs in (means, stds)
+    )
+
+
+def _of_each(values: tuple[float, ...], config: LeViTConfig) -> tuple[float, ...]:
+    """One number for each channel, where there is one for all, or colours for grey."""
+    if config.in_channels == 1:
+        return (sum(values) / len(values),)
+    return values * config.in_channels if len(values) == 1 else values
 
 
 def require_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> None:
@@ -130,7 +155,7 @@ def why_no_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> str:
     return ""
 
 
-_DEPTHS = "Expected whole numbers of 8 or 16 bits"
+_DEPTHS = "Expected whole numbers of 8 bits, or of 16, from 0 to 65535"
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -145,15 +170,30 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         pixels = np.asarray(picture)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise UnfitPictureError(f"its pixels have more than 16 bits. {_DEPTHS}")
+        if 0 < pixels.max() <= 255:  # of 65535 that is black
+            raise UnfitPictureError(
+                "its pixels are stored in 16 bits or more and none is above 255, so that they may "
+                f"be of 8 bits. {_DEPTHS}"
+            )
         return Image.fromarray((pixels // 256).astype(np.uint8))
     return picture
 
 
+def _covered(config: LeViTConfig, preprocessing: Preprocessing) -> Grid:
+    """The (height, width) that a resized picture has at least."""
+    height, width = config.image_size
+    crop = preprocessing.crop_fraction
+    return math.floor(height / crop), math.floor(width / crop)
+
+
 def _covering(size: Grid, target: Grid) -> Grid:
-    """The least (height, width) in proportion to ``size`` that covers ``target``."""
+    """The least (height, width) in proportion to ``size`` that covers ``target``.
+
+    A square is covered by torchvision's Resize, which truncates, others by timm's ResizeKeepRatio,
+    which rounds; a half of a pixel, to even, is to be the same half in floating-point numbers.
+    """
     (height, width), (rows, columns) = size, target
-    # a square is covered by torchvision's Resize, which truncates; timm's own, for others, rounds
-    whole = int if rows == columns else round
+    square = rows == columns
     if height * columns <= width * rows:
-        return rows, whole(rows * width / height)
-    return whole(columns * height / width), columns
+        return rows, int(rows * width / height) if square else round(width / (height / rows))
+    return int(columns * height / width) if square else round(height / (width / columns)), columns

@@ -21,10 +21,12 @@ class Preprocessing:
     """What is done to a picture of any size.
 
     It is resized, in proportion, to just cover the image size divided by ``crop_fraction``, and its
-    middle cut out. ``interpolation`` is one of INTERPOLATIONS; ``mean`` and ``std``, of pixels from
-    0 to 1, are one for all channels or one for each. ``assumed`` says that no config states this:
-    it is the convention of those who train such networks. ``unsupported`` is, in words, what a
-    config states that is none of this. Raises ValueError for values that make no sense.
+    middle cut out: half of the surplus is left out before it, rounded to even, as torchvision and
+    timm do, or, where ``truncated``, down, as transformers does. ``interpolation`` is one of
+    INTERPOLATIONS; ``mean`` and ``std``, of pixels from 0 to 1, are one for all channels or one for
+    each. ``assumed`` says that no config states this: it is the convention of those who train such
+    networks. ``unsupported`` is, in words, what a config states that is none of this. Raises
+    ValueError for values that make no sense.
     """
 
     crop_fraction: float = 224 / 256
@@ -33,6 +35,7 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     assumed: bool = True
     unsupported: str = ""
+    truncated: bool = False
 
     def __post_init__(self) -> None:
         if not _within(self.crop_fraction, 0.1, 1):
@@ -56,7 +59,8 @@ class Preprocessing:
 
     def __str__(self) -> str:
         mean, std = (" ".join(map(str, values)) for values in (self.mean, self.std))
-        return f"crop {self.crop_fraction:g}, {self.interpolation}, mean {mean}, std {std}"
+        crop = f"{self.crop_fraction} truncated" if self.truncated else f"{self.crop_fraction}"
+        return f"crop {crop}, {self.interpolation}, mean {mean}, std {std}"
 
     def to_json(self) -> str:
         """Serialise to one line of JSON with sorted keys, the same bytes every time."""
@@ -99,8 +103,9 @@ def stated(
 def told(text: str, usual: Preprocessing) -> Preprocessing:
     """What a user says of pictures, in the words in which it is printed, the rest as usual.
 
-    Such as 'crop 0.9, bicubic, mean 0.5 0.5 0.5, std 0.5'; any of the parts, in any order. Steps
-    that a config states and that are none of these are forgotten only where all four are given.
+    Such as 'crop 0.9, bicubic, mean 0.5 0.5 0.5, std 0.5'; any of the parts, in any order, the crop
+    perhaps 'crop 0.9 truncated'. Steps that a config states and that are none of these are
+    forgotten only where all four are given.
     Raises UsageError for words or values that make no sense.
     """
     found: dict[str, Any] = {}
@@ -110,8 +115,8 @@ def told(text: str, usual: Preprocessing) -> Preprocessing:
             stated: dict[str, Any]
             if word in INTERPOLATIONS and not numbers:
                 stated = {"interpolation": word}
-            elif word == "crop" and len(numbers) == 1:
-                stated = {"crop_fraction": float(numbers[0])}
+            elif word == "crop" and numbers and numbers[1:] in ([], ["truncated"]):
+                stated = {"crop_fraction": float(numbers[0]), "truncated": len(numbers) == 2}
             elif word in ("mean", "std") and numbers:
                 stated = {word: tuple(map(float, numbers))}
             else:
@@ -121,7 +126,7 @@ def told(text: str, usual: Preprocessing) -> Preprocessing:
             found |= stated
         if not found:
             raise ValueError("it says nothing")
-        unsupported = "" if len(found) == 4 else usual.unsupported
+        unsupported = "" if len(found) == 5 else usual.unsupported
         return dataclasses.replace(usual, **found, unsupported=unsupported, assumed=False)
     except ValueError as error:
         raise UsageError(

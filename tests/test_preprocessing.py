@@ -61,6 +61,12 @@ def test_it_reads_back():
 def test_what_is_printed_of_pictures_can_be_told():
     own = Preprocessing(0.9, "bilinear", (0.5, 0.25, 0.125), (0.1,), assumed=False)
     assert told(str(own), IMAGENET) == own
+    # 248 / 224 in no short decimal number, and transformers' way to crop
+    longer = Preprocessing(224 / 248, "box", (1 / 3,), (0.1,), assumed=False, truncated=True)
+    assert told(str(longer), IMAGENET) == longer
+    assert "0.9032258064516129 truncated, box" in str(longer)
+    assert told(str(own), longer) == own
+    assert told("nearest", longer).truncated
     part = told("std 0.5 , nearest", own)
     assert part == Preprocessing(0.9, "nearest", own.mean, (0.5,), assumed=False)
 
@@ -68,7 +74,9 @@ def test_what_is_printed_of_pictures_can_be_told():
 def test_other_steps_are_forgotten_only_where_all_is_told():
     other = Preprocessing(unsupported="config.json says crop_mode: border")
     assert told("crop 0.9, mean 0.5, std 0.5", other).unsupported == other.unsupported
-    assert told("crop 0.9, bicubic, mean 0.5, std 0.5", other).unsupported == ""
+    for crop in ("crop 0.9", "crop 0.9 truncated"):
+        assert told(f"{crop}, bicubic, mean 0.5, std 0.5", other).unsupported == ""
+        assert told(f"{crop}, bicubic, mean 0.5", other).unsupported == other.unsupported
 
 
 @pytest.mark.parametrize(
@@ -81,6 +89,8 @@ def test_other_steps_are_forgotten_only_where_all_is_told():
         ("std nan", "the std is"),
         ("std 0", "the std is"),
         ("crop 0.9 0.8", "'crop 0.9 0.8' is no part"),
+        ("crop 0.9 rounded", "'crop 0.9 rounded' is no part"),
+        ("crop truncated", "could not convert"),
         ("bicubic, nearest", "'nearest' says again"),
         ("resize 256", "'resize 256' is no part"),
     ],
