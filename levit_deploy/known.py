@@ -19,7 +19,8 @@ class Known:
     does. ``attention_activation`` is also that of the subsamplings, ``stride`` theirs.
     ``averages_heads`` says that the code averages two heads when it evaluates. ``stated`` is what
     a config says of the architecture, in the terms of ``facts``, and must agree with the tensors.
-    ``preprocessing`` is the convention where the config is silent; ``labels`` name the classes.
+    ``preprocessing`` is the convention where the config is silent, ``picture_size`` (height, width)
+    what a picture comes out as by the config itself; ``labels`` name the classes.
     """
 
     activation: str | None = None
@@ -32,6 +33,7 @@ class Known:
     usual_image_size: Grid | None = None
     stated: Mapping[str, object] = field(default_factory=dict)
     preprocessing: Preprocessing = IMAGENET
+    picture_size: Grid | None = None
     labels: tuple[str, ...] = ()
 
 
@@ -41,15 +43,17 @@ NOTHING = Known()
 def stated_labels(names: object) -> tuple[str, ...]:
     """The labels in a config, as ``labels.in_order`` reads them; none where it is silent.
 
-    Raises CheckpointError where they are none.
+    Nor where it only counts the classes, LABEL_0, LABEL_1 and so on, as transformers does. Raises
+    CheckpointError where they are no labels.
     """
     try:
-        return in_order(names or ())
+        labels = in_order(names or ())
     except ValueError as error:
         raise CheckpointError(
             f"config.json has {error}. Expected the name of each class. Correct it, or give the "
             "weights file alone."
         ) from error
+    return () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
 
 
 def facts(config: LeViTConfig) -> dict[str, object]:

@@ -87,7 +87,7 @@ def channel_statistics(
     """
     if preprocessing.unsupported:
         raise UsageError(
-            f"Bytes cannot be normalised: {preprocessing.unsupported}, which is not known here. "
+            f"Bytes cannot be normalised: {preprocessing.unsupported}, which is not done here. "
             f'State all that is to be done, as in --preprocessing "{IMAGENET}".'
         )
     mean, std = _of_each(preprocessing.mean, config), _of_each(preprocessing.std, config)

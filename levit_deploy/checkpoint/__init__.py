@@ -139,9 +139,23 @@ def _unfused(
         tuple(assumed),
         model,
         names,
-        known.preprocessing,
+        _for_this_size(known, (inferred.config.image_size, config.image_size)),
         known.labels,
     )
+
+
+def _for_this_size(known: Known, sizes: tuple[Grid, Grid]) -> Preprocessing:
+    """What is known of pictures, unsupported where they come out as neither of the network's sizes.
+
+    These are the one it was trained at and the one it is taken to.
+    """
+    if known.picture_size is None or known.picture_size in sizes:
+        return known.preprocessing
+    differs = (
+        f"by the config pictures are cropped to {size_text(known.picture_size)}, and the network "
+        f"takes {size_text(sizes[-1])}"
+    )
+    return replace(known.preprocessing, unsupported=differs, assumed=False)
 
 
 def _require_sensible(activation: str | None, image_size: Grid | None) -> None:

@@ -13,6 +13,7 @@ from levit_deploy.regular import read_regular
 
 CONFIG = "config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"  # transformers' file on pictures
+PROCESSOR_CONFIG = "processor_config.json"  # where newer versions may have it, and look first
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order the hub libraries prefer
 PAIR = (
     "The weights beside it are of another kind of LeViT. Put the two files of one model into the "
@@ -24,9 +25,9 @@ MAX_CONFIG_BYTES = 1 << 20  # a thousand class names take 50 kB
 def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
     """Return the files to read at ``path``, a file or a folder, and the folder's config.
 
-    The weights come first. The config is empty for a file; what transformers keeps in a second file
-    is in it under that file's name, PREPROCESSOR_CONFIG. Raises CheckpointError for a folder
-    without weights and for a config that is no JSON object.
+    The weights come first. The config is empty for a file; what transformers keeps in other files
+    is in it under their names, PREPROCESSOR_CONFIG and PROCESSOR_CONFIG. Raises CheckpointError for
+    a folder without weights and for a config that is no JSON object.
     """
     try:
         if not path.is_dir():
@@ -44,9 +45,10 @@ def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
     if (path / CONFIG).exists():
         files.append(path / CONFIG)
         config |= _read_config(path / CONFIG)
-    if (path / PREPROCESSOR_CONFIG).exists():
-        files.append(path / PREPROCESSOR_CONFIG)
-        config[PREPROCESSOR_CONFIG] = _read_config(path / PREPROCESSOR_CONFIG)
+    for name in (PREPROCESSOR_CONFIG, PROCESSOR_CONFIG):
+        if (path / name).exists():
+            files.append(path / name)
+            config[name] = _read_config(path / name)
     return tuple(files), config
 
 

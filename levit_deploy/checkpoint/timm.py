@@ -42,6 +42,7 @@ _ACTIVATIONS = {"hard_swish": "hardswish", "hardswish": "hardswish", "silu": "si
 _ACTIVATIONS |= {"swish": "silu", "gelu": "gelu"}
 
 _USUAL = Preprocessing(crop_fraction=0.9)  # of every LeViT in timm (levit.py's _cfg)
+_SILENT = Preprocessing(crop_fraction=0.875)  # what a config leaves out (PretrainedCfg's defaults)
 
 
 def matches(keys: Collection[str]) -> bool:
@@ -87,7 +88,9 @@ def known(config: Mapping[str, Any]) -> Known:
         image_size=None if image_size is None else image_size_of(image_size),
         usual_image_size=None if input_size is None else image_size_of(input_size),
         stated=architecture,
-        preprocessing=_preprocessing(pretrained),
+        preprocessing=_preprocessing(
+            pretrained, _SILENT if config.keys() & {"architecture", "pretrained_cfg"} else _USUAL
+        ),
         labels=_labels({**pretrained, **config}),
     )
 
@@ -105,12 +108,12 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     return names
 
 
-def _preprocessing(pretrained: Mapping[str, Any]) -> Preprocessing:
+def _preprocessing(pretrained: Mapping[str, Any], usual: Preprocessing) -> Preprocessing:
     others = ""
     if (mode := pretrained.get("crop_mode")) not in (None, "center"):
         others = f"config.json says crop_mode: {mode}"[:200]
     return stated(
-        _USUAL,
+        usual,
         "config.json",
         unsupported=others,
         crop_fraction=pretrained.get("crop_pct"),

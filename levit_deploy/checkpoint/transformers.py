@@ -6,17 +6,24 @@ A stage ends with the subsampling behind it. Its activation is hard-coded.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from levit_deploy.checkpoint.folder import PAIR, PREPROCESSOR_CONFIG, image_size_of
+from levit_deploy.checkpoint.folder import (
+    PAIR,
+    PREPROCESSOR_CONFIG,
+    PROCESSOR_CONFIG,
+    image_size_of,
+)
 from levit_deploy.checkpoint.rename import InBlock, rename
+from levit_deploy.config import Grid
 from levit_deploy.errors import CheckpointError
 from levit_deploy.known import Known, stated_labels
-from levit_deploy.preprocessing import IMAGENET, Preprocessing, stated
+from levit_deploy.preprocessing import Preprocessing, stated
 
 FAMILY = "transformers"
 
@@ -55,6 +62,8 @@ _STEPS = {
     "rescale_factor": 1 / 255,
     "do_normalize": True,
 }
+_SIDE = 224  # what it resizes for, and crops to
+_USUAL = Preprocessing(truncated=True)
 # by Pillow's number, which is what stands in the config
 _INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
@@ -83,20 +92,23 @@ def known(config: Mapping[str, Any]) -> Known:
                 f"{expected}, as in every published LeViT; no other is supported."
             )
     size = config.get("image_size")
+    preprocessing, picture_size = _pictures(config)
     return Known(
         activation="hardswish",
         stride=2,  # LevitConfig's down_ops
         image_size=None if size is None else image_size_of(size),
         stated=_stated(config),
-        preprocessing=_preprocessing(config.get(PREPROCESSOR_CONFIG)),
+        preprocessing=preprocessing,
+        picture_size=picture_size,
         labels=_labels(config.get("id2label")),
     )
 
 
 def _labels(names: object) -> tuple[str, ...]:
-    """What ``id2label`` names the classes; none where it only counts them, LABEL_0, LABEL_1, ..."""
-    labels = stated_labels(names)
-    return () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
+    """What ``id2label`` names the classes; LevitConfig takes numbers for names, too."""
+    if isinstance(names, dict):
+        names = {i: str(name) if type(name) is int else name for i, name in names.items()}
+    return stated_labels(names)
 
 
 def _stated(config: Mapping[str, Any]) -> dict[str, object]:
@@ -113,41 +125,73 @@ def _stated(config: Mapping[str, Any]) -> dict[str, object]:
     return stated
 
 
-def _preprocessing(processor: object) -> Preprocessing:
-    """Read ``preprocessor_config.json``, as LevitImageProcessor saves it.
+def _pictures(config: Mapping[str, Any]) -> tuple[Preprocessing, Grid | None]:
+    """Read what LevitImageProcessor saves: what it does, and the size that pictures come out as.
 
-    It resizes to 256/224 of ``size`` and crops to ``crop_size``, which are the same unless both are
-    there and differ.
+    It resizes to 256/224 of ``size`` and crops to ``crop_size``; where one is missing it is 224.
+    The size is None where another processor, or no crop, makes it.
     """
+    source, processor = _processor(config)
     if not isinstance(processor, dict):
-        return IMAGENET
+        return _USUAL, None
     others = {
         name: processor[name]
         for name, usual in _STEPS.items()
         if processor.get(name) not in (None, usual)
     }
-    if not str(kind := processor.get("image_processor_type") or "Levit").startswith("Levit"):
-        others["image_processor_type"] = kind
-    size, crop = processor.get("size"), processor.get("crop_size")
+    kinds = ("image_processor_type", "feature_extractor_type")  # the latter in older files
+    kind = next((name for name in kinds if processor.get(name)), None)
+    if kind is not None and not str(processor[kind]).startswith("Levit"):
+        others[kind] = processor[kind]
+    size, crop = (_or_else(processor.get(name), _SIDE) for name in ("size", "crop_size"))
+    if kind == "feature_extractor_type" and type(size) is int:
+        crop = _or_else(processor.get("crop_size"), size)  # LevitFeatureExtractor had one for both
     shortest, side = _pixels(size, "shortest_edge"), _pixels(crop, "height", "width")
-    if size is not None and shortest is None:
+    if shortest is None:
         others["size"] = size
-    if crop is not None and side is None:
+    if side is None:
         others["crop_size"] = crop
 
+    fraction = None
+    if shortest and side and (processor.keys() & {"size", "crop_size"}):
+        fraction = _crop_fraction(side, shortest)
+        if fraction > 1:  # it pads with black
+            fraction, others["size"], others["crop_size"] = None, size, crop
     resample = processor.get("resample")
     if type(resample) is int and 0 <= resample < len(_INTERPOLATIONS):
         resample = _INTERPOLATIONS[resample]
     mean, std = processor.get("image_mean"), processor.get("image_std")
-    return stated(
-        IMAGENET,
-        PREPROCESSOR_CONFIG,
-        unsupported=f"{PREPROCESSOR_CONFIG} says {str(others)[:200]}" if others else "",
-        crop_fraction=224 / 256 * side / shortest if side and shortest else None,
+    preprocessing = stated(
+        _USUAL,
+        source,
+        unsupported=f"{source} says {str(others)[:200]}" if others else "",
+        crop_fraction=fraction,
         interpolation=resample,
         mean=[mean] if isinstance(mean, int | float) else mean,
         std=[std] if isinstance(std, int | float) else std,
     )
+    cropped = side and not others.keys() & {"do_center_crop", *kinds}
+    return preprocessing, (side, side) if side and cropped else None
+
+
+def _processor(config: Mapping[str, Any]) -> tuple[str, object]:
+    """The config of the image processor, and the file that it is from, in transformers' order."""
+    nested = config.get(PROCESSOR_CONFIG)
+    if isinstance(nested, dict) and isinstance(nested.get("image_processor"), dict):
+        return PROCESSOR_CONFIG, nested["image_processor"]
+    return PREPROCESSOR_CONFIG, config.get(PREPROCESSOR_CONFIG)
+
+
+def _crop_fraction(side: int, shortest: int) -> float:
+    """The fraction that has ``side`` pixels cropped out of the very number that it resizes to."""
+    fraction = 224 / 256 * side / shortest
+    while math.floor(side / fraction) < int(256 / 224 * shortest):  # one less, by rounding
+        fraction = math.nextafter(fraction, 0)
+    return fraction
+
+
+def _or_else(value: object, usual: object) -> object:
+    return usual if value is None else value
 
 
 def _pixels(size: object, *sides: str) -> int | None:

@@ -46,6 +46,12 @@ def test_what_transformers_says_of_pictures_is_read_too(folder):
     files, config = locate(folder)
     assert files == (folder / "model.safetensors", path)
     assert config == {"preprocessor_config.json": {"resample": 3}}
+    newer = folder / "processor_config.json"
+    newer.write_text('{"image_processor": {}}')
+    files, config = locate(folder)
+    assert files == (folder / "model.safetensors", path, newer)
+    assert config["processor_config.json"] == {"image_processor": {}}
+    newer.unlink()
     path.write_text("[1]")
     with pytest.raises(CheckpointError, match=r"preprocessor_config\.json holds a list"):
         locate(folder)
@@ -77,7 +83,9 @@ def test_a_config_that_is_no_json_object_is_refused(folder, text):
         locate(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "preprocessor_config.json", "processor_config.json"]
+)
 def test_a_config_that_never_ends_is_refused(folder, name):
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)

@@ -158,6 +158,16 @@ def test_another_way_to_crop_is_known_and_left_to_whoever_gives_pictures():
     found = timm.known(hub(pretrained_cfg={"crop_mode": "border"})).preprocessing
     assert found.unsupported == "config.json says crop_mode: border"
     assert not found.assumed
+    assert found.crop_fraction == 0.875
+
+
+def test_what_a_config_leaves_out_is_not_what_timm_has_for_its_own():
+    for silent in ({"mean": [0.5] * 3}, {}):
+        for config in (hub(pretrained_cfg=silent), {"architecture": "levit_256", **silent}):
+            assert timm.known(config).preprocessing.crop_fraction == 0.875
+    assert timm.known({"pretrained_cfg": {"mean": [0.5] * 3}}).preprocessing.crop_fraction == 0.875
+    by_hand = {"model_args": {"img_size": [64, 96]}}
+    assert timm.known(by_hand).preprocessing.crop_fraction == 0.9
 
 
 def test_labels_are_names_or_what_describes_them_all():
@@ -172,5 +182,7 @@ def test_labels_are_names_or_what_describes_them_all():
     inside = {"architecture": "levit_256", "pretrained_cfg": {"label_names": names}}
     assert timm.known(inside).labels == ("n01", "n02")
     assert timm.known(hub()).labels == ()
+    placeholders = hub(model_type="timm_wrapper", label_names=["LABEL_0", "LABEL_1"])
+    assert timm.known(placeholders).labels == ()
     with pytest.raises(CheckpointError, match=r"the label '7' for the class 1.* Correct it"):
         timm.known(hub(label_names=["a", 7]))
