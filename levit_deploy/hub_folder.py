@@ -1,7 +1,7 @@
 """An ONNX artifact in a folder that Optimum and transformers load as one of their own.
 
 Optimum's ``ORTModelForImageClassification`` reads ``model.onnx`` and ``config.json``, the image
-processor of transformers reads ``preprocessor_config.json``.
+processor of transformers ``processor_config.json``, else ``preprocessor_config.json``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # which imports torch, for which a look at the paths does not
     from levit_deploy.checkpoint import Checkpoint
 
 MODEL = "model.onnx"
-NAMES = {MODEL, "config.json", "preprocessor_config.json"}
+NAMES = {MODEL, "config.json", "preprocessor_config.json", "processor_config.json"}
 
 
 def hub_folder(output: str | Path) -> Path | None:
@@ -44,7 +44,7 @@ def staged_hub_folder(folder: Path, checkpoint: Checkpoint, *, force: bool) -> I
     """Yield where to write the artifact; when the block succeeds, ``folder`` appears as a whole.
 
     The configs in it are the checkpoint's own, byte for byte. Raises UsageError where the
-    checkpoint has none that fit, OutputError as ``staged_folder`` does.
+    checkpoint has none that fit it and what was said of it, OutputError as ``staged_folder`` does.
     """
     configs = _configs(checkpoint)
     with staged_folder(folder, is_ours=_is_hub_folder, force=force) as temporary:
@@ -56,7 +56,7 @@ def staged_hub_folder(folder: Path, checkpoint: Checkpoint, *, force: bool) -> I
 def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
     """The configs to go along, by name."""
     from levit_deploy.checkpoint import transformers
-    from levit_deploy.checkpoint.folder import CONFIG, image_size_of
+    from levit_deploy.checkpoint.folder import CONFIG, PREPROCESSOR_CONFIG
 
     _weights, *files = checkpoint.files
     configs = {path.name: read_regular(path) for path in files}
@@ -66,13 +66,32 @@ def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
             "transformers saves it, that could go along. Give that folder as the CHECKPOINT, or "
             "name a file with -o."
         )
-    image_size = image_size_of(json.loads(configs[CONFIG]).get("image_size", 224))
+    texts = {name: json.loads(data) for name, data in configs.items()}
+    saved = transformers.known(texts.pop(CONFIG) | texts)
+    image_size = saved.image_size or (224, 224)  # LevitConfig's own
     if image_size != checkpoint.config.image_size:
         raise UsageError(
             f"-o names a folder, into which the checkpoint's {CONFIG} goes as it is. It says "
             f"images of {size_text(image_size)}, and {size_text(checkpoint.config.image_size)} was "
             "asked for. Leave --image-size out, or name a file with -o."
         )
+    if saved.picture_size not in (None, image_size):
+        raise UsageError(
+            f"-o names a folder, into which {checkpoint.path.parent}'s configs go as they are. By "
+            f"them pictures are not cropped to the {size_text(image_size)} that the network takes, "
+            f"and a pipeline would fail. Correct crop_size in {' or '.join(texts)}, or name a file "
+            "with -o."
+        )
+    for option, given, kept, where in (
+        ("--labels", checkpoint.labels, saved.labels, f"id2label of {CONFIG}"),
+        ("--preprocessing", checkpoint.preprocessing, saved.preprocessing, PREPROCESSOR_CONFIG),
+    ):
+        if given != kept:
+            raise UsageError(
+                f"-o names a folder, into which {checkpoint.path.parent}'s configs go as they are, "
+                f"and which would contradict {option}. Leave the option out and write it into "
+                f"{where} there, or name a file with -o."
+            )
     return configs
 
 

@@ -27,7 +27,7 @@ def export(output, *options, source=SOURCE):
 def test_a_transformers_folder_becomes_one_with_the_artifact(tmp_path):
     output = tmp_path / "out"
     assert export(output) == (0, "", "")
-    assert names_in(output) == sorted(NAMES)
+    assert names_in(output) == ["config.json", "model.onnx", "preprocessor_config.json"]
     for name in ("config.json", "preprocessor_config.json"):
         assert (output / name).read_bytes() == (SOURCE / name).read_bytes()
     assert run("verify", SOURCE, output / "model.onnx", "-q")[0] == 0
@@ -40,11 +40,14 @@ def test_a_transformers_folder_becomes_one_with_the_artifact(tmp_path):
     config = json.loads((source / "config.json").read_text()) | {"id2label": {"0": "sparrow"}}
     config["id2label"] |= {str(i): f"bird {i}" for i in range(1, 10)}
     (source / "config.json").write_text(json.dumps(config))
+    nested = {"image_processor": json.loads((source / "preprocessor_config.json").read_text())}
+    (source / "processor_config.json").write_text(json.dumps(nested))
     (source / "preprocessor_config.json").unlink()
     code, out, _ = run("export", source, "-o", output, "--force", "--json", "-")
     assert code == 0
     assert json.loads(out)["path"] == str(output / "model.onnx")
-    assert names_in(output) == ["config.json", "model.onnx"]
+    assert names_in(output) == ["config.json", "model.onnx", "processor_config.json"]
+    assert set(names_in(output)) < NAMES
     assert "sparrow" in (output / "config.json").read_text()
     assert names_in(tmp_path) == ["out", "source"]
 
@@ -52,7 +55,7 @@ def test_a_transformers_folder_becomes_one_with_the_artifact(tmp_path):
 @pytest.mark.slow
 def test_a_proof_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
-    original = levit_deploy.pipeline._form
+    original = levit_deploy.pipeline.plain_form
 
     def sabotaged(*arguments):
         model = original(*arguments)
@@ -60,7 +63,7 @@ def test_a_proof_that_fails_leaves_the_old_folder(tmp_path, monkeypatch):
             model.head.weight[0, 0] += 1
         return model
 
-    monkeypatch.setattr("levit_deploy.pipeline._form", sabotaged)
+    monkeypatch.setattr("levit_deploy.pipeline.plain_form", sabotaged)
     assert export(tmp_path / "out")[0] == 1
     assert names_in(tmp_path) == ["out"]
     assert names_in(tmp_path / "out") == []
@@ -117,6 +120,52 @@ def test_configs_that_do_not_fit_are_refused(tmp_path):
     assert "--json" in error
     assert names_in(tmp_path) == ["ckpt.pth", "empty", "weights"]
     assert names_in(tmp_path / "empty") == []
+
+
+def test_what_is_said_otherwise_than_in_the_configs_is_refused(tmp_path):
+    (tmp_path / "names.txt").write_text("".join(f"bird {i}\n" for i in range(10)))
+    for option, value, where in (
+        ("--labels", tmp_path / "names.txt", r"id2label of config.json"),
+        ("--preprocessing", "mean 0.5", "preprocessor_config.json"),
+    ):
+        code, _, error = export(tmp_path / "out", option, value)
+        assert code == 2
+        assert f"contradict {option}. Leave the option out and write it into {where}" in " ".join(
+            error.split()
+        )
+    assert names_in(tmp_path) == ["names.txt"]
+
+
+def test_what_the_configs_say_may_be_said_again(tmp_path):
+    said = str(levit_deploy.load(SOURCE).preprocessing)
+    checkpoint = levit_deploy.load(SOURCE, preprocessing=said)
+    with staged_hub_folder(tmp_path / "out", checkpoint, force=False) as path:
+        path.write_bytes(b"whatever")
+    assert "model.onnx" in names_in(tmp_path / "out")
+
+
+def test_pictures_of_another_size_than_the_network_takes_are_known_and_refused(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(SOURCE, source)
+    path = source / "preprocessor_config.json"
+    config = json.loads(path.read_text())
+    del config["crop_size"]
+    for sizes, side in (({}, 224), ({"crop_size": 64}, 64)):  # 224 where it is not said
+        path.write_text(json.dumps(config | sizes))
+        checkpoint = levit_deploy.load(source)
+        expected = f"by the config pictures are cropped to {side}x{side}, and the network takes "
+        assert checkpoint.preprocessing.unsupported == expected + "96x96"
+        assert not checkpoint.preprocessing.assumed
+    assert levit_deploy.load(source, image_size=(64, 64)).preprocessing.unsupported == ""
+    said = "crop 0.875 truncated, bicubic, mean 0.5, std 0.5"
+    assert levit_deploy.load(source, preprocessing=said).preprocessing.unsupported == ""
+    code, _, error = export(tmp_path / "out", source=source)
+    assert code == 2
+    assert "Correct crop_size in preprocessor_config.json" in " ".join(error.split())
+    # at another size than the network was trained at, pictures are cropped in proportion
+    trained_at = levit_deploy.load(SOURCE, image_size=(64, 64)).preprocessing
+    assert trained_at == levit_deploy.load(SOURCE).preprocessing
+    assert names_in(tmp_path) == ["source"]
 
 
 @pytest.mark.parametrize("ends", [("--input", "uint8"), ("--output", "probabilities")])
