@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
 from levit_deploy.errors import InputError
@@ -24,9 +26,14 @@ def in_order(names: object) -> tuple[str, ...]:
     if not isinstance(names, list | tuple):
         raise ValueError(f"labels as a {type(names).__name__}, not a list or an object")
     for i, name in enumerate(names):
-        if not (isinstance(name, str) and name.strip() and name.isprintable()):
+        if not (isinstance(name, str) and name.strip() and _is_one_line(name)):
             raise ValueError(f"the label {str(name)[:40]!r} for the class {i}, not a line of text")
     return tuple(names)
+
+
+def _is_one_line(name: str) -> bool:
+    """Whether it has no control character or separator of lines, nor what UTF-8 has not."""
+    return not {unicodedata.category(character) for character in name} & {"Cc", "Zl", "Zp", "Cs"}
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -36,9 +43,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """
     try:
         text = read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
-        if text.lstrip()[:1] in ("[", "{"):
-            return in_order(json.loads(text))
-        return in_order([line.strip() for line in text.rstrip().splitlines()])
+        return in_order(_names(text))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     except (ValueError, RecursionError) as error:
@@ -46,3 +51,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
             f"{path} holds no labels that can be read: {error}. Expected UTF-8 with one label a "
             'line, or JSON: a list, or an object such as {"0": "cat"}. Correct the file.'
         ) from error
+
+
+def _names(text: str) -> object:
+    if text.lstrip()[:1] in ("[", "{"):
+        with suppress(ValueError):  # or a name begins so, such as [unk]
+            return json.loads(text)
+    return [line.strip(" \t\r") for line in text.rstrip(" \t\r\n").split("\n")]

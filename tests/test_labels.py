@@ -35,14 +35,42 @@ def test_every_form_of_file_gives_the_same(tmp_path, text):
     assert read_labels(path) == NAMES
 
 
+SPECIAL = (
+    "caf\u00e9 au\u00a0lait",
+    "\u7d05\u3000\u732b",
+    "\u0646\u06cc\u200c\u0645",
+    "\U0001f469\u200d\U0001f680",
+    "co\u00adop",
+)
+
+
+@pytest.mark.parametrize("text", ["\n".join(SPECIAL), json.dumps(SPECIAL)])
+def test_what_languages_need_is_text(tmp_path, text):
+    path = tmp_path / "labels"
+    path.write_text(text, encoding="utf-8")
+    assert read_labels(path) == SPECIAL
+
+
+@pytest.mark.parametrize("first", ["[unk]", "{x}", "[", "[1] one"])
+def test_a_name_may_begin_as_json_does(tmp_path, first):
+    path = tmp_path / "labels"
+    path.write_text(f"{first}\ncat\n")
+    assert read_labels(path) == (first, "cat")
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        (b"a\x0cb\nc", "the label 'a.x0cb' for the class 0"),
+        ("a\u2028b\nc".encode(), "the label 'a.u2028b' for the class 0"),
+        ("a\u2029b\nc".encode(), "the label 'a.u2029b' for the class 0"),
+        ("a\nb\u0085c".encode(), "the label 'b.x85c' for the class 1"),
+        (b"a\rb\rc", "the label 'a.rb.rc' for the class 0"),
+        (b'["\\ud800"]', "not a line of text"),
         (b"a\n\nc", "the label '' for the class 1"),
         (b"caf\xe9", "can't decode"),
         (b'["a", 2]', "the label '2' for the class 1"),
         (b'{"0": "a", "2": "c"}', "none of them for the class 1"),
-        (b'["a"', "Expecting"),
         (b'["a\\u001b[31m"]', "not a line of text"),
         (b"[" * 100_000, "labels that can be read"),
     ],

@@ -9,6 +9,7 @@ from rich.console import Console
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.config import Grid
 from levit_deploy.cost import count_macs
+from levit_deploy.ending import printable
 from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.report.data import Data
 from levit_deploy.report.tables import new_table
@@ -102,7 +103,8 @@ def _labels(labels: list[str]) -> str:
     """How many classes have a name, and the first of them."""
     if not labels:
         return "none"
-    return f"{len(labels)}: {', '.join(labels[:3])}{', ...' if len(labels) > 3 else ''}"
+    first = ", ".join(map(printable, labels[:3]))
+    return f"{len(labels)}: {first}{', ...' if len(labels) > 3 else ''}"
 
 
 def _activations(config: Data) -> list[tuple[str, str]]:
