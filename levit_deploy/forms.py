@@ -43,4 +43,5 @@ def provenance_of(
         precision,
         interface,
         checkpoint.labels,
+        checkpoint.problem_type,
     )

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 Input = Literal["float32", "uint8"]
 Output = Literal["logits", "probabilities"]
 PIXELS, PROBABILITIES = "pixels", "probabilities"  # an ONNX file's names for them
+SINGLE_LABEL = "single_label_classification"
+# transformers' words for what logits mean (PreTrainedConfig.problem_type)
+PROBLEM_TYPES = (SINGLE_LABEL, "multi_label_classification", "regression")
 INPUTS: tuple[Input, ...] = get_args(Input)
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 
@@ -55,6 +58,15 @@ class Interface:
             f"the input {takes!r} is not one of {', '.join(INPUTS)}, or the output {gives!r} not "
             f"one of {', '.join(OUTPUTS)}"
         )
+
+
+def why_no_softmax(problem_type: str, num_classes: int) -> str:
+    """Why a softmax of the logits is no probability of each class; empty where it is."""
+    if problem_type != SINGLE_LABEL:
+        return f"the checkpoint's config states a problem_type of {problem_type}"
+    if num_classes == 1:
+        return "the network has one class, of which a softmax is always 1"
+    return ""
 
 
 DEFAULT = Interface()

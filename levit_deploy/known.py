@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from levit_deploy.config import Grid, LeViTConfig
 from levit_deploy.errors import CheckpointError
+from levit_deploy.interface import PROBLEM_TYPES, SINGLE_LABEL
 from levit_deploy.labels import in_order
 from levit_deploy.preprocessing import IMAGENET, Preprocessing
 
@@ -20,7 +22,8 @@ class Known:
     ``averages_heads`` says that the code averages two heads when it evaluates. ``stated`` is what
     a config says of the architecture, in the terms of ``facts``, and must agree with the tensors.
     ``preprocessing`` is the convention where the config is silent, ``picture_size`` (height, width)
-    what a picture comes out as by the config itself; ``labels`` name the classes.
+    what a picture comes out as by the config itself; ``labels`` name the classes; ``problem_type``
+    is one of transformers' words for what the logits mean.
     """
 
     activation: str | None = None
@@ -35,6 +38,7 @@ class Known:
     preprocessing: Preprocessing = IMAGENET
     picture_size: Grid | None = None
     labels: tuple[str, ...] = ()
+    problem_type: str = SINGLE_LABEL
 
 
 NOTHING = Known()
@@ -54,6 +58,20 @@ def stated_labels(names: object) -> tuple[str, ...]:
             "weights file alone."
         ) from error
     return () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
+
+
+def stated_problem_type(config: Mapping[str, Any]) -> str:
+    """What a config of transformers says that the logits mean; single labels where it is silent.
+
+    Raises CheckpointError where that is nothing known.
+    """
+    problem_type = config.get("problem_type") or SINGLE_LABEL
+    if problem_type not in PROBLEM_TYPES:
+        raise CheckpointError(
+            f"config.json says that the problem_type is {problem_type!r}. Expected one of "
+            f"{', '.join(PROBLEM_TYPES)}. Correct it, or give the weights file alone."
+        )
+    return str(problem_type)
 
 
 def facts(config: LeViTConfig) -> dict[str, object]:

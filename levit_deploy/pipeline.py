@@ -16,6 +16,7 @@ from levit_deploy.errors import UsageError
 from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
 from levit_deploy.exporters.onnx_contract import check_batches
 from levit_deploy.forms import plain_form, plain_onnx, provenance_of
+from levit_deploy.interface import Interface, why_no_softmax
 from levit_deploy.layout import LAYOUTS
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.precision import PRECISIONS, Precision
@@ -88,7 +89,7 @@ def export(
         )
     if layout == "auto":
         layout = exporter.auto_layout(options)
-    interface = options.interface()
+    interface = _interface(checkpoint, options)
     place = place_of(output, checkpoint, format, interface, force=force)
 
     def serialize() -> bytes:
@@ -121,7 +122,7 @@ def quantize(
     options = options or ExportOptions()
     if layout == "auto":
         layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
-    interface = options.interface()
+    interface = _interface(checkpoint, options)
     place = place_of(output, checkpoint, "onnx", interface, force=force)
     calibration, pictures = split_pictures(
         int8.images,
@@ -203,6 +204,18 @@ def verify(
                 checkpoint.labels,
             )
         return prove(checkpoint, artifact, extra, pictures, max_drop, blocks)
+
+
+def _interface(checkpoint: Checkpoint, options: ExportOptions) -> Interface:
+    """What the artifact takes and gives; UsageError for probabilities that would be none."""
+    interface = options.interface()
+    reason = why_no_softmax(checkpoint.problem_type, checkpoint.config.num_classes)
+    if interface.output == "probabilities" and reason:
+        raise UsageError(
+            f"--output probabilities is the softmax of the logits, and {reason}. Leave the option "
+            "out, and make of the logits what the network was trained for."
+        )
+    return interface
 
 
 def _publish(

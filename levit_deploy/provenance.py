@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from levit_deploy import __version__
 from levit_deploy.config import LeViTConfig
-from levit_deploy.interface import DEFAULT, Interface
+from levit_deploy.interface import DEFAULT, SINGLE_LABEL, Interface
 from levit_deploy.labels import in_order
 from levit_deploy.precision import PRECISIONS, Precision
 from levit_deploy.preprocessing import IMAGENET, Preprocessing
@@ -24,7 +24,8 @@ class Provenance:
     'distill'; ``layout`` is 'tokens' or 'spatial'; ``weights`` is 'model' or 'ema'; ``assumed``
     says in words what the checkpoint did not; ``preprocessing`` is what becomes of pictures;
     ``precision`` is what the artifact computes in; ``interface`` what it takes and gives;
-    ``labels`` are the names of the classes, none where they are not known.
+    ``labels`` are the names of the classes, none where they are not known; ``problem_type``, one of
+    PROBLEM_TYPES, is what the logits mean.
     """
 
     checkpoint_sha256: str
@@ -37,6 +38,7 @@ class Provenance:
     precision: Precision = "fp32"
     interface: Interface = DEFAULT
     labels: tuple[str, ...] = ()
+    problem_type: str = SINGLE_LABEL
 
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""
@@ -53,6 +55,7 @@ class Provenance:
             "input": self.interface.input,
             "output": self.interface.output,
             "labels": json.dumps(self.labels, ensure_ascii=False),
+            "problem_type": self.problem_type,
         }
 
     @classmethod
@@ -75,6 +78,7 @@ class Provenance:
             precision=claimed_precision(metadata),
             interface=Interface.from_metadata(metadata),
             labels=in_order(json.loads(metadata.get("labels", "[]"))),
+            problem_type=metadata.get("problem_type", SINGLE_LABEL),
         )
 
 

@@ -42,12 +42,15 @@ def test_the_precision_is_carried_along_and_was_float32_at_first():
 
 def test_both_ends_and_the_labels_are_carried_along_and_were_none_at_first():
     own = dataclasses.replace(
-        PROVENANCE, interface=Interface("uint8", "probabilities"), labels=("Ä", "b", "c")
+        PROVENANCE,
+        interface=Interface("uint8", "probabilities"),
+        labels=("Ä", "b", "c"),
+        problem_type="regression",
     )
     metadata = own.to_metadata()
     assert (metadata["input"], metadata["output"]) == ("uint8", "probabilities")
     assert Provenance.from_metadata(metadata) == own
-    for key in ("input", "output", "labels"):
+    for key in ("input", "output", "labels", "problem_type"):
         del metadata[key]
     assert Provenance.from_metadata(metadata) == PROVENANCE
     for key, damage in (("input", "int4"), ("output", "top5"), ("labels", "[1]")):

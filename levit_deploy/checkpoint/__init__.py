@@ -20,6 +20,7 @@ from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.config import ACTIVATIONS, Grid, LeViTConfig, size_text
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.infer import Inferred, infer_config
+from levit_deploy.interface import SINGLE_LABEL
 from levit_deploy.known import Known
 from levit_deploy.labels import in_order
 from levit_deploy.model import LeViT
@@ -38,7 +39,8 @@ class Checkpoint:
     'mean' of its one or two heads, or what was chosen when it was fused. ``assumed`` says in words
     what the file did not. ``block_names`` are the file's names of the blocks, by canonical name.
     ``preprocessing`` turns pictures into images for it; ``labels`` name its classes, in order, and
-    are empty where nothing says them.
+    are empty where nothing says them; ``problem_type``, one of PROBLEM_TYPES, is what its logits
+    mean.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Checkpoint:
     block_names: Mapping[str, str]
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
+    problem_type: str = SINGLE_LABEL
 
 
 def read_checkpoint(
@@ -141,6 +144,7 @@ def _unfused(
         names,
         _for_this_size(known, (inferred.config.image_size, config.image_size)),
         known.labels,
+        known.problem_type,
     )
 
 
@@ -241,6 +245,7 @@ def _fused(
         block_names={},
         preprocessing=provenance.preprocessing,
         labels=provenance.labels,
+        problem_type=provenance.problem_type,
     )
 
 

@@ -16,7 +16,7 @@ from levit_deploy.checkpoint.folder import PAIR, image_size_of
 from levit_deploy.checkpoint.rename import InBlock, rename
 from levit_deploy.config import TIMM_VARIANTS, VARIANTS
 from levit_deploy.errors import CheckpointError
-from levit_deploy.known import Known, facts, stated_labels
+from levit_deploy.known import Known, facts, stated_labels, stated_problem_type
 from levit_deploy.preprocessing import Preprocessing, stated
 
 FAMILY = "timm"
@@ -92,6 +92,7 @@ def known(config: Mapping[str, Any]) -> Known:
             pretrained, _SILENT if config.keys() & {"architecture", "pretrained_cfg"} else _USUAL
         ),
         labels=_labels({**pretrained, **config}),
+        problem_type=stated_problem_type(config),
     )
 
 

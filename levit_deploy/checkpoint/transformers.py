@@ -22,7 +22,7 @@ from levit_deploy.checkpoint.folder import (
 from levit_deploy.checkpoint.rename import InBlock, rename
 from levit_deploy.config import Grid
 from levit_deploy.errors import CheckpointError
-from levit_deploy.known import Known, stated_labels
+from levit_deploy.known import Known, stated_labels, stated_problem_type
 from levit_deploy.preprocessing import Preprocessing, stated
 
 FAMILY = "transformers"
@@ -101,6 +101,7 @@ def known(config: Mapping[str, Any]) -> Known:
         preprocessing=preprocessing,
         picture_size=picture_size,
         labels=_labels(config.get("id2label")),
+        problem_type=stated_problem_type(config),
     )
 
 

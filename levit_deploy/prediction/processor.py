@@ -11,7 +11,7 @@ from PIL import Image
 
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError
-from levit_deploy.interface import Interface
+from levit_deploy.interface import Interface, why_no_softmax
 from levit_deploy.preparing import fit, normalise, why_no_pictures
 from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
@@ -61,7 +61,7 @@ def read_processor(artifact: Artifact) -> Processor:
     """Read an artifact's metadata.
 
     Raises ArtifactError where it is missing, damaged or another artifact's, or where the network
-    takes no pictures.
+    takes no pictures or does not tell classes apart.
     """
     try:
         provenance = Provenance.from_metadata(artifact.metadata)
@@ -82,6 +82,10 @@ def read_processor(artifact: Artifact) -> Processor:
     if reason := why_no_pictures(config, provenance.preprocessing):
         raise ArtifactError(
             f"{artifact.path} takes no pictures from here: {reason}. Run it from code of your own."
+        )
+    if reason := why_no_softmax(provenance.problem_type, config.num_classes):
+        raise ArtifactError(
+            f"{artifact.path} has no most probable class: {reason}. Run it from code of your own."
         )
     return Processor(config, provenance.preprocessing, provenance.labels, interface)
 

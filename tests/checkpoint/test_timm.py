@@ -186,3 +186,9 @@ def test_labels_are_names_or_what_describes_them_all():
     assert timm.known(placeholders).labels == ()
     with pytest.raises(CheckpointError, match=r"the label '7' for the class 1.* Correct it"):
         timm.known(hub(label_names=["a", 7]))
+
+
+def test_what_the_logits_mean_is_read():
+    assert timm.known(hub()).problem_type == "single_label_classification"
+    wrapped = hub(model_type="timm_wrapper", problem_type="multi_label_classification")
+    assert timm.known(wrapped).problem_type == "multi_label_classification"

@@ -218,3 +218,11 @@ def test_labels_are_names_and_not_their_placeholders():
     assert transformers.known({"id2label": {"0": 7, "1": 10}}).labels == ("7", "10")
     with pytest.raises(CheckpointError, match="the label 'True' for the class 1"):
         transformers.known({"id2label": {"0": 7, "1": True}})
+
+
+def test_what_the_logits_mean_is_read():
+    assert transformers.known({}).problem_type == "single_label_classification"
+    for stated in ("single_label_classification", "multi_label_classification", "regression"):
+        assert transformers.known({"problem_type": stated}).problem_type == stated
+    with pytest.raises(CheckpointError, match="the problem_type is 'ranking'"):
+        transformers.known({"problem_type": "ranking"})

@@ -65,6 +65,14 @@ def test_labels_and_probabilities_are_as_it_says():
     assert (processor.labels, processor.interface.output) == (labels, "probabilities")
 
 
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression", "later"])
+def test_what_does_not_tell_classes_apart_has_no_answers(problem_type):
+    with pytest.raises(ArtifactError, match=f"no most probable class: .* {problem_type}"):
+        read_processor(artifact(changes={"problem_type": problem_type}))
+    with pytest.raises(ArtifactError, match="no most probable class: the network has one class"):
+        read_processor(artifact(CONFIG.replace(num_classes=1)))
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
