@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import onnx
 
 from levit_deploy.checkpoint import Checkpoint
@@ -9,11 +11,13 @@ from levit_deploy.errors import ArtifactError, VerificationError
 from levit_deploy.exporters import ExportOptions
 from levit_deploy.exporters.onnx import OPSETS
 from levit_deploy.forms import plain_onnx
+from levit_deploy.interface import SINGLE_LABEL
 from levit_deploy.layout import LAYOUTS
 from levit_deploy.model import LeViT
 from levit_deploy.passes.heads import HEADS
+from levit_deploy.preparing import same_images, same_normalisation
 from levit_deploy.preprocessing import Preprocessing
-from levit_deploy.provenance import claimed_precision
+from levit_deploy.provenance import Provenance, claimed_precision
 from levit_deploy.quantization import Judging
 from levit_deploy.quantization.proof import measure_int8
 from levit_deploy.runtime.artifact import Artifact
@@ -31,7 +35,7 @@ def prove(
     """Measure an artifact against the checkpoint, in the precision that it says it computes in.
 
     Raises ArtifactError where it says what cannot be measured, VerificationError where it says
-    that it normalises bytes in another way than the checkpoint's pictures are.
+    that it is used in another way than the checkpoint states: for other pictures or classes.
     """
     model, head = original(checkpoint, artifact)
     try:
@@ -41,8 +45,7 @@ def prove(
             f"{artifact.path} cannot be held to a budget: {error}. A later version of this tool "
             "may have written it. Upgrade, or export it again."
         ) from error
-    if artifact.interface.input == "uint8":
-        _require_same_normalisation(checkpoint, artifact)
+    _require_same_use(checkpoint, artifact)
     if precision == "int8":
         return measure_int8(
             model,
@@ -86,22 +89,45 @@ def original(checkpoint: Checkpoint, artifact: Artifact) -> tuple[LeViT, str]:
     )
 
 
-def _require_same_normalisation(checkpoint: Checkpoint, artifact: Artifact) -> None:
-    """Raise VerificationError where an artifact says that it normalises bytes in another way.
+def _require_same_use(checkpoint: Checkpoint, artifact: Artifact) -> None:
+    """Raise VerificationError where an artifact says other things of its use than the checkpoint.
 
-    The proof would fail as well, but not say why. Where it says nothing, the proof has to tell.
+    These are how pictures become inputs, the names of the classes, and what the logits mean. What
+    the checkpoint does not state is not compared, but for the normalisation of bytes: without it
+    the proof would fail, and not say why. Nor is what cannot be read, by which nothing is done.
     """
     try:
-        claimed = Preprocessing.from_json(artifact.metadata["preprocessing"])
+        claimed = Provenance.from_metadata(artifact.metadata)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return
-    own = checkpoint.preprocessing
-    if (claimed.mean, claimed.std) != (own.mean, own.std):
+    config, own, theirs = checkpoint.config, checkpoint.preprocessing, claimed.preprocessing
+    differs = not own.assumed and not same_images(config, own, theirs)
+    if artifact.interface.input == "uint8":
+        differs |= not same_normalisation(config, own, theirs)
+    if differs:
         raise VerificationError(
-            f"{artifact.path} says that it normalises bytes by another mean or standard deviation "
-            f"({claimed}) than the checkpoint's pictures are ({own}). Expected the same. If the "
-            f'artifact is right, give --preprocessing "{claimed}".'
+            f"{artifact.path} says that pictures are prepared for it by {_said(theirs)}, where it "
+            f"is {_said(own)} for the checkpoint. Expected the same. If the artifact is right, "
+            f'give --preprocessing "{theirs}", else export it again.'
         )
+    if claimed.labels and checkpoint.labels:
+        pairs = zip_longest(claimed.labels, checkpoint.labels, fillvalue="")
+        for index, (label, own_label) in enumerate(pairs):
+            if label != own_label:
+                raise VerificationError(
+                    f"{artifact.path} calls the class {index} {label!r}, which the checkpoint "
+                    f"calls {own_label!r}. Expected the same labels. If the artifact is right, "
+                    "give its own with --labels, else export it again."
+                )
+    if checkpoint.problem_type not in (SINGLE_LABEL, claimed.problem_type):
+        raise VerificationError(
+            f"{artifact.path} says that its logits are for {claimed.problem_type}, where those of "
+            f"the checkpoint are for {checkpoint.problem_type}. Export it again."
+        )
+
+
+def _said(preprocessing: Preprocessing) -> str:
+    return preprocessing.unsupported or str(preprocessing)
 
 
 def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:

@@ -1,6 +1,7 @@
 """Artifacts that take bytes or give probabilities: what they compute, and what is refused."""
 
 import dataclasses
+import json
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from levit_deploy import pipeline, proving
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, UsageError, VerificationError
 from levit_deploy.exporters import ExportOptions
+from levit_deploy.forms import provenance_of
 from levit_deploy.interface import Interface
 from levit_deploy.pictures import picture_case
 from levit_deploy.runtime.artifact import load_artifact
@@ -216,6 +218,57 @@ def test_another_normalisation_than_the_checkpoints_is_named(checkpoint, exporte
         pipeline.verify(other, exported)
 
 
+@pytest.fixture(scope="module")
+def floats(checkpoint):
+    """An artifact that leaves pictures to others, of a checkpoint that names its classes."""
+    path = checkpoint.path.with_suffix(".floats.onnx")
+    stated = dataclasses.replace(checkpoint, labels=tuple("abcdefg"), problem_type="regression")
+    pipeline.export(stated, "onnx", path)
+    return stated, load_artifact(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("labels", '["a", "b", "d", "c", "e", "f", "g"]', "class 2 'd', .* calls 'c'.*--labels"),
+        ("labels", '["a", "b", "c", "d", "e", "f"]', "class 6 '', which the checkpoint calls 'g'"),
+        ("crop_fraction", 0.9, 'by crop 0.9, .* is crop 0.875, .*--preprocessing "crop 0.9, bic'),
+        ("truncated", True, "by crop 0.875 truncated, "),
+        ("interpolation", "box", "by crop 0.875, box, .* is crop 0.875, bicubic"),
+        ("std", [0.2, 0.25, 0.31], "std 0.2 0.25 0.31, .* std 0.2 0.25 0.3 "),
+        ("unsupported", "the moon is full", "by the moon is full, .* is crop 0.875"),
+        ("problem_type", "single_label_classification", "single_label_cl.* are for regression"),
+    ],
+)
+def test_another_use_than_the_checkpoint_states_is_no_proof(floats, key, value, expected):
+    stated, artifact = floats
+    change = {key: value}
+    if key not in artifact.metadata:
+        fields = json.loads(artifact.metadata["preprocessing"]) | change
+        change = {"preprocessing": json.dumps(fields)}
+    other = dataclasses.replace(artifact, metadata=artifact.metadata | change)
+    with pytest.raises(VerificationError, match=expected):
+        proving.prove(stated, other, ())
+
+
+def test_what_the_checkpoint_does_not_state_is_not_compared(checkpoint, floats):
+    _, artifact = floats
+    own = dataclasses.replace(checkpoint.preprocessing, mean=(0.1,), assumed=True)
+    silent = dataclasses.replace(checkpoint, preprocessing=own)
+    assert proving.prove(silent, artifact, ()).passed
+
+
+def test_the_same_use_may_be_spelt_otherwise_or_be_left_unsaid(floats):
+    stated, artifact = floats
+    grey = dataclasses.replace(stated.preprocessing, mean=(0.5,), std=(0.25,) * 3)
+    spelt = dataclasses.replace(grey, mean=(0.5,) * 3, std=(0.25,), assumed=True)
+    change = {"preprocessing": spelt.to_json(), "labels": "[]"}
+    other = dataclasses.replace(artifact, metadata=artifact.metadata | change)
+    assert proving.prove(dataclasses.replace(stated, preprocessing=grey), other, ()).passed
+    nothing_said = dataclasses.replace(artifact, metadata={})
+    assert proving.prove(stated, nothing_said, ()).passed
+
+
 def test_what_the_file_says_of_itself_has_to_be_so(tmp_path, exported):
     for key, value, expected in (
         ("input", "float32", "Expected pixel_values and probabilities, float32"),
@@ -233,6 +286,32 @@ def test_choices_that_do_not_exist_are_usage_errors(tmp_path, checkpoint):
     for options in (ExportOptions(input="int8"), ExportOptions(output="top5")):
         with pytest.raises(UsageError, match="is not one of"):
             pipeline.export(checkpoint, "onnx", tmp_path / "out.onnx", options=options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"problem_type": "multi_label_classification"}, "problem_type of multi_label_class"),
+        ({"problem_type": "regression"}, "problem_type of regression"),
+        ({"config": SQUARE.replace(num_classes=1)}, "one class, of which a softmax is always 1"),
+    ],
+)
+def test_a_softmax_that_would_be_no_probability_is_refused(tmp_path, checkpoint, changes, expected):
+    other = dataclasses.replace(checkpoint, **changes)
+    with pytest.raises(UsageError, match=f"--output probabilities .*{expected}"):
+        pipeline.export(other, "onnx", tmp_path / "out.onnx", options=BOTH)
+    int8 = pipeline.Int8Options(tmp_path)
+    with pytest.raises(UsageError, match=expected):
+        pipeline.quantize(other, tmp_path / "out.onnx", int8, options=BOTH)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_logits_mean_is_carried_along_by_every_kind_of_file(tmp_path, checkpoint):
+    other = dataclasses.replace(checkpoint, problem_type="regression")
+    pipeline.fuse(other, tmp_path / "fused.safetensors")
+    fused = read_checkpoint(tmp_path / "fused.safetensors")
+    assert fused.problem_type == "regression"
+    assert provenance_of(fused, "mean", "tokens").to_metadata()["problem_type"] == "regression"
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ LabelsOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The names of the classes, to be carried along: one a line, or JSON. The config's, "
-        "where it has them, if not given.",
+        help="The names of the classes, which an artifact carries along: one a line, or JSON. The "
+        "config's, where it has them, if not given.",
     ),
 ]
 MaxDropOption = Annotated[

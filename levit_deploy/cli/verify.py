@@ -16,6 +16,7 @@ from levit_deploy.cli.options import (
     ImageSizeOption,
     ImagesOption,
     JsonOption,
+    LabelsOption,
     MaxDropOption,
     PreprocessingOption,
     QuietOption,
@@ -35,6 +36,7 @@ def verify(
     image_size: ImageSizeOption = None,
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
+    labels: LabelsOption = None,
     images: ImagesOption = None,
     max_drop: MaxDropOption = None,
     page_file: Annotated[
@@ -57,13 +59,14 @@ def verify(
     check_paths(
         checkpoint,
         artifact,
+        labels=labels,
         images=images,
         output=page_file,
         output_option="--report",
         json_file=json_file,
         force=force,
     )
-    loaded = read(checkpoint, activation, image_size, weights, preprocessing, quiet=quiet)
+    loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
 
     pictures = picture_cases(loaded, images)
