@@ -16,6 +16,7 @@ from levit_deploy.errors import ArtifactError, InputError
 from levit_deploy.pictures import no_pictures, walk_pictures
 from levit_deploy.prediction import Answer, best, scored
 from levit_deploy.prediction.processor import Processor, read_processor
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.runtime.sessions import FloatArray
@@ -46,7 +47,7 @@ class Evaluation:
     answer, or one of the first five, was right; ``original_top1`` and ``original_top5`` are the
     original's, None where there is none to compare with, and ``disagreements`` all pictures to
     which the two give another first answer. ``skipped`` pictures could not be used. ``classes`` has
-    the class index of each folder.
+    the class index of each folder; ``preprocessing`` is what was done to each picture.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Evaluation:
     original_top1: float | None
     original_top5: float | None
     disagreements: tuple[Disagreement, ...]
+    preprocessing: Preprocessing
 
 
 def evaluate(
@@ -128,6 +130,7 @@ def evaluate(
             None if original is None else original_top1,
             None if original is None else original_top5,
             tuple(disagreements),
+            processor.preprocessing,
         )
 
 

@@ -841,6 +841,11 @@ def test_bytes_probabilities_labels_and_preprocessing(folder):
     code, _, err = run("verify", folder / "ckpt.pth", artifact)
     assert code == 1
     assert "--preprocessing" in err
+    (folder / "others.txt").write_text("b\na\nc\nd\ne\nf\ng\n")
+    labels_of_another = ("--labels", folder / "others.txt")
+    code, _, err = run("verify", folder / "ckpt.pth", artifact, *told, *labels_of_another)
+    assert code == 1
+    assert "calls the class 0 'a'" in err
 
     fused = folder / "fused.safetensors"
     assert run("fuse", folder / "ckpt.pth", "--out", fused, *told, *labels, "-q")[0] == 0
@@ -851,10 +856,14 @@ def test_bytes_probabilities_labels_and_preprocessing(folder):
     assert "none" in run("inspect", folder / "ckpt.pth")[1]
 
 
-def test_what_is_built_in_and_was_assumed_is_said(folder):
-    code, out, _ = run("export", folder / "ckpt.pth", "--input", "uint8")
+@pytest.mark.parametrize("command", ["export", "fuse"])
+def test_how_pictures_are_prepared_is_said_where_it_was_assumed(folder, command):
+    said = "assumed: pictures are prepared as for ImageNet: crop 0.875, bicubic, mean"
+    code, out, _ = run(command, folder / "ckpt.pth")
     assert code == 0
-    assert "assumed: pictures are prepared as for ImageNet" in " ".join(out.split())
+    assert said in out
+    told = ("--preprocessing", "mean 0.5", "--force")
+    assert "pictures are prepared" not in run(command, folder / "ckpt.pth", *told)[1]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from levit_deploy.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from levit_deploy.cli.outputs import write_report
+from levit_deploy.cli.outputs import warn_of_assumed, write_report
 from levit_deploy.ending import reports_errors
 from levit_deploy.errors import UsageError
 from levit_deploy.status import status
@@ -82,6 +82,7 @@ def evaluate(
             threads=threads,
             progress=done,
         )
+    warn_of_assumed(result.preprocessing, quiet)
     write_report(
         report.evaluation_data(result, loaded), report.print_evaluation, json_file, quiet, force
     )

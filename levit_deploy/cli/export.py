@@ -168,4 +168,4 @@ def export(
             published = pipeline.export(
                 loaded, format, model or output, precision=precision, **choices
             )
-    report_published(published, loaded, images, json_file, quiet, force)
+    report_published(published, loaded, json_file, quiet, force)

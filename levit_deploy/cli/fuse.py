@@ -63,4 +63,4 @@ def fuse(
         status(f"writing and proving {output}", quiet=quiet),
     ):
         published = pipeline.fuse(loaded, output, head=head, force=force, extra=pictures)
-    report_published(published, loaded, images, json_file, quiet, force)
+    report_published(published, loaded, json_file, quiet, force)

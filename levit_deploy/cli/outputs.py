@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from levit_deploy.status import status
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.pipeline import Published
+    from levit_deploy.preprocessing import Preprocessing
 
 
 @contextmanager
@@ -52,7 +54,6 @@ def said_first(done: str) -> Iterator[None]:
 def report_published(
     published: Published,
     checkpoint: Checkpoint,
-    images: Path | None,
     json_file: str | None,
     quiet: bool,
     force: bool,
@@ -61,11 +62,20 @@ def report_published(
     from levit_deploy import report
 
     data = report.published_data(published, checkpoint)
-    takes_bytes = published.verification.interface.input == "uint8"
-    if (images is not None or takes_bytes) and checkpoint.preprocessing.assumed:
-        data["assumed"].append(f"pictures are prepared as for ImageNet: {checkpoint.preprocessing}")
+    if checkpoint.preprocessing.assumed:
+        data["assumed"].append(_assumption(checkpoint.preprocessing))
     with said_first(f"{published.path} was published and is proven"):
         write_report(data, report.print_published, json_file, quiet, force)
+
+
+def warn_of_assumed(preprocessing: Preprocessing, quiet: bool) -> None:
+    """Say on standard error how pictures are prepared for an artifact where no config said it."""
+    if preprocessing.assumed and not quiet:
+        print(f"assumed: {_assumption(preprocessing)}", file=sys.stderr)
+
+
+def _assumption(preprocessing: Preprocessing) -> str:
+    return f"pictures are prepared as for ImageNet: {preprocessing}"
 
 
 def report_verification(

@@ -21,6 +21,7 @@ from levit_deploy.cli.options import (
     ThreadsOption,
     VerboseOption,
 )
+from levit_deploy.cli.outputs import warn_of_assumed
 from levit_deploy.ending import reports_errors
 from levit_deploy.errors import UsageError
 
@@ -91,6 +92,7 @@ def predict(
     from levit_deploy.pictures import damage_passed_over
     from levit_deploy.prediction import every_picture, predictions
     from levit_deploy.prediction.output import answers_to, write_csv, write_json, write_text
+    from levit_deploy.prediction.processor import read_processor
     from levit_deploy.prediction.progress import progress_bar
 
     paths = every_picture(pictures)
@@ -112,6 +114,7 @@ def predict(
             written = write_csv(found, stream)
         elif not quiet:
             written = write_text(found, stream)
+        warn_of_assumed(read_processor(opened).preprocessing, quiet)
         for prediction in written:
             done(prediction.problem)
 
@@ -130,10 +133,12 @@ def _predict_on_ray(
 
     require_ray()
     from levit_deploy.prediction import every_picture
+    from levit_deploy.prediction.processor import read_processor
     from levit_deploy.prediction.progress import progress_bar
     from levit_deploy.runtime.isolated import open_isolated
 
     with open_isolated(artifact, 1) as opened:
+        warn_of_assumed(read_processor(opened).preprocessing, quiet)
         total, problems = predict_on_ray(
             opened,
             every_picture(pictures),

@@ -18,6 +18,7 @@ import scans
 from test_cli import run
 
 from levit_deploy.pictures import find_pictures
+from levit_deploy.runtime.artifact import load_artifact
 
 # a quote, a comma, a line break, an escape sequence, letters, a byte that is no UTF-8
 ODD = ['say "a, b".png', "two\nlines.png", "a\x1b[31mred.png", "Zürich 猫.png", b"\xff.png"]
@@ -205,3 +206,19 @@ def test_a_terminal_is_shown_how_far_it_is(folder):
     os.close(ours)
     assert b"8/8" in seen
     assert len(done.stdout.splitlines()) == 8
+
+
+def test_what_an_artifact_only_assumes_of_pictures_is_said(folder):
+    path = Path("digits.onnx")
+    metadata = load_artifact(path).metadata
+    assumed = json.dumps(json.loads(metadata["preprocessing"]) | {"assumed": True})
+    changes = {"preprocessing": assumed, "labels": json.dumps(list("0123456789"))}
+    path.write_bytes(scans.with_metadata(path.read_bytes(), **changes))
+    picture = find_pictures(folder)[0]
+    for command in (("predict", path, picture), ("evaluate", path, folder)):
+        code, _, err = run(*command, "--threads", "1")
+        assert code == 0
+        expected = "assumed: pictures are prepared as for ImageNet: crop 1.0, bilinear, mean "
+        assert err.startswith(expected)
+        assert err.count("\n") == 1
+        assert run(*command, "--threads", "1", "--quiet")[2] == ""
