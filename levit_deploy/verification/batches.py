@@ -33,9 +33,9 @@ class BatchResult:
         if self.difference <= self.allowed:
             return ()
         if not np.isfinite(self.difference):
-            return ("NaN or infinite logits",)
+            return ("NaN or infinite outputs",)
         return (
-            f"an image's logits change by {self.difference:.2e} with what is beside it "
+            f"an image's outputs change by {self.difference:.2e} with what is beside it "
             f"({self.worst}), more than {self.allowed:.2e}",
         )
 

@@ -31,11 +31,11 @@ class CaseResult:
     """The figures of one kind of input, in logits.
 
     ``decided`` counts the images whose float64 top-1 leads by more than twice the largest error
-    allowed, ``disagreements`` those of them where the artifact has another top-1. ``finite`` is of
-    every logit, ``overflows`` of the values inside (``look_inside``). ``spread`` is how far apart
-    the float64 logits of different images are, as an RMS about their mean. ``histogram`` counts the
-    logits by their error in units of the largest allowed, between ERROR_EDGES; what is smaller or
-    larger, or NaN, is in the first or the last.
+    allowed, ``disagreements`` those of them where the artifact has another top-1, or NaN or
+    infinity. ``finite`` is of every logit, ``overflows`` of the values inside (``look_inside``).
+    ``spread`` is how far apart the float64 logits of different images are, as an RMS about their
+    mean. ``histogram`` counts the logits by their error in units of the largest allowed, between
+    ERROR_EDGES; what is smaller or larger, or NaN, is in the first or the last.
     """
 
     name: str
@@ -61,7 +61,7 @@ class CaseResult:
     def failures(self) -> tuple[str, ...]:
         """What is wrong, in words with figures; empty where nothing is."""
         if not self.finite:
-            return ("NaN or infinite logits",)
+            return ("NaN or infinite outputs",)
         found = []
         if self.overflows:
             found.append("NaN or infinity inside, which this machine's runtime hides")
@@ -139,7 +139,10 @@ def _compare(
 
     top_two = np.sort(expected, axis=1)[:, -2:]
     decided = np.ptp(top_two, axis=1) > 2 * allowed.max_error
-    differs = np.unique(order[found.argmax(axis=1) != expected.argmax(axis=1)[order]])
+    finite = np.isfinite(found)
+    another = found.argmax(axis=1) != expected.argmax(axis=1)[order]
+    another |= ~finite.all(axis=1)  # or class 0 would be the answer of NaN
+    differs = np.unique(order[another])
     result = CaseResult(
         name=name,
         images=n,
@@ -148,7 +151,7 @@ def _compare(
         budget=allowed,
         decided=int(decided.sum()),
         disagreements=int(decided[differs].sum()),
-        finite=bool(np.isfinite(found).all()),
+        finite=bool(finite.all()),
         spread=rms(expected - expected.mean(axis=0)),
         histogram=_histogram(error[:n], allowed.max_error),
     )
@@ -189,7 +192,7 @@ def logits_of(run: Run, images: Images, classes: int) -> FloatArray:
             why = "Each image is to have one row"
         raise VerificationError(
             f"The artifact does not compute what the checkpoint computes: a batch of {len(images)} "
-            f"has logits of shape {logits.shape} where the checkpoint's are {expected}. {why}. Do "
+            f"has outputs of shape {logits.shape} where the checkpoint's are {expected}. {why}. Do "
             "not ship it."
         )
     return logits

@@ -61,7 +61,7 @@ def test_json_is_strict_and_keeps_every_digit():
     case = json.loads(to_json(data), parse_constant=pytest.fail)["cases"][0]
     assert case["rmse"] == 1 / 3
     assert case["max_error"] is None
-    assert case["failures"] == ["NaN or infinite logits"]
+    assert case["failures"] == ["NaN or infinite outputs"]
 
 
 def test_square_brackets_in_a_file_name_are_printed(capsys):

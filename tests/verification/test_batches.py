@@ -46,7 +46,7 @@ def test_every_place_in_a_batch_counts(place):
         y[place:, 0][: len(images) == 16] = np.nan
         return y
 
-    assert batch_failures(poisoned)[16] == "NaN or infinite logits"
+    assert batch_failures(poisoned)[16] == "NaN or infinite outputs"
 
 
 def test_images_that_leak_into_each_other_fail():

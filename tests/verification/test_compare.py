@@ -89,8 +89,18 @@ def test_one_wrong_logit_is_found_by_its_largest_error():
 
 
 def test_nan_and_infinity_fail():
-    assert failures(lambda y, _: y * np.nan) == "NaN or infinite logits"
-    assert failures(lambda y, _: np.full_like(y, np.inf)) == "NaN or infinite logits"
+    assert failures(lambda y, _: y * np.nan) == "NaN or infinite outputs"
+    assert failures(lambda y, _: np.full_like(y, np.inf)) == "NaN or infinite outputs"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_with_nan_or_infinity_has_no_top1_to_agree_with(value):
+    def wrong(found, _):
+        found[np.arange(len(found)), found.argmax(axis=1)] = value  # argmax finds the same place
+        return found
+
+    result = compare(off_by(wrong))
+    assert result.disagreements == result.decided > 0
 
 
 def test_another_top1_on_a_decided_image_fails():
@@ -165,7 +175,7 @@ def test_every_row_of_a_large_fixed_batch_counts(wrong_rows):
         return y
 
     for case in CASES:
-        assert failures(poisoned, case, fixed_batch=64) == "NaN or infinite logits"
+        assert failures(poisoned, case, fixed_batch=64) == "NaN or infinite outputs"
 
 
 def test_a_checkpoint_that_overflows_proves_nothing():
@@ -188,7 +198,7 @@ WRONG_ROWS = {
 @pytest.mark.parametrize("wrong", WRONG_ROWS.values(), ids=WRONG_ROWS)
 @pytest.mark.parametrize("fixed_batch", [None, 4])
 def test_another_number_of_rows_is_no_proof(wrong, fixed_batch):
-    with pytest.raises(VerificationError, match=r"a batch of \d has logits of shape"):
+    with pytest.raises(VerificationError, match=r"a batch of \d has outputs of shape"):
         compare(lambda x: wrong(plain_run(x)), fixed_batch=fixed_batch)
 
 
