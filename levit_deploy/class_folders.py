@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+_SPACES = str.maketrans("_-", "  ")
+
 
 def class_indices(
     folders: Iterable[str], num_classes: int, labels: Sequence[str] = ()
@@ -17,10 +19,30 @@ def class_indices(
     contradict the order.
     """
     names = sorted(folders)
-    times = Counter(labels)
-    known = {label: i for i, label in enumerate(labels) if times[label] == 1}
-    if names and all(name in known for name in names):
-        return {name: known[name] for name in names}
-    if len(names) != num_classes or any(name in times for name in names):
+    found = labelled(names, labels)
+    if names and len(found) == len(names):
+        return found if len(set(found.values())) == len(names) else None
+    folded = set(map(_folded, labels))
+    if len(names) != num_classes or any(_folded(name) in folded for name in names):
         return None
     return {name: i for i, name in enumerate(names)}
+
+
+def labelled(folders: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
+    """The class index of each folder that is named like one label, and no other.
+
+    Capitals do not matter, nor whether there is a space, ``_`` or ``-``, unless labels differ in
+    nothing else.
+    """
+    exact, alike = _unique(labels), _unique([_folded(label) for label in labels])
+    found = {name: exact.get(name, alike.get(_folded(name))) for name in folders}
+    return {name: index for name, index in found.items() if index is not None}
+
+
+def _unique(labels: Sequence[str]) -> dict[str, int]:
+    times = Counter(labels)
+    return {label: i for i, label in enumerate(labels) if times[label] == 1}
+
+
+def _folded(name: str) -> str:
+    return name.casefold().translate(_SPACES)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import ParamSpec
 
 import typer
@@ -77,7 +79,15 @@ def _ended_by_signals() -> Iterator[None]:
 
 def printable(message: str) -> str:
     """The message without what names in a file could do to a terminal."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in as_utf8(message))
+
+
+def as_utf8(name: str | Path) -> str:
+    r"""A path, or what is said of one, with \xff for such a byte of a name that is no UTF-8.
+
+    Python has half a surrogate pair in its place, which few other programs read.
+    """
+    return re.sub("[\udc80-\udcff]", lambda half: f"\\x{ord(half[0]) - 0xDC00:02x}", str(name))
 
 
 def _ending(error: BaseException) -> tuple[int, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levit_deploy.class_folders import class_indices
+from levit_deploy.class_folders import class_indices, labelled
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, InputError
-from levit_deploy.pictures import no_pictures, walk_pictures
+from levit_deploy.pictures import is_unlisted, no_pictures, walk_pictures
 from levit_deploy.prediction import Answer, best, scored
 from levit_deploy.prediction.processor import Processor, read_processor
 from levit_deploy.preprocessing import Preprocessing
@@ -48,12 +48,15 @@ class Evaluation:
     original's, None where there is none to compare with, and ``disagreements`` all pictures to
     which the two give another first answer. ``skipped`` pictures could not be used. ``classes`` has
     the class index of each folder; ``preprocessing`` is what was done to each picture.
+    ``checkpoint_sha256`` is that of what the artifact says it was made from. ``doubts`` says, in a
+    sentence each, what may make the figures mean something else.
     """
 
     path: Path
     format: str
     sha256: str
     precision: str
+    checkpoint_sha256: str
     classes: dict[str, int]
     pictures: int
     skipped: int
@@ -63,6 +66,7 @@ class Evaluation:
     original_top5: float | None
     disagreements: tuple[Disagreement, ...]
     preprocessing: Preprocessing
+    doubts: tuple[str, ...]
 
 
 def evaluate(
@@ -72,7 +76,7 @@ def evaluate(
     against: Checkpoint | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
-    progress: Callable[[str], object] = lambda _problem: None,
+    progress: Callable[[str, int], object] = lambda _problem, _total: None,
 ) -> Evaluation:
     """Answer every picture in class folders and count what is right.
 
@@ -83,21 +87,21 @@ def evaluate(
     There is one folder a class: by the artifact's labels where the folders' names are such,
     otherwise in the order of their names. ``against`` is the checkpoint the artifact was made from,
     whose answers are computed in float32, on the same inputs. ``progress`` is told of each picture,
-    with its problem or ''; the rest is as for ``predict``. Raises InputError where the folders are
-    no classes of the artifact's or no picture can be used, ArtifactError also where the artifact is
-    not of that checkpoint's shape.
+    with its problem or '', and how many there are; the rest is as for ``predict``. Raises
+    InputError where the folders are no classes of the artifact's or no picture can be used,
+    ArtifactError also where the artifact is not of that checkpoint's shape.
     """
     folder = Path(folder)
     with open_isolated(Path(artifact), threads) as opened:
         processor = read_processor(opened)
-        classes = _classes(folder, processor)
+        paths = list(walk_pictures(folder))  # once: the folder may change meanwhile
+        classes = _classes(folder, paths, processor)
         original = None if against is None else _original(against, opened, processor)
         hits, original_hits, n, skipped = np.zeros(2), np.zeros(2), 0, 0
         disagreements = []
-        paths = walk_pictures(folder)
         with closing(scored(opened, processor, paths, batch_size)) as pictures:
             for picture in pictures:
-                progress(picture.problem)
+                progress(picture.problem, len(paths))
                 if picture.input is None or picture.scores is None:
                     skipped += 1
                     continue
@@ -122,6 +126,7 @@ def evaluate(
             opened.format,
             opened.sha256,
             opened.metadata.get("precision", "fp32"),
+            opened.metadata["checkpoint_sha256"],
             classes,
             n,
             skipped,
@@ -131,15 +136,36 @@ def evaluate(
             None if original is None else original_top5,
             tuple(disagreements),
             processor.preprocessing,
+            tuple(_doubts(opened, processor.labels, classes, against)),
         )
 
 
-def _classes(folder: Path, processor: Processor) -> dict[str, int]:
+def _doubts(
+    artifact: Artifact,
+    labels: Sequence[str],
+    classes: dict[str, int],
+    checkpoint: Checkpoint | None,
+) -> Iterator[str]:
+    if not labelled(classes, labels):
+        why = "they are not named like its labels" if labels else "its labels are not known"
+        pairs = [f"{name} for {labels[i] if labels else i}" for name, i in classes.items()]
+        yield (
+            "the folders are taken for the artifact's classes in the order of their names, as "
+            f"{why}: {_some(pairs)}"
+        )
+    if checkpoint is not None and artifact.metadata["checkpoint_sha256"] != checkpoint.sha256:
+        yield (
+            f"{artifact.path} says that it was made from another file than {checkpoint.path}, so "
+            "this may not be its original"
+        )
+
+
+def _classes(folder: Path, paths: Sequence[Path], processor: Processor) -> dict[str, int]:
     """The class index of each folder that has pictures."""
     names = set()
-    for path in walk_pictures(folder):
+    for path in paths:
         name, *below = path.relative_to(folder).parts
-        if not below:
+        if not below and not is_unlisted(path):
             raise InputError(
                 f"{path} is in no class folder. Expected every picture in {folder} to be in the "
                 "folder of its class. Move it, or take it out."
@@ -151,10 +177,14 @@ def _classes(folder: Path, processor: Processor) -> dict[str, int]:
     classes = class_indices(names, num_classes, labels)
     if classes is None:
         named = f", labelled {_some(labels)}" if labels else ", without labels"
+        found = labelled(names, labels)
+        strangers = _some(sorted(names - found.keys()))
+        some = f" Of them, {strangers} are no labels." if found and strangers else ""
         raise InputError(
             f"{folder} has {len(names)} folders with pictures, {_some(sorted(names))}, and the "
-            f"artifact {num_classes} classes{named}. Expected folders named like its labels, or as "
-            "many folders as classes and in their order. Rename, add or remove folders."
+            f"artifact {num_classes} classes{named}.{some} Expected folders named like its labels, "
+            "each like another, or as many folders as classes and in their order. Rename, add or "
+            "remove folders."
         )
     return classes
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import stat
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,10 @@ if TYPE_CHECKING:  # both import torch, for which a look at the paths does not w
 
 # No others of Pillow's: it has Ghostscript run what is EPS, whatever the file's name.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 MOST = 64  # enough for steady figures, and no longer than seconds for the largest LeViT in float64
 
 
@@ -62,10 +65,16 @@ def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """What ``walk_pictures`` gives, all at once. Raises InputError where that is nothing."""
+    """What ``walk_pictures`` gives, all at once.
+
+    Raises InputError where that is nothing, or a folder that cannot be listed.
+    """
     found = list(walk_pictures(folder))
     if not found:
         raise no_pictures(folder)
+    for path in found:
+        if is_unlisted(path):
+            raise _unlisted(path, "it cannot be listed")
     return found
 
 
@@ -80,27 +89,51 @@ def no_pictures(folder: Path) -> InputError:
 def walk_pictures(folder: Path) -> Iterator[Path]:
     """Every picture below a folder, in the order of their paths, one folder's names at a time.
 
-    Hidden files and folders, and links to folders, are passed over. Raises InputError where a
-    folder cannot be read.
+    That is whatever has a picture's suffix and is no folder, also what cannot be read as one, such
+    as a broken link: who reads it says why. The same goes for a folder below that cannot be listed.
+    Links to folders are followed, unless they are in that folder; hidden files and folders are
+    passed over. Raises InputError where ``folder`` itself cannot be listed.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Expected one with pictures in it.")
     try:
-        names = sorted(entry.name for entry in folder.iterdir())
+        yield from _below(folder, ())
     except OSError as error:
-        raise InputError(
-            f"The folder {folder} cannot be read: {error.strerror}. Make it readable, or name "
-            "another."
-        ) from error
-    for name in names:
-        if name.startswith("."):
+        raise _unlisted(folder, str(error.strerror)) from error
+
+
+def _below(folder: Path, above: tuple[os.stat_result, ...]) -> Iterator[Path]:
+    """The pictures below a folder that is in those ``above``; OSError where it cannot be listed."""
+    this = folder.stat()
+    if any(os.path.samestat(this, other) for other in above):
+        return  # a link back, to what is being gone through anyway
+    with os.scandir(folder) as listed:
+        entries = sorted(listed, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
             continue
-        path = folder / name
-        with suppress(OSError):  # gone by now
-            if stat.S_ISDIR(path.lstat().st_mode):
-                yield from walk_pictures(path)
-            elif path.suffix.lower() in SUFFIXES and path.is_file():
+        path = folder / entry.name
+        try:
+            if entry.is_dir():
+                yield from _below(path, (*above, this))
+            elif path.suffix.lower() in SUFFIXES:
                 yield path
+        except OSError:
+            yield path
+
+
+def is_unlisted(path: Path) -> bool:
+    """Whether what ``walk_pictures`` gave is a folder, which it then could not list."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _unlisted(folder: Path, reason: str) -> InputError:
+    return InputError(
+        f"The folder {folder} cannot be read: {reason}. Make it readable, or name another."
+    )
 
 
 def is_picture_below(path: Path, folder: Path) -> bool:
@@ -109,7 +142,11 @@ def is_picture_below(path: Path, folder: Path) -> bool:
         return (
             path.suffix.lower() in SUFFIXES
             and path.is_file()
-            and any(parent.samefile(folder) for parent in path.resolve().parents)
+            and any(
+                parent.samefile(folder)
+                for whole in (path.absolute(), path.resolve())
+                for parent in whole.parents
+            )
         )
     except OSError:  # a path that cannot be looked at is no picture either
         return False

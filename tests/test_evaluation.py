@@ -9,8 +9,10 @@ import pytest
 import scans
 import torch
 from test_cli import run
+from test_pictures import unlisted
 
 import levit_deploy
+from levit_deploy import evaluation
 from levit_deploy.errors import ArtifactError, InputError
 from levit_deploy.evaluation import evaluate
 from levit_deploy.pictures import find_pictures, read_pictures
@@ -79,6 +81,49 @@ def test_folders_named_as_labels_are_those_classes_in_any_order(tmp_path):
     assert "three" not in found.classes
 
 
+def labelled_artifact(tmp_path, **metadata):
+    metadata["labels"] = json.dumps(scans.LABELS)
+    path = tmp_path / "labelled.onnx"
+    path.write_bytes(scans.with_metadata(scans.demo_artifact(), **metadata))
+    return path
+
+
+def test_labels_written_in_another_way_are_labels(tmp_path):
+    """Sorted, 'Eight' comes first, and would be taken for zero."""
+    folder = scans.save_scans(tmp_path / "scans", N, [name.title() for name in scans.LABELS])
+    found = evaluate(labelled_artifact(tmp_path), folder, threads=1)
+    assert found.top1 > 95
+    assert found.doubts == ()
+
+
+def test_an_order_that_labels_do_not_confirm_is_told(folder, tmp_path):
+    found = evaluate(labelled_artifact(tmp_path), folder, threads=1)
+    (doubt,) = found.doubts
+    assert "as they are not named like its labels: 0 for zero, 1 for one, " in doubt
+    unlabelled = tmp_path / "unlabelled.onnx"
+    unlabelled.write_bytes(scans.with_metadata(scans.demo_artifact(), labels="[]"))
+    (doubt,) = evaluate(unlabelled, folder, threads=1).doubts
+    assert "as its labels are not known: 0 for 0, 1 for 1, " in doubt
+
+
+def test_where_some_folders_are_labels_the_others_are_named(tmp_path):
+    folder = scans.save_scans(tmp_path / "scans", N, scans.LABELS)
+    (folder / "two").rename(folder / "deux")
+    (folder / "three").rename(folder / "trois")
+    with pytest.raises(InputError, match=r"Of them, deux, trois are no labels\."):
+        evaluate(labelled_artifact(tmp_path), folder, threads=1)
+
+
+def test_another_checkpoint_of_the_same_shape_is_not_called_the_original(folder, tmp_path):
+    checkpoint = scans.demo_checkpoint()
+    artifact = labelled_artifact(tmp_path, checkpoint_sha256=checkpoint.sha256)
+    own = evaluate(artifact, folder, against=checkpoint, threads=1)
+    other = dataclasses.replace(checkpoint, sha256="ab" * 32)
+    (doubt,) = set(evaluate(artifact, folder, against=other, threads=1).doubts) - set(own.doubts)
+    assert "was made from another file than" in doubt
+    assert own.checkpoint_sha256 == checkpoint.sha256
+
+
 def test_an_artifact_agrees_with_its_original(folder, artifact):
     checkpoint = scans.demo_checkpoint()
     found = evaluate(artifact, folder, against=checkpoint, threads=1)
@@ -137,12 +182,55 @@ def test_what_cannot_be_used_counts_nowhere(folder, artifact, tmp_path):
     shutil.copytree(folder, tmp_path / "scans")
     (tmp_path / "scans" / "0" / "a.png").write_text("no picture")
     told = []
-    found = evaluate(artifact, tmp_path / "scans", progress=told.append, threads=1)
+    found = evaluate(artifact, tmp_path / "scans", progress=lambda *of: told.append(of), threads=1)
     assert (found.pictures, found.skipped) == (N, 1)
     assert found.top1 == evaluate(artifact, folder, threads=1).top1
-    assert len(told) == N + 1
-    (problem,) = filter(None, told)
+    assert len(told) == N + 1 == told[0][1]
+    (problem,) = [problem for problem, _ in told if problem]
     assert "a.png cannot be read" in problem
+
+
+def test_a_folder_that_changes_meanwhile_is_what_it_was(folder, artifact, tmp_path):
+    moved = tmp_path / "scans"
+    shutil.copytree(folder, moved)
+    lost = len(list((moved / "9").iterdir()))
+
+    def change(_problem, _total):
+        if (moved / "9").exists():
+            shutil.rmtree(moved / "9")
+            shutil.copytree(moved / "0", moved / "8a")  # which comes before it
+
+    found = evaluate(artifact, moved, progress=change, batch_size=1, threads=1)
+    assert found.classes == {str(i): i for i in range(10)}
+    assert (found.pictures, found.skipped) == (N - lost, lost)
+
+
+def test_where_all_pictures_vanish_nothing_is_said_of_them(artifact, tmp_path, monkeypatch):
+    folder = scans.save_scans(tmp_path / "scans", N)
+
+    def too_late(*given):
+        shutil.rmtree(folder)
+        return scored(*given)
+
+    scored = evaluation.scored
+    monkeypatch.setattr(evaluation, "scored", too_late)
+    with pytest.raises(InputError, match=r"No picture could be used\. .*No such file"):
+        evaluate(artifact, folder, threads=1)
+
+
+def test_class_folders_may_be_links_and_one_that_cannot_be_listed_is_skipped(
+    folder, artifact, tmp_path, monkeypatch
+):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in folder.iterdir():
+        (linked / path.name).symlink_to(path)
+    assert evaluate(artifact, linked, threads=1).pictures == N
+    closed = len(list((folder / "3").iterdir()))
+    monkeypatch.setattr("levit_deploy.pictures.os.scandir", unlisted(linked / "3"))
+    found = evaluate(artifact, linked, threads=1)
+    assert (found.pictures, found.skipped) == (N - closed, 1)
+    assert found.classes == {str(i): i for i in range(10)}
 
 
 def nothing(_folder):
@@ -196,6 +284,8 @@ def test_the_command_prints_and_reports(folder, biased, tmp_path):
     assert f"a.onnx: onnx, fp32, {N} pictures in 10 class folders" in words
     assert f"artifact {data['top1']:.2f} % {data['top5']:.2f} %" in words
     assert f"original {data['original_top1']:.2f} %" in words
+    assert "doubtful: " in words  # the demo's artifact does not know what it was made from
+    assert "are right" not in words
     assert f"another first answer than the original: {len(data['disagreements'])} pictures" in words
     assert data["checkpoint"]["sha256"] == scans.demo_checkpoint().sha256
     first = data["disagreements"][0]
@@ -203,6 +293,10 @@ def test_the_command_prints_and_reports(folder, biased, tmp_path):
     assert first["artifact"]["index"] == 7 != number
     assert f"{first['path']}: artifact class 7 " in words
     assert f" %, original class {number} {first['original']['probability']:.2%}"[:-1] in words
+    next_classes = misplaced(folder, tmp_path)
+    code, out, _ = run("evaluate", biased, next_classes, "--threads", "1")
+    assert code == 0
+    assert "doubtful: only " in out
     code, out, _ = run(*arguments, "--json", "-")
     assert code == 0
     assert json.loads(out)["disagreements"] == []

@@ -1,6 +1,5 @@
 import errno
 import os
-import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from levit_deploy.pictures import (
     SUFFIXES,
     damage_passed_over,
     find_pictures,
+    is_picture_below,
     picture_case,
     read_picture,
     walk_pictures,
@@ -129,13 +129,34 @@ def test_what_is_no_folder_is_refused(tmp_path, name):
         picture_case(CHECKPOINT, tmp_path / name)
 
 
-def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
-    def closed(path):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+def unlisted(folder):
+    """What lists folders, but not this one: root may list every folder."""
+    listed = os.scandir
 
-    monkeypatch.setattr(Path, "iterdir", closed)  # root may list every folder
+    def scandir(path):
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    return scandir
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures.os, "scandir", unlisted(tmp_path))
     with pytest.raises(InputError, match="cannot be read: Permission denied"):
         find_pictures(tmp_path)
+
+
+def test_one_below_it_stands_in_the_place_of_what_is_in_it(tmp_path, monkeypatch):
+    for name in ("a.png", "b/c/a.png", "d.png"):
+        save(tmp_path / name)
+    monkeypatch.setattr(pictures.os, "scandir", unlisted(tmp_path / "b" / "c"))
+    found = [str(path.relative_to(tmp_path)) for path in walk_pictures(tmp_path)]
+    assert found == ["a.png", "b/c", "d.png"]
+    with pytest.raises(InputError, match="cannot be read as a picture"):
+        read_picture(tmp_path / "b" / "c", np.asarray)
+    with pytest.raises(InputError, match="c cannot be read: it cannot be listed"):
+        find_pictures(tmp_path)  # for a proof, which is on all
 
 
 def test_names_are_read_a_folder_at_a_time(tmp_path):
@@ -196,8 +217,8 @@ def as_tiff(path, mode, value):
 
 
 UNFIT = {
-    "pixels of no known range": (lambda path: as_tiff(path, "F", 1), "8 or 16 bits"),
-    "pixels of 32 bits": (lambda path: as_tiff(path, "I", 1 << 20), "8 or 16 bits"),
+    "pixels of no known range": (lambda path: as_tiff(path, "F", 1), "of 16, from 0 to 65535"),
+    "pixels of 32 bits": (lambda path: as_tiff(path, "I", 1 << 20), "of 16, from 0 to 65535"),
     "a thread": (lambda path: Image.new("L", (60_000, 1)).save(path), "sides more alike"),
 }
 
@@ -245,13 +266,34 @@ def test_neither_is_a_machine_out_of_memory(tmp_path, monkeypatch):
         picture_case(CHECKPOINT, tmp_path)
 
 
-def test_a_link_to_a_picture_is_one_and_a_broken_link_is_none(tmp_path):
+def test_what_is_named_like_a_picture_is_found_though_it_is_none(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("nowhere.png")
+    (tmp_path / "c.png").symlink_to("c.png")
+    (tmp_path / "d").symlink_to("d")
+    found = list(walk_pictures(tmp_path))
+    assert [path.name for path in found] == ["a.png", "b.png", "c.png", "d"]
+    for path in found:
+        with pytest.raises(InputError, match="cannot be read as a picture"):
+            read_picture(path, np.asarray)
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    save(tmp_path / "elsewhere" / "a.png")
+    folder = tmp_path / "folder"
+    save(folder / "b" / "b.png")
+    (folder / "a").symlink_to(tmp_path / "elsewhere")
+    (folder / "b" / "c").symlink_to(tmp_path / "elsewhere")
+    (folder / "b" / "up").symlink_to(folder)
+    (tmp_path / "elsewhere" / "self").symlink_to(".")
+    found = [str(path.relative_to(folder)) for path in walk_pictures(folder)]
+    assert found == ["a/a.png", "b/b.png", "b/c/a.png"]
+    assert is_picture_below(folder / "a" / "a.png", folder)
+
+
+def test_a_link_to_a_picture_is_one(tmp_path):
     save(tmp_path / "elsewhere" / "a.png")
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "link.png").symlink_to(tmp_path / "elsewhere" / "a.png")
-    (folder / "broken.png").symlink_to(tmp_path / "nowhere.png")
     assert [path.name for path in find_pictures(folder)] == ["link.png"]
-    shutil.rmtree(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="no pictures"):
-        find_pictures(folder)

@@ -67,12 +67,12 @@ def evaluate(
         loaded = read(against, activation, image_size, weights, quiet=quiet)
     with status("loading torch", quiet=quiet):
         from levit_deploy import evaluation, report
-    from levit_deploy.pictures import damage_passed_over, walk_pictures
+    from levit_deploy.pictures import damage_passed_over
     from levit_deploy.prediction.progress import progress_bar
 
     with (
         damage_passed_over(),
-        progress_bar(lambda: sum(1 for _ in walk_pictures(folder)), quiet=quiet) as done,
+        progress_bar(quiet=quiet) as done,
     ):
         result = evaluation.evaluate(
             artifact,

@@ -84,12 +84,13 @@ PicturesAtOnceOption = Annotated[
     typer.Option(
         "--batch-size",
         min=1,
+        max=1024,
         help="Pictures to run at once; 8 if not given, or as many as the artifact is fixed to.",
     ),
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Threads of the runtime; as many as it likes if not given."),
+    typer.Option(min=1, max=256, help="Threads of the runtime; as many as it likes if not given."),
 ]
 JsonOption = Annotated[
     str | None,

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from levit_deploy.ending import writing_output
+from levit_deploy.ending import as_utf8, writing_output
 from levit_deploy.errors import BackendError, OutputError, VerificationError
 from levit_deploy.status import status
 
@@ -92,7 +92,7 @@ def report_verification(
     from levit_deploy.publish import staged
 
     evidence = report.verification_data(verification, checkpoint)
-    data = {"path": str(artifact), "verification": evidence}
+    data = {"path": as_utf8(artifact), "verification": evidence}
     if page_file is not None:
         from levit_deploy.bench.beside import time_beside_original
         from levit_deploy.page import proof_page

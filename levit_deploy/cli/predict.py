@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ from levit_deploy.cli.options import (
 from levit_deploy.cli.outputs import warn_of_assumed
 from levit_deploy.ending import reports_errors
 from levit_deploy.errors import UsageError
+from levit_deploy.status import status
 
 if TYPE_CHECKING:
     from levit_deploy.prediction import Prediction
@@ -102,18 +104,20 @@ def predict(
         answers_to(file, force=force, option=option) as stream,
         progress_bar(
             lambda: sum(1 for _ in every_picture(pictures)),
-            shown=any(path.is_dir() for path in pictures) and not stream.isatty(),
+            shown=not stream.isatty(),
             quiet=quiet,
         ) as done,
         closing(predictions(opened, paths, top_k=top_k, batch_size=batch_size)) as found,
     ):
-        written: Iterable[Prediction] = found
+        with status("answering the first picture", quiet=quiet or not stream.isatty()):
+            first = list(islice(found, 1))
+        written: Iterable[Prediction] = chain(first, found)
         if json_file is not None:
-            written = write_json(found, stream, opened)
+            written = write_json(written, stream, opened)
         elif csv_file is not None:
-            written = write_csv(found, stream)
+            written = write_csv(written, stream)
         elif not quiet:
-            written = write_text(found, stream)
+            written = write_text(written, stream)
         warn_of_assumed(read_processor(opened).preprocessing, quiet)
         for prediction in written:
             done(prediction.problem)

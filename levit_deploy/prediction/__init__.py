@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from levit_deploy.ending import as_utf8
 from levit_deploy.errors import InputError, UsageError
 from levit_deploy.pictures import no_pictures, read_picture, walk_pictures
 from levit_deploy.prediction.ahead import map_ahead
@@ -141,7 +142,7 @@ def scored(
             scores = iter(run(artifact, processor, np.stack(whole)) if whole else ())
             for path, array in batch:
                 if isinstance(array, InputError):
-                    problem = str(array)
+                    problem = as_utf8(str(array))
                     yield Scored(path, None, None, problem)
                 else:
                     yield Scored(path, array, next(scores))

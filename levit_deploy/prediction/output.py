@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
-from levit_deploy.ending import printable, writing_output
+from levit_deploy.ending import as_utf8, printable, writing_output
+from levit_deploy.errors import InputError
 from levit_deploy.prediction import Answer, Prediction
 from levit_deploy.publish import staged
 from levit_deploy.runtime.artifact import Artifact
@@ -49,39 +49,45 @@ def write_text(predictions: Iterable[Prediction], stream: TextIO) -> Iterator[Pr
 
 def in_words(answer: Answer) -> str:
     """The answer as a person reads it, as in 'tabby 62.31 %'."""
-    return f"{answer.label or f'class {answer.index}'} {answer.probability:.2%}".replace("%", " %")
+    return f"{answer.label or f'class {answer.index}'} {100 * answer.probability:.2f} %"
 
 
 def write_json(
     predictions: Iterable[Prediction], stream: TextIO, artifact: Artifact
 ) -> Iterator[Prediction]:
     """Write one JSON document, a line of it each picture; give on each once it is written."""
-    facts = {"artifact": str(artifact.path), "sha256": artifact.sha256, "format": artifact.format}
+    path = as_utf8(artifact.path)
+    facts = {"artifact": path, "sha256": artifact.sha256, "format": artifact.format}
     stream.write(json.dumps(facts)[:-1] + ', "pictures": [')
     answered = skipped = 0
-    for prediction in predictions:
-        item: dict[str, object] = {"path": utf8_path(prediction.path)}
-        if prediction.problem:
-            item["problem"] = prediction.problem
-        item["answers"] = [dataclasses.asdict(answer) for answer in prediction.answers]
-        separator = "," if answered + skipped else ""
-        stream.write(f"{separator}\n{json.dumps(item, allow_nan=False)}")
-        answered, skipped = answered + (not prediction.problem), skipped + bool(prediction.problem)
-        yield prediction
+    try:
+        for prediction in predictions:
+            item: dict[str, object] = {"path": as_utf8(prediction.path)}
+            if prediction.problem:
+                item["problem"] = prediction.problem
+            item["answers"] = [dataclasses.asdict(answer) for answer in prediction.answers]
+            separator = "," if answered + skipped else ""
+            stream.write(f"{separator}\n{json.dumps(item, allow_nan=False)}")
+            skipped += bool(prediction.problem)
+            answered += not prediction.problem
+            yield prediction
+    except InputError:  # that none could be used, which ends the document as anything else does
+        _end_json(stream, answered, skipped)
+        raise
+    _end_json(stream, answered, skipped)
+
+
+def _end_json(stream: TextIO, answered: int, skipped: int) -> None:
     stream.write(f'\n], "answered": {answered}, "skipped": {skipped}}}\n')
 
 
 def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> Iterator[Prediction]:
     """Write a row each answer, best first; give on each prediction once it is written."""
-    writer = csv.writer(stream, lineterminator="\n")
+    # the writer by itself, up to Python 3.12, leaves a carriage return in a name unquoted
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(("path", "rank", "index", "label", "probability"))
     for prediction in predictions:
-        path = utf8_path(prediction.path)
+        path = as_utf8(prediction.path)
         for rank, answer in enumerate(prediction.answers, 1):
             writer.writerow((path, rank, answer.index, answer.label, answer.probability))
         yield prediction
-
-
-def utf8_path(path: Path) -> str:
-    r"""The path, with \xff for such a byte that is no UTF-8, as few programs read others."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -12,9 +12,9 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from levit_deploy import __version__
+from levit_deploy.ending import as_utf8
 from levit_deploy.errors import BackendError
 from levit_deploy.prediction import Prediction
-from levit_deploy.prediction.output import utf8_path
 from levit_deploy.provenance import TOOL, is_ours
 from levit_deploy.runtime.artifact import Artifact
 
@@ -32,7 +32,7 @@ def to_table(predictions: Iterable[Prediction], schema: pa.Schema) -> pa.Table:
     """A row for each prediction; those of a skipped picture have a problem and no answers."""
     rows = [
         {
-            "path": utf8_path(prediction.path),
+            "path": as_utf8(prediction.path),
             "problem": prediction.problem,
             "answers": [asdict(answer) for answer in prediction.answers],
         }
@@ -46,7 +46,7 @@ def read_problems(folder: Path, paths: Iterable[Path]) -> list[str]:
 
     Raises BackendError unless each of ``paths`` has a row, and only one.
     """
-    missing, problems = Counter(map(utf8_path, paths)), []
+    missing, problems = Counter(map(as_utf8, paths)), []
     files = pa.dataset.dataset(folder, format="parquet")
     for batch in files.to_batches(columns=["path", "problem"]):
         missing.subtract(batch["path"].to_pylist())

@@ -1,4 +1,4 @@
-"""How far a folder of pictures is done, on standard error."""
+"""How many of the pictures are done, on standard error."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class _Speed(ProgressColumn):
 
 @contextmanager
 def progress_bar(
-    count: Callable[[], int], *, quiet: bool, shown: bool = True
-) -> Iterator[Callable[[str], None]]:
-    """Yield what is called for each picture, with its problem or ''.
+    count: Callable[[], int | None] = lambda: None, *, quiet: bool, shown: bool = True
+) -> Iterator[Callable[..., None]]:
+    """Yield what is called for each picture, with its problem or '', and how many there are.
 
     Problems are printed at once, and their number at the end, unless it is to be ``quiet``. The bar
-    goes up to ``count()``; it is ``shown`` only where standard error is a terminal.
+    goes up to ``count()`` until it is told; it is ``shown`` only where standard error is a
+    terminal.
     """
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     bar = Progress(
@@ -42,10 +43,10 @@ def progress_bar(
     task = bar.add_task("", total=None if bar.disable else count())
     pictures = skipped = 0
 
-    def done(problem: str) -> None:
+    def done(problem: str, total: int | None = None) -> None:
         nonlocal pictures, skipped
         pictures, skipped = pictures + 1, skipped + bool(problem)
-        bar.advance(task)
+        bar.update(task, advance=1, total=total)
         if problem and not quiet:
             console.print(f"skipped: {printable(problem)}", soft_wrap=True)
 

@@ -9,6 +9,7 @@ import platform
 from typing import Any
 
 from levit_deploy import __version__
+from levit_deploy.ending import as_utf8
 
 Data = dict[str, Any]
 
@@ -22,13 +23,15 @@ def versions() -> dict[str, str]:
 
 
 def to_json(data: Data) -> str:
-    """Strict JSON: what is not finite becomes null."""
-    return json.dumps(_finite(data), indent=2, allow_nan=False)
+    """Strict JSON: what is not finite becomes null, and every name UTF-8."""
+    return json.dumps(_strict(data), indent=2, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _strict(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {_strict(key): _strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_strict(item) for item in value]
+    if isinstance(value, str):
+        return as_utf8(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

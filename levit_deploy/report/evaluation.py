@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.ending import printable
+from levit_deploy.ending import as_utf8, printable
 from levit_deploy.prediction import Answer
-from levit_deploy.prediction.output import in_words, utf8_path
+from levit_deploy.prediction.output import in_words
 from levit_deploy.report.data import Data, versions
+from levit_deploy.report.proof import doubtful
 from levit_deploy.report.tables import new_table
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 def evaluation_data(evaluation: Evaluation, checkpoint: Checkpoint | None = None) -> Data:
     """Everything an evaluation found, and what computed it."""
     data = dataclasses.asdict(evaluation)
-    data["path"] = str(evaluation.path)
+    data["path"] = as_utf8(evaluation.path)
     for disagreement in data["disagreements"]:
-        disagreement["path"] = utf8_path(disagreement["path"])
+        disagreement["path"] = as_utf8(disagreement["path"])
     data["checkpoint"] = checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256}
     return data | {"versions": versions()}
 
@@ -41,6 +42,9 @@ def print_evaluation(data: Data, console: Console) -> None:
         if data[f"{prefix}top1"] is not None:
             table.add_row(name, f"{data[f'{prefix}top1']:.2f} %", f"{data[f'{prefix}top5']:.2f} %")
     console.print(table)
+    top1 = data["top1"] if data["original_top1"] is None else data["original_top1"]
+    for doubt in filter(None, (*data["doubts"], doubtful(top1))):
+        console.print(f"doubtful: {printable(doubt)}", soft_wrap=True)
     if data["checkpoint"] is None:
         return
     console.print(f"another first answer than the original: {len(data['disagreements'])} pictures")

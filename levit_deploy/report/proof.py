@@ -114,13 +114,19 @@ def _accuracy(data: Data) -> Text:
         line += f", top-1 {data['float_top1']:.2f} % in float32, {data['int8_top1']:.2f} % in int8"
     line += f"; lost {max(data['drop'], 0):.2f} points of {data['allowed']:g} allowed: "
     text = Text(line) + _verdict(data)
-    if data["float_top1"] is not None and data["float_top1"] < DOUBTFUL_TOP1:
-        text.append(
-            f"\nin float32 only {data['float_top1']:.2f} % are right, so this says little: are "
-            "the folders those of the classes, in their order, and the pictures prepared as in "
-            "training (--preprocessing)?"
-        )
+    if data["float_top1"] is not None and (doubt := doubtful(data["float_top1"])):
+        text.append(f"\nin float32 {doubt}")
     return text
+
+
+def doubtful(top1: float) -> str:
+    """What to ask where a network that is meant to be right so seldom is; empty where it is not."""
+    if top1 >= DOUBTFUL_TOP1:
+        return ""
+    return (
+        f"only {top1:.2f} % are right, so this says little: are the folders those of the classes, "
+        "in their order, and the pictures prepared as in training (--preprocessing)?"
+    )
 
 
 def _worst(batches: list[Data]) -> list[Data]:

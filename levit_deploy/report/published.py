@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.ending import as_utf8
 from levit_deploy.pipeline import Published
 from levit_deploy.report.data import Data
 from levit_deploy.report.proof import ends, print_verification, verification_data
@@ -22,7 +23,7 @@ _CPUS = {"any": "any processor", "vnni": "processors with VNNI"}
 def published_data(published: Published, checkpoint: Checkpoint | None = None) -> Data:
     """Everything known of a file that was written and proven."""
     return {
-        "path": str(published.path),
+        "path": as_utf8(published.path),
         "layout": published.layout,
         "size_bytes": published.size_bytes,
         "facts": published.facts,

@@ -43,7 +43,7 @@ def main(preload: list[str], threads: int | None, literal: bool, parent: int) ->
             importlib.import_module(name)
         if (frame := read_frame(requests)) is None:
             return
-        path = frame[1].decode()
+        path = os.fsdecode(frame[1])
         artifact = load_artifact(Path(path), threads, literal=literal)
         if threads is not None and artifact.format != "onnx":
             import torch  # its threads are the process's, which here is the artifact's own

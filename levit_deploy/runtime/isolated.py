@@ -78,11 +78,13 @@ def runtime_process(
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
+    child = _Child(process, timeout_s)
     try:
-        yield _Child(process, timeout_s).load
+        yield child.load
     finally:
         process.kill()
         process.wait()
+        child.requests.put(None)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 with suppress(OSError):  # what was not sent yet
@@ -90,12 +92,18 @@ def runtime_process(
 
 
 class _Child:
-    """The parent's end of the pipes; threads read and write, so that waiting can end."""
+    """The parent's end of the pipes; threads read and write, so that waiting can end.
+
+    A child that hangs does not read either. One thread writes all: to start one for each batch
+    takes as long as a small network.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
         self.path, self.process, self.timeout_s = Path(), process, timeout_s
+        self.requests: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         self.replies: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        for work in (self._read, self._write):
+            threading.Thread(target=work, daemon=True).start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -104,18 +112,15 @@ class _Child:
                 self.replies.put(frame)
         self.replies.put(None)
 
-    def _write(self, kind: bytes, body: bytes) -> None:
+    def _write(self) -> None:
         assert self.process.stdin is not None
         with suppress(ValueError, OSError):  # the reply tells how it ended
-            write_frame(self.process.stdin, kind, body)  # type: ignore[arg-type]
-
-    def _send(self, kind: bytes, body: bytes) -> None:
-        # a child that hangs does not read either
-        threading.Thread(target=self._write, args=(kind, body), daemon=True).start()
+            while (frame := self.requests.get()) is not None:
+                write_frame(self.process.stdin, *frame)  # type: ignore[arg-type]
 
     def load(self, path: Path) -> Artifact:
         self.path = path
-        self._send(LOAD, str(path).encode())
+        self.requests.put((LOAD, os.fsencode(path)))
         facts = json.loads(self._reply(HELLO)[1])
         return Artifact(
             path,
@@ -129,11 +134,11 @@ class _Child:
         )
 
     def run(self, images: Images) -> FloatArray:
-        self._send(ARRAY, array_to_bytes(images))
+        self.requests.put((ARRAY, array_to_bytes(images)))
         return bytes_to_array(self._reply(ARRAY)[1])
 
     def values(self, images: Images) -> Iterator[FloatArray]:
-        self._send(VALUES, array_to_bytes(images))
+        self.requests.put((VALUES, array_to_bytes(images)))
         while (frame := self._reply(ARRAY, END))[0] == ARRAY:
             yield bytes_to_array(frame[1])
 

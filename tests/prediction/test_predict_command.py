@@ -18,10 +18,14 @@ import scans
 from test_cli import run
 
 from levit_deploy.pictures import find_pictures
+from levit_deploy.prediction import Answer
+from levit_deploy.prediction.output import in_words
 from levit_deploy.runtime.artifact import load_artifact
 
-# a quote, a comma, a line break, an escape sequence, letters, a byte that is no UTF-8
-ODD = ['say "a, b".png', "two\nlines.png", "a\x1b[31mred.png", "Zürich 猫.png", b"\xff.png"]
+# a quote, a comma, line breaks, an escape sequence, letters, a byte that is no UTF-8
+ODD = ['say "a, b".png', "two\nlines.png", "back\rhere.png", "a\x1b[31mred.png"]
+ODD += ["Zürich 猫.png", b"\xff.png"]
+TORN = os.fsdecode(b"!torn\xff.png")
 
 
 @pytest.fixture
@@ -38,7 +42,7 @@ def odd(folder):
     scan = find_pictures(folder)[0].read_bytes()
     for name in ODD:
         (folder / os.fsdecode(name)).write_bytes(scan)
-    (folder / "!torn.png").write_bytes(scan[:60])
+    (folder / TORN).write_bytes(scan[:60])
     return folder
 
 
@@ -64,8 +68,8 @@ def test_nothing_a_file_is_called_gets_out_of_its_line(odd):
     assert "\x1b" not in out
     assert r"two\nlines.png" in out
     torn, total = err.splitlines()
-    assert torn.startswith(f"skipped: {odd / '!torn.png'} cannot be read as a picture: ")
-    assert total == "skipped 1 of 14 pictures"
+    assert torn.startswith(rf"skipped: {odd}/!torn\xff.png cannot be read as a picture: ")
+    assert total == "skipped 1 of 15 pictures"
 
 
 def test_json_is_one_document_with_every_picture_in_order(odd):
@@ -74,12 +78,12 @@ def test_json_is_one_document_with_every_picture_in_order(odd):
     data = json.loads(out)
     expected = [printed_name(path) for path in find_pictures(odd)]
     assert [picture["path"] for picture in data["pictures"]] == expected
-    assert (data["answered"], data["skipped"]) == (13, 1)
+    assert (data["answered"], data["skipped"]) == (14, 1)
     assert data["sha256"] == hashlib.sha256(Path("digits.onnx").read_bytes()).hexdigest()
     for picture in data["pictures"]:
-        if picture["path"].endswith("!torn.png"):
+        if picture["path"].endswith(r"!torn\xff.png"):
             assert picture["answers"] == []
-            assert "cannot be read" in picture["problem"]
+            assert picture["problem"].startswith(f"{picture['path']} cannot be read")
         else:
             assert picture.keys() == {"path", "answers"}
             assert len(picture["answers"]) == 3
@@ -95,7 +99,7 @@ def test_csv_has_a_row_for_each_answer(odd):
     assert (code, out) == (0, "")
     with Path("a.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    whole = [printed_name(path) for path in find_pictures(odd) if path.name != "!torn.png"]
+    whole = [printed_name(path) for path in find_pictures(odd) if path.name != TORN]
     assert [row["path"] for row in rows] == [path for path in whole for _ in range(2)]
     assert [row["rank"] for row in rows] == ["1", "2"] * len(whole)
     assert all(row["label"] == scans.LABELS[int(row["index"])] for row in rows)
@@ -123,6 +127,34 @@ def test_where_nothing_can_be_read_nothing_is_written(folder, option):
     assert sorted(Path().iterdir()) == before
 
 
+def test_a_document_on_standard_output_is_whole_also_where_nothing_can_be_read(folder):
+    (folder / "a.png").write_text("no picture")
+    code, out, _ = run("predict", "digits.onnx", folder / "a.png", "--json", "-")
+    assert code == 3
+    data = json.loads(out)
+    assert (data["answered"], data["skipped"], len(data["pictures"])) == (0, 1, 1)
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_artifact_may_stand_below_any_name():
+    folder = scans.save_scans(Path("classes"), 40)
+    artifact = Path(os.fsdecode(b"caf\xe9")) / "a.onnx"
+    artifact.parent.mkdir()
+    artifact.write_bytes(scans.demo_artifact())
+    code, out, err = run("predict", artifact, folder, "--json", "-")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["artifact"] == r"caf\xe9/a.onnx"
+    code, out, err = run("evaluate", artifact, folder, "--json", "a.json")
+    assert (code, err) == (0, "")
+    assert out.startswith(r"caf\xe9/a.onnx: ")
+    assert json.loads(Path("a.json").read_text("utf-8"))["path"] == r"caf\xe9/a.onnx"
+
+
+def test_a_label_is_printed_as_it_is():
+    assert in_words(Answer(0, "50%", 0.5)) == "50% 50.00 %"
+    assert in_words(Answer(7, "", 1.0)) == "class 7 100.00 %"
+
+
 def test_quiet_prints_nothing_and_still_writes(odd):
     assert run("predict", "digits.onnx", odd, "-q", "--csv", "a.csv") == (0, "", "")
     assert run("predict", "digits.onnx", odd, "-q", "--csv", "a.csv", "--force") == (0, "", "")
@@ -133,6 +165,8 @@ def test_quiet_prints_nothing_and_still_writes(odd):
     [
         (("digits.onnx", "scans", "--json", "-", "--csv", "-"), 2, "were both given"),
         (("digits.onnx", "scans", "--top-k", "0"), 2, "--top-k"),
+        (("digits.onnx", "scans", "--batch-size", "1000000000"), 2, "--batch-size"),
+        (("digits.onnx", "scans", "--threads", "100000"), 2, "--threads"),
         (("digits.onnx", "scans", "nowhere.png"), 3, "nowhere.png cannot be read: No such"),
         (("digits.onnx", "empty"), 3, "has no pictures in it"),
         (("nowhere.onnx", "scans"), 3, "nowhere.onnx cannot be read"),
@@ -193,19 +227,18 @@ def test_it_ends_when_its_reader_has_seen_enough(many):
         assert process.stderr.read() == b""
 
 
-@pytest.mark.slow
-def test_a_terminal_is_shown_how_far_it_is(folder):
+def seen_on_a_terminal(until, *pictures, stdout=None):
+    """What a terminal shows up to a text; standard output goes to it unless it goes to a file."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "levit_deploy", "predict", "digits.onnx", folder]
+    command = [sys.executable, "-m", "levit_deploy", "predict", "digits.onnx", *pictures]
     env = os.environ | {"COLUMNS": "100", "TERM": "xterm"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=env, check=True)
+    subprocess.run(command, stdout=stdout or theirs, stderr=theirs, env=env, check=True)
     os.close(theirs)
     seen = b""
-    while b"images/s" not in seen:  # or the pty is at its end, which is an error
+    while until not in seen:  # or the pty is at its end, which is an error
         seen += os.read(ours, 4096)
     os.close(ours)
-    assert b"8/8" in seen
-    assert len(done.stdout.splitlines()) == 8
+    return seen
 
 
 def test_what_an_artifact_only_assumes_of_pictures_is_said(folder):
@@ -222,3 +255,13 @@ def test_what_an_artifact_only_assumes_of_pictures_is_said(folder):
         assert err.startswith(expected)
         assert err.count("\n") == 1
         assert run(*command, "--threads", "1", "--quiet")[2] == ""
+
+
+@pytest.mark.slow
+def test_a_terminal_is_shown_how_far_it_is(folder):
+    paths = find_pictures(folder)
+    with Path("a.txt").open("w") as file:
+        assert b"8/8" in seen_on_a_terminal(b"images/s", *paths, stdout=file)
+    assert len(Path("a.txt").read_text().splitlines()) == 8
+    seen = seen_on_a_terminal(str(paths[0]).encode() + b": ", paths[0])
+    assert b"answering the first picture" in seen
