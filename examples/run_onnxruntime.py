@@ -33,13 +33,15 @@ def prepare(path: Path, shape: tuple[int, int, int], how: dict[str, Any]) -> npt
     picture = picture.convert("L" if channels == 1 else "RGB")
 
     rows, columns = (math.floor(side / how["crop_fraction"]) for side in (height, width))
-    whole = int if rows == columns else round  # as torchvision does for squares, timm for others
-    if picture.height * columns <= picture.width * rows:
-        columns = whole(rows * picture.width / picture.height)
+    square = rows == columns  # which torchvision resizes; others are for timm, to the last bit
+    tall, wide = picture.height, picture.width
+    if tall * columns <= wide * rows:
+        columns = int(rows * wide / tall) if square else round(wide / (tall / rows))
     else:
-        rows = whole(columns * picture.height / picture.width)
+        rows = int(columns * tall / wide) if square else round(tall / (wide / columns))
     picture = picture.resize((columns, rows), Image.Resampling[how["interpolation"].upper()])
-    top, left = round((rows - height) / 2), round((columns - width) / 2)
+    half = math.floor if how.get("truncated") else round  # as transformers, as torchvision
+    top, left = half((rows - height) / 2), half((columns - width) / 2)
     picture = picture.crop((left, top, left + width, top + height))
 
     pixels = np.asarray(picture, np.float32).reshape(height, width, channels) / 255

@@ -22,6 +22,7 @@ from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.preparing import prepare
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
 from levit_deploy.verification.budget import budget, rms
 
@@ -140,6 +141,23 @@ def test_onnxruntime_answers_pictures_with_nothing_of_ours(folder, tmp_path, kin
         x = prepare(opened, checkpoint.config, checkpoint.preprocessing)[None]
     np.testing.assert_array_equal(np.load(saved), x)
     check_top5(printed, checkpoint, path, x)
+
+
+@pytest.mark.parametrize("truncated", [True, False])
+def test_it_crops_and_resizes_as_the_metadata_says(folder, tmp_path, truncated):
+    import onnx
+
+    model = onnx.load(folder / "small.spatial")
+    entry = next(entry for entry in model.metadata_props if entry.key == "preprocessing")
+    how = Preprocessing(0.9, truncated=truncated)
+    entry.value = how.to_json()
+    onnx.save(model, tmp_path / "small.onnx")
+    path, saved = tmp_path / "odd.png", tmp_path / "prepared.npy"
+    pixels = np.random.default_rng(5).integers(0, 256, (14, 49, 3), np.uint8)  # as 71 to 248.5
+    Image.fromarray(pixels).save(path)
+    script("run_onnxruntime.py", tmp_path / "small.onnx", path, "--save", saved)
+    expected = prepare(Image.fromarray(pixels), read_checkpoint(folder / "small.pth").config, how)
+    np.testing.assert_array_equal(np.load(saved)[0], expected)
 
 
 def picture(folder: Path, kind: str) -> Path:
