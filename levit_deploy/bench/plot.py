@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from levit_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def require_plotting() -> None:
@@ -22,6 +25,11 @@ def plot(data: dict[str, Any], destination: str) -> None:
 
     ``data`` is ``report.benchmark_data``; the line on a bar spans the quartiles over the rounds.
     """
+    draw(data).savefig(destination, format="png", dpi=150)
+
+
+def draw(data: dict[str, Any]) -> Figure:
+    """The figure that ``plot`` writes."""
     from matplotlib.figure import Figure
 
     sizes = sorted({row["batch_size"] for row in data["rows"]})
@@ -36,8 +44,9 @@ def plot(data: dict[str, Any], destination: str) -> None:
         ratios = [row["ratio"] for row in rows]
         colours = {"faster": "#2a7f62", "slower": "#b4553f", "level": "#8a8a8a"}
         panel.barh(
-            [f"{row['name']}, {row['runtime']}" for row in rows],
+            range(len(rows)),  # bars of one name would be drawn over each other
             [ratio["median"] for ratio in ratios],
+            tick_label=[f"{row['name']}, {row['runtime']}" for row in rows],
             xerr=[
                 [ratio["median"] - ratio["low"] for ratio in ratios],
                 [ratio["high"] - ratio["median"] for ratio in ratios],
@@ -59,4 +68,4 @@ def plot(data: dict[str, Any], destination: str) -> None:
         panel.set_xlabel("speed against the plain export")
     threads = f"{data['threads']} thread{'s' if data['threads'] > 1 else ''}"
     figure.suptitle(f"{data['network']}, {threads}, {data['processor']}", fontsize=9)
-    figure.savefig(destination, format="png", dpi=150)
+    return figure

@@ -101,7 +101,7 @@ def bench(
             config,
             network=network,
             head=head,
-            artifacts=artifacts or (),
+            artifacts=list(dict.fromkeys(artifacts or ())),
             batch_sizes=[size for size in sizes if size is not None],
             threads=threads,
             rounds=rounds,
