@@ -137,6 +137,15 @@ def refuse_bad_destination(
             )
 
 
+def remove_earlier(destination: Path, option: str) -> None:
+    """Remove a file that is to be replaced, and must not outlive a failure to.
+
+    Call ``refuse_bad_destination`` before. Raises OutputError.
+    """
+    with told_as_output_error(destination, option):
+        destination.unlink(missing_ok=True)
+
+
 def _same(one: Path, two: Path) -> bool:
     """Whether two paths are one file, by name or, for links to it, by where it stands."""
     if one.resolve() == two.resolve():

@@ -143,6 +143,11 @@ def check_paths(
             for path in (output, report)
             if path and any(is_picture_below(path, folder) for folder in folders)
         ]
+    if output == Path("-"):
+        raise UsageError(
+            f"{output_option} - names no file. Only --json can go to standard output. Name a file "
+            f"with {output_option}."
+        )
     if output is not None:
         refuse_bad_destination(output, inputs, force, option=output_option)
     if report is not None:

@@ -66,6 +66,13 @@ def verify(
         json_file=json_file,
         force=force,
     )
+    from levit_deploy.publish import remove_earlier
+
+    # an earlier verdict must not be taken for this one's, however this one ends
+    if page_file is not None:
+        remove_earlier(page_file, "--report")
+    if json_file not in (None, "-"):
+        remove_earlier(Path(str(json_file)), "--json")
     loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import onnx
 import pytest
 import torch
-from networks import trained
+from networks import SMALL, trained
 from onnx import numpy_helper
 from test_cli import run
 
@@ -119,6 +119,36 @@ def test_what_must_not_be_replaced_is_not(folder, name):
     assert code == 5
     assert "--report" in err
     assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("cause", ["other classes", "no graph", "no checkpoint"])
+def test_no_earlier_verdict_outlives_a_proof_that_comes_to_none(folder, cause):
+    page, data, checkpoint = folder / "proof.html", folder / "proof.json", folder / "ckpt.pth"
+    page.write_text("Proven")
+    data.write_text('{"passed": true}')
+    artifact = folder / AWKWARD
+    if cause == "other classes":
+        checkpoint = folder / "other.pth"
+        torch.save(trained(SMALL.replace(num_classes=6)).state_dict(), checkpoint)
+    elif cause == "no graph":
+        artifact = folder / "none.onnx"
+        artifact.write_text("none")
+    else:
+        checkpoint = artifact
+    arguments = ("verify", checkpoint, artifact, "--report", page, "--json", data)
+    assert run(*arguments)[0] == 5
+    assert page.exists()  # without --force, nothing is touched
+    assert run(*arguments, "--force")[0] == (1 if cause == "other classes" else 3)
+    assert not page.exists()
+    assert not data.exists()
+
+
+def test_a_page_cannot_go_to_standard_output(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    code, _, err = run("verify", "ckpt.pth", AWKWARD, "--report", "-")
+    assert code == 2
+    assert "--report - names no file" in err
+    assert not (folder / "-").exists()
 
 
 def test_every_text_and_attribute_is_escaped():
