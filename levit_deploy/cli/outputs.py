@@ -98,7 +98,8 @@ def report_verification(
         from levit_deploy.page import proof_page
 
         with status(f"timing {artifact} beside the original", quiet=quiet):
-            data["beside_original"] = asdict(time_beside_original(checkpoint, artifact))
+            beside = time_beside_original(checkpoint, artifact)
+        data["beside_original"] = {**asdict(beside), "verdict": beside.ratio.verdict}
         with staged(page_file, sources=(), force=force, option="--report") as temporary:
             temporary.write_text(proof_page(data), encoding="utf-8")
     write_report(data, report.print_verified, json_file, quiet, force)

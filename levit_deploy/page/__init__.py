@@ -9,6 +9,8 @@ from xml.etree.ElementTree import Element
 
 from levit_deploy.page.charts import bar, histogram
 from levit_deploy.page.markup import element, to_html
+from levit_deploy.precision import DTYPES
+from levit_deploy.report.proof import same_top1
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
 
@@ -27,12 +29,10 @@ def proof_page(data: Data) -> str:
     if proof["accuracy"] is not None:
         sections.append(_accuracy(proof["accuracy"]))
     if proof["unrounded"] is not None:
-        words = "The float network, before it is rounded"
-        sections.append(_section(words, _cases(proof["unrounded"])))
-        words = "The rounded one; allowed is twice what its rounding itself is off by"
-        sections.append(_section(words, _cases(proof)))
+        sections.append(_cases("The float network, before it is rounded", proof["unrounded"]))
+        sections.append(_cases("The rounded one", proof))
     else:
-        sections.append(_section("Errors, and what is allowed", _cases(proof)))
+        sections.append(_cases("Errors, and what is allowed", proof))
     sections += [_spread(proof), _blocks(proof), _sizes_and_speeds(data["beside_original"])]
     style = Element("style")
     style.text = resources.files(__package__).joinpath("style.css").read_text("utf-8")  # with lines
@@ -43,7 +43,8 @@ def proof_page(data: Data) -> str:
         element("title", f"{_word(proof)}: {data['path']}"),
         style,
     )
-    return to_html(element("html", head, element("body", *sections), lang="en"))
+    body = element("body", element("main", *sections))
+    return to_html(element("html", head, body, lang="en"))
 
 
 def _word(proof: Data) -> str:
@@ -89,11 +90,11 @@ def _compared(data: Data) -> Element:
         ("reference", f"the checkpoint's own network in float64; inputs of seed {proof['seed']}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in proof["versions"].items())),
     ]
-    table = element(
-        "table",
-        *(element("tr", element("th", name), element("td", value)) for name, value in rows),
-        class_="facts",
+    body = (
+        element("tr", element("th", name, scope="row"), element("td", value))
+        for name, value in rows
     )
+    table = element("table", element("tbody", *body), class_="facts")
     return _section("What was compared", table)
 
 
@@ -104,48 +105,61 @@ def _accuracy(accuracy: Data) -> Element:
         rows.append(("top-1 in float32", f"{accuracy['float_top1']:.2f} %"))
         rows.append(("top-1 in int8", f"{accuracy['int8_top1']:.2f} %"))
     lost = f"{max(accuracy['drop'], 0):.2f} points, {accuracy['allowed']:g} allowed"
+    title = "What int8 costs"
     table = _table(
+        title,
         ("figure", f"on {accuracy['pictures']} pictures", "verdict"),
         [*((name, value, "") for name, value in rows), ("lost", lost, _result(accuracy))],
     )
-    return _section("What int8 costs", table)
+    return _section(title, table)
 
 
-def _cases(proof: Data) -> Element:
+def _cases(title: str, proof: Data) -> Element:
     """The figures of every kind of input, and of the images together."""
     rows: list[Sequence[Cell]] = [
         (
             case["name"],
+            _result(case),
             str(case["images"]),
             f"{case['rmse']:.1e}",
             f"{case['budget']['rmse']:.1e}",
             f"{case['max_error']:.1e}",
             f"{case['budget']['max_error']:.1e}",
-            f"{case['decided'] - case['disagreements']}/{case['decided']}",
-            _result(case),
+            same_top1(case),
         )
         for case in proof["cases"]
     ]
     worst = max(proof["batches"], key=lambda batch: batch["difference"] / batch["allowed"])
     together = str(sum(batch["size"] for batch in proof["batches"]))
     figures = f"{worst['difference']:.1e}", f"{worst['allowed']:.1e}"
-    rows.append(("together", together, "", "", *figures, "", _result(worst)))
-    columns = ("inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1")
-    return _table((*columns, "verdict"), rows)
+    rows.append(("together", _result(worst), together, "", "", *figures, ""))
+    columns = ("inputs", "verdict", "images", "RMSE", "allowed", "max error", "allowed")
+    own = f"the original itself has in {DTYPES[proof['precision']]}"
+    if proof["precision"] == "int8":
+        own = "the rounding itself makes"
+    words = (
+        f"Of {_of(proof)}. Allowed are twice the RMSE and four times the largest error that {own}, "
+        "or a few of its rounding steps where that is more; beside other images, twice the latter."
+    )
+    return _section(title, _soft(words), _table(title, (*columns, "same top-1"), rows))
+
+
+def _of(proof: Data) -> str:
+    """What the errors are of."""
+    return "logits" if proof["output"] == "logits" else "the probabilities' logarithms"
 
 
 def _spread(proof: Data) -> Element:
     """How the errors of the logits are spread."""
     counts = [sum(column) for column in zip(*(c["histogram"] for c in proof["cases"]), strict=True)]
-    of = "logits" if proof["output"] == "logits" else "probabilities' logarithms"
     chart = histogram(
         counts, ERROR_EDGES.tolist(), 1, "error, in units of the largest allowed for its input"
     )
     words = (
-        f"All {sum(counts)} {of} of the images run alone, by how large their error is. What is "
+        f"All {sum(counts)} errors of {_of(proof)} of the images run alone, by their size. What is "
         "smaller or larger than the axis, or NaN, is in its first or last bar."
     )
-    return _section("How the errors are spread", _soft(words), element("div", chart, class_="wide"))
+    return _section("How the errors are spread", _soft(words), chart)
 
 
 def _blocks(proof: Data) -> Element:
@@ -161,6 +175,8 @@ def _blocks(proof: Data) -> Element:
     ]
     finite = [share for share in shares if share is not None and share < float("inf")]
     most = max([*finite, *([1.0] if held else [])], default=1.0)
+    if float("inf") in shares:
+        most *= 1.25  # so that infinity is beyond the line, and beyond all others
     rows: list[Sequence[Cell]] = []
     for block, share in zip(proof["blocks"], shares, strict=True):
         rmse = "nothing of its size" if share is None else f"{block['rmse']:.1e}"
@@ -171,37 +187,39 @@ def _blocks(proof: Data) -> Element:
     words = f"{where}, how far the value nearest to each block's output is from the original's."
     if held:
         words += (
-            " Allowed is twice the original's own error there. The proof is of the logits: over few"
-            " images, a right artifact may be beyond the line at a block by chance."
+            f" Allowed is twice the original's own RMSE there. The proof is of {_of(proof)}: over "
+            "few images, a right artifact may be beyond the line at a block by chance."
         )
     columns = ("block", "RMSE", *(("allowed", "RMSE of what is allowed") if held else ("",)))
-    return _section(title, _soft(words), _table(columns, rows))
+    return _section(title, _soft(words), _table(title, columns, rows))
 
 
 def _sizes_and_speeds(beside: Data) -> Element:
     """A short timing, and the sizes of the files."""
     ratio, batch = beside["ratio"], beside["batch_size"]
     images = "one image" if batch == 1 else f"{batch} images"
+    speed = f"{beside['verdict']}: {ratio['low']:.2f} to {ratio['high']:.2f} x"
     rows = [
         (
             name,
             f"{beside[f'{key}_bytes'] / 1e6:.2f} MB",
             f"{beside[f'{key}_s'] * 1e3:.2f} ms",
-            speed,
+            compared,
         )
-        for name, key, speed in (
-            ("checkpoint, in PyTorch", "original", "1.0 x"),
-            ("artifact", "artifact", f"{ratio['median']:.1f} x"),
+        for name, key, compared in (
+            ("checkpoint, in PyTorch", "original", ""),
+            ("artifact", "artifact", speed),
         )
     ]
     words = (
         f"A short timing: medians of {beside['rounds']} rounds in turns, one thread, "
-        f"{beside['processor']}. The artifact's time includes the way to its process and back. In "
-        f"half of the rounds it was {ratio['low']:.2f} to {ratio['high']:.2f} times as fast. "
-        "levit-deploy bench takes longer, to say more."
+        f"{beside['processor']}. The artifact's time includes the way to its process and back. Its "
+        "speed is the ratio of the two times of each round, here the quartiles: faster or slower "
+        "only where three rounds of four say so. levit-deploy bench takes longer, to say more."
     )
-    columns = ("network", "size", images, "speed")
-    return _section("Sizes and speeds", _table(columns, rows), _soft(words))
+    title = "Sizes and speeds"
+    columns = ("network", "size", f"time of {images}", "speed, round by round")
+    return _section(title, _table(title, columns, rows), _soft(words))
 
 
 def _section(title: str, *children: Element) -> Element:
@@ -219,15 +237,22 @@ def _result(result: Data) -> Element:
     return element("td", "proven", class_="good")
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Element:
-    """A table with the first column to the left, and figures to the right."""
-    head = element("tr", *(_cell("th", column, i) for i, column in enumerate(columns)))
-    body = (element("tr", *(_cell("td", cell, i) for i, cell in enumerate(row))) for row in rows)
-    return element("div", element("table", head, *body, class_="figures"), class_="wide")
+def _table(label: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Element:
+    """A table with a heading for each row to the left, and figures to the right.
+
+    What is too wide for the window can be scrolled, by the keyboard, too.
+    """
+    head = element("tr", *(_cell("th", column, i, scope="col") for i, column in enumerate(columns)))
+    body = (
+        element("tr", element("th", first, scope="row"), *(_cell("td", cell, 1) for cell in others))
+        for first, *others in rows
+    )
+    table = element("table", element("thead", head), element("tbody", *body), class_="figures")
+    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=label)
 
 
-def _cell(tag: str, cell: Cell, place: int) -> Element:
+def _cell(tag: str, cell: Cell, place: int, **attributes: str) -> Element:
     if isinstance(cell, Element) and cell.tag == "td":
         return cell
     number = place > 0 and (tag == "th" or isinstance(cell, str))
-    return element(tag, cell, **({"class_": "number"} if number else {}))
+    return element(tag, cell, **attributes, **({"class_": "number"} if number else {}))

@@ -8,14 +8,14 @@ from xml.etree.ElementTree import Element
 
 from levit_deploy.page.markup import element
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 220, 56, 24, 44  # of the histogram, in CSS pixels
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 226, 72, 30, 44  # of the histogram, in CSS pixels
 BAR = 160  # pixels, of a bar in a table
 
 
 def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label: str) -> Element:
     """Bars between logarithmic edges; those beyond ``limit``, which has a line, in another colour.
 
-    ``counts`` are one fewer than ``edges``; ``label`` says what the edges are of.
+    ``counts``, of errors, are one fewer than ``edges``; ``label`` says what the edges are of.
     """
     low, high = math.log10(edges[0]), math.log10(edges[-1])
     most = max(*counts, 1)
@@ -39,7 +39,7 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
             drawn.append(
                 element(
                     "rect",
-                    element("title", f"{count} logits, {left:.2g} to {right:.2g}"),
+                    element("title", f"{_errors(count)}, {left:.2g} to {right:.2g}"),
                     x=x(left) + 0.5,
                     y=y(count),
                     width=round(x(right) - x(left) - 1, 1),
@@ -52,11 +52,22 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
     drawn.append(element("line", x1=x(limit), x2=x(limit), y1=TOP - 8, y2=floor, class_="limit"))
     drawn.append(element("text", "allowed", x=x(limit), y=TOP - 12))
     drawn.append(element("text", label, x=(LEFT + WIDTH) / 2, y=HEIGHT - 6))
-    return element("svg", *drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", class_="chart", role="img")
+    beyond = sum(n for n, left in zip(counts, edges, strict=False) if left >= limit)
+    tallest = max(range(len(counts)), key=lambda i: counts[i])
+    said = (
+        f"Histogram of {_errors(sum(counts))}: {beyond} beyond what is allowed, most between "
+        f"{edges[tallest]:.2g} and {edges[tallest + 1]:.2g} of it."
+    )
+    size = f"0 0 {WIDTH} {HEIGHT}"
+    return element("svg", *drawn, viewBox=size, class_="chart", role="img", aria_label=said)
+
+
+def _errors(count: int) -> str:
+    return f"{count} error{'' if count == 1 else 's'}"
 
 
 def bar(value: float, limit: float | None, most: float) -> Element:
-    """A bar of ``value`` where ``most`` fills the width, with a line at ``limit``."""
+    """A bar of ``value``, where ``most`` fills the width, with a line at ``limit``."""
     bad = limit is not None and not value <= limit
     length = round(BAR * min(value / most, 1), 1)
     drawn = [element("rect", x=0, y=2, width=length, height=10, class_="bad" if bad else "bar")]

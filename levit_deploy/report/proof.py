@@ -75,12 +75,17 @@ def print_verification(data: Data, console: Console) -> None:
     if data["unrounded"] is not None:
         console.print("the float network, before it is rounded:")
         print_verification(data["unrounded"], console)
-        console.print("the rounded one; allowed is twice what its rounding itself is off by:")
+        console.print(
+            "the rounded one; allowed are twice the RMSE and four times the largest error that the "
+            "rounding itself makes:",
+            soft_wrap=True,
+        )
+    if data["output"] == "probabilities":
+        console.print("errors are of the probabilities' logarithms:")
     table = new_table(
         "inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1", "verdict"
     )
     for case in data["cases"]:
-        agreeing = case["decided"] - case["disagreements"]
         table.add_row(
             case["name"],
             str(case["images"]),
@@ -88,7 +93,7 @@ def print_verification(data: Data, console: Console) -> None:
             f"{case['budget']['rmse']:.1e}",
             f"{case['max_error']:.1e}",
             f"{case['budget']['max_error']:.1e}",
-            f"{agreeing}/{case['decided']}",
+            same_top1(case),
             _verdict(case),
         )
     for batch in _worst(data["batches"]):
@@ -105,6 +110,12 @@ def print_verification(data: Data, console: Console) -> None:
     console.print(table)
     if data["accuracy"] is not None:
         console.print(_accuracy(data["accuracy"]), soft_wrap=True)
+
+
+def same_top1(case: Data) -> str:
+    """On how many images the top-1 is the same, of those where it has to be."""
+    decided = case["decided"]
+    return f"{decided - case['disagreements']}/{decided}" if decided else "none decided"
 
 
 def _accuracy(data: Data) -> Text:

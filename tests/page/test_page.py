@@ -1,6 +1,9 @@
 """The page of a proof, read as a browser reads it: by an HTML parser that is not ours."""
 
+import copy
 import json
+import math
+import re
 from html.parser import HTMLParser
 
 import onnx
@@ -11,9 +14,12 @@ from onnx import numpy_helper
 from test_cli import run
 
 from levit_deploy.bench import beside
+from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import BackendError
-from levit_deploy.page.charts import bar, histogram
+from levit_deploy.page import proof_page
+from levit_deploy.page.charts import BAR, bar, histogram
 from levit_deploy.page.markup import element, to_html
+from levit_deploy.timing import Ratio
 
 AWKWARD = 'a <b>&amp; "q" \x1b[2J\n.onnx'
 SHOWN = r'a <b>&amp; "q" \x1b[2J\n.onnx'
@@ -66,7 +72,8 @@ def test_a_page_has_the_evidence_and_needs_nothing_else(folder):
         assert f"{block['name']} {block['rmse']:.1e} {block['allowed']:.1e}" in read.text
     for fact in (proof["sha256"], proof["checkpoint"]["sha256"], proof["versions"]["torch"]):
         assert fact in read.text
-    assert f"All {sum(c['images'] for c in proof['cases']) * 7} logits" in read.text
+    logits = sum(case["images"] for case in proof["cases"]) * 7
+    assert f"All {logits} errors of logits" in read.text
     assert "FAILED" not in read.text
 
     tags = {tag for tag, _ in read.tags}
@@ -76,6 +83,74 @@ def test_a_page_has_the_evidence_and_needs_nothing_else(folder):
     assert "\x1b" not in page.read_text()
     assert "prefers-color-scheme: dark" in page.read_text()
     assert SHOWN in read.text.replace("  ", " ")
+
+
+@pytest.fixture(scope="module")
+def evidence(folder):
+    """What a page is made of, of a right artifact."""
+    from levit_deploy.cli.outputs import report_verification
+    from levit_deploy.pipeline import verify
+
+    checkpoint = read_checkpoint(folder / "ckpt.pth")
+    found = verify(checkpoint, folder / AWKWARD, blocks=True)
+    page, data = folder / "evidence.html", folder / "evidence.json"
+    report_verification(found, checkpoint, folder / AWKWARD, str(data), True, True, page)
+    return json.loads(data.read_text())
+
+
+def read_page(folder, evidence):
+    page = folder / "made.html"
+    page.write_text(proof_page(evidence), encoding="utf-8")
+    return Page(page)
+
+
+def test_a_page_is_read_aloud_and_scrolled_by_the_keyboard(folder, evidence):
+    tags = read_page(folder, evidence).tags
+    assert [tag for tag, _ in tags].count("main") == 1
+    scopes = [attributes.get("scope") for tag, attributes in tags if tag == "th"]
+    assert set(scopes) == {"col", "row"}
+    tables = sum(tag == "table" for tag, _ in tags)
+    assert sum(tag == "tbody" for tag, _ in tags) == tables
+    boxes = [attributes for _, attributes in tags if attributes.get("class") == "wide"]
+    assert len(boxes) == tables - 1  # the facts are as narrow as any window
+    for box in boxes:
+        assert (box["tabindex"], box["role"]) == ("0", "region")
+        assert box["aria-label"]
+    chart = next(attributes for tag, attributes in tags if attributes.get("role") == "img")
+    assert re.match(r"Histogram of \d+ errors: 0 beyond what is allowed, ", chart["aria-label"])
+
+
+def test_the_speed_says_no_more_than_three_rounds_of_four_do(folder, evidence):
+    beside = evidence["beside_original"]
+    assert beside["verdict"] == Ratio(**beside["ratio"]).verdict
+    ratio = {"median": 1.04, "low": 0.93, "high": 1.21}
+    beside = {**beside, "ratio": ratio, "verdict": Ratio(**ratio).verdict}
+    read = read_page(folder, {**evidence, "beside_original": beside})
+    assert "level: 0.93 to 1.21 x" in read.text
+    assert "1.0 x" not in read.text
+
+
+def test_an_infinite_error_of_a_block_is_beyond_the_line(folder, evidence):
+    proof = copy.deepcopy(evidence["verification"])
+    for block in proof["blocks"]:
+        block["rmse"] = 0.1 * block["allowed"]
+    proof["blocks"][0]["rmse"] = math.inf
+    tags = read_page(folder, {**evidence, "verification": proof}).tags
+    bad = next(i for i, (_, attributes) in enumerate(tags) if attributes.get("class") == "bad")
+    (_, infinite), (_, line) = tags[bad : bad + 2]
+    assert float(infinite["width"]) == BAR
+    assert float(line["x1"]) < 0.9 * BAR
+
+
+def test_a_page_calls_things_by_their_names(folder, evidence):
+    proof = copy.deepcopy(evidence["verification"])
+    proof["output"] = "probabilities"
+    proof["cases"][0] |= {"decided": 0, "disagreements": 0}
+    read = read_page(folder, {**evidence, "verification": proof})
+    assert "none decided" in read.text
+    assert "0/0" not in read.text
+    assert "logits" not in read.text
+    assert "errors of the probabilities' logarithms" in read.text
 
 
 def test_the_page_of_a_failed_proof_says_what_failed_and_where(folder, monkeypatch):
@@ -165,7 +240,10 @@ def test_a_histogram_is_as_high_as_its_counts_and_marks_what_is_beyond():
     heights = [float(rect.get("height")) for rect in bars]
     assert [height / heights[0] for height in heights] == pytest.approx([1, 0.5, 0.25], abs=0.01)
     assert [rect.get("class") for rect in bars] == ["bar", "bad", "bad"]
-    assert [rect.find("title").text.split()[0] for rect in bars] == ["4", "2", "1"]
+    told = [rect.find("title").text.split(",")[0] for rect in bars]
+    assert told == ["4 errors", "2 errors", "1 error"]
+    said = "Histogram of 7 errors: 3 beyond what is allowed, most between 0.01 and 0.1 of it."
+    assert chart.get("aria-label") == said
     middle = float(chart.findall("line")[-1].get("x1"))  # 1 is in the middle of the four decades
     assert float(bars[1].get("x")) == pytest.approx(middle, abs=1)
     assert not histogram([0, 0], [1, 2, 3], 2, "").findall("rect")

@@ -51,6 +51,12 @@ def test_the_table_shows_every_figure_beside_what_is_allowed():
     assert text.count("FAILED") == 1
 
 
+def test_where_no_image_is_decided_the_table_says_so():
+    text = printed(result(decided=0))
+    assert "none decided" in text
+    assert "0/0" not in text
+
+
 def test_of_the_batches_the_worst_is_shown():
     line = next(line for line in printed(result()).splitlines() if "together" in line)
     assert line.split() == ["together", "18", "4.0e-05", "7.0e-05", "proven"]
