@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from test_cli import run
 
@@ -37,7 +38,9 @@ def test_the_demo_does_the_whole_job(tmp_path):
     assert "seven" in out
 
     # again, over its own files, for a machine
-    assert run("demo", folder)[0] == 5
+    code, out, err = run("demo", folder)
+    assert (code, out) == (5, "")
+    assert "digits.fused.safetensors exists already. Name another DIRECTORY" in err
     code, out, _ = run("demo", folder, "--force", "--json", "-")
     data = json.loads(out)
     assert code == 0
@@ -79,6 +82,41 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     code, _, err = run("demo", tmp_path / "file")
     assert code == 5
     assert "could not be written" in err
+
+
+@pytest.mark.parametrize("name", ["digits.pth", "scans/one/016.png", "digits.torchscript.pt"])
+def test_a_file_that_is_in_the_way_is_refused_before_anything_is_written(tmp_path, name):
+    mine = tmp_path / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run("demo", tmp_path)
+    assert (code, out) == (5, "")
+    assert f"{mine} exists already. Name another DIRECTORY, or add --force" in err
+    assert mine.read_text() == "mine"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_with_force_it_is_replaced_but_never_through_a_link(tmp_path):
+    scan, others = tmp_path / "scans" / "one" / "016.png", tmp_path / "others.png"
+    scan.parent.mkdir(parents=True)
+    scan.write_text("mine")
+    read_demo_checkpoint(tmp_path, force=True)
+    with Image.open(scan) as picture:
+        assert picture.size == (8, 8)
+    scan.unlink()
+    others.write_text("others")
+    scan.symlink_to(others)
+    code, _, err = run("demo", tmp_path, "--force")
+    assert code == 5
+    assert "is a link" in err
+    assert others.read_text() == "others"
+
+
+def test_the_demos_own_files_are_left_as_they_are(tmp_path):
+    before = read_demo_checkpoint(tmp_path).path.stat()
+    after = read_demo_checkpoint(tmp_path, force=True).path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_read_demo_checkpoint_is_an_ordinary_checkpoint(tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
-from levit_deploy.demo.digits import LABELS, PREPROCESSING, held_out, save_scans
+from levit_deploy.demo.digits import LABELS, PREPROCESSING, held_out, scan_files
 from levit_deploy.errors import OutputError
 from levit_deploy.exporters import EXPORTERS
 from levit_deploy.pipeline import Published, export, fuse
+from levit_deploy.publish import reserved
 from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.runtime.sessions import FloatArray
 from levit_deploy.timing import rounds_side_by_side
@@ -48,33 +50,72 @@ def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
 
     The held-out scans are put beside it as pictures, for ``predict`` and ``evaluate``.
 
-    Raises OutputError where that cannot be done, or another file has the checkpoint's name.
+    Raises OutputError where that cannot be done, or another file has the name of one of these or of
+    one that ``publish_all`` writes. Nothing is written then.
     """
-    path = directory / CHECKPOINT_NAME
     embedded = resources.files(__package__).joinpath(CHECKPOINT_NAME).read_bytes()
+    path = directory / CHECKPOINT_NAME
+    files = {path: embedded}
+    files |= {directory / SCANS / name: data for name, data in scan_files().items()}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.read_bytes() != embedded and not force:
-            raise OutputError(
-                f"{path} exists already and is not the demo's. Name another folder, or add --force "
-                "to replace it."
-            )
-        path.write_bytes(embedded)
-        save_scans(directory / SCANS)
+        _refuse_taken([*_missing(files), *_artifacts(path).values()], force)
+        for folder in {file.parent for file in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for file, data in _missing(files).items():
+            with reserved(file) as temporary:
+                temporary.write_bytes(data)
+                temporary.replace(file)
     except OSError as error:
         raise OutputError(
-            f"{path} could not be written: {error.strerror}. Name another folder."
+            f"{error.filename or directory} could not be written: {error.strerror}. Name another "
+            "DIRECTORY."
         ) from error
     return read_checkpoint(path, preprocessing=PREPROCESSING, labels=LABELS)
+
+
+def _missing(files: dict[Path, bytes]) -> dict[Path, bytes]:
+    """Those that are not there, or hold something else."""
+    return {
+        path: data
+        for path, data in files.items()
+        if not path.is_file() or path.read_bytes() != data
+    }
+
+
+def _refuse_taken(paths: Iterable[Path], force: bool) -> None:
+    """Raise OutputError where something is in the way, before anything is written."""
+    for path in paths:
+        if not os.path.lexists(path):
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise OutputError(
+                f"{path} is a link, a folder or a device, which the demo does not replace. Name "
+                "another DIRECTORY."
+            )
+        if not force:
+            raise OutputError(
+                f"{path} exists already. Name another DIRECTORY, or add --force to replace it."
+            )
+
+
+def _artifacts(checkpoint: Path) -> dict[str, Path]:
+    """What ``publish_all`` writes, by its format: beside the checkpoint."""
+    suffixes = {"fused": ".fused.safetensors"}
+    suffixes |= {format: exporter.suffix for format, exporter in EXPORTERS.items()}
+    return {
+        format: checkpoint.with_name(checkpoint.stem + suffix)
+        for format, suffix in suffixes.items()
+    }
 
 
 def publish_all(checkpoint: Checkpoint, *, force: bool = False) -> Iterator[Published]:
     """Fuse and export beside the checkpoint, each file proven on the held-out images as well."""
     extra = (image_case(HELD_OUT, held_out().images),)
-    stem = str(checkpoint.path.with_suffix(""))
-    yield fuse(checkpoint, f"{stem}.fused.safetensors", force=force, extra=extra)
-    for format, exporter in EXPORTERS.items():
-        yield export(checkpoint, format, stem + exporter.suffix, force=force, extra=extra)
+    for format, path in _artifacts(checkpoint.path).items():
+        if format in EXPORTERS:
+            yield export(checkpoint, format, path, force=force, extra=extra)
+        else:
+            yield fuse(checkpoint, path, force=force, extra=extra)
 
 
 def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]:

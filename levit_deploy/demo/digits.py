@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
+from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +44,19 @@ def held_out() -> Digits:
     return Digits(to_input(scans), labels)
 
 
-def save_scans(folder: Path, n: int = 360, names: Sequence[str] = LABELS) -> Path:
-    """Save the first held-out scans as pictures, 8x8 grey, each in the folder of its class."""
+def scan_files(n: int = 360, names: Sequence[str] = LABELS) -> dict[str, bytes]:
+    """The first held-out scans as PNG, 8x8 grey, by path: each in the folder of its class."""
     scans, labels = _held_out_scans()
-    for i, (scan, label) in enumerate(zip(scans[:n], labels[:n], strict=True)):
-        path = folder / names[label] / f"{i:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.rint(scan * (255 / 16)).astype(np.uint8)).save(path)
-    return folder
+    return {
+        f"{names[label]}/{i:03}.png": _png(scan)
+        for i, (scan, label) in enumerate(zip(scans[:n], labels[:n], strict=True))
+    }
+
+
+def _png(scan: npt.NDArray[np.uint8]) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(np.rint(scan * (255 / 16)).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _held_out_scans() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
