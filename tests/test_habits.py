@@ -9,6 +9,7 @@ import sys
 import pytest
 import typer
 from networks import golden
+from test_cli import run
 
 import levit_deploy
 from levit_deploy.cli import app
@@ -106,6 +107,52 @@ def test_the_shell_completes_commands_and_options_and_waits_for_nothing_slow():
     asked["COMP_CWORD"] = "2"
     out, _ = loaded_by(RUN.format([]), **asked, COMP_WORDS="levit-deploy verify --rep")
     assert out.split() == ["--report"]
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("export --layout t", ["tokens"]),
+        ("export --output p", ["probabilities"]),
+        ("export --opset 2", ["20", "21", "22", "23"]),
+        ("bench LeViT-1", ["LeViT-128S", "LeViT-128", "LeViT-192"]),
+        ("bench ckpt", []),  # which the shell completes as a file
+    ],
+)
+def test_the_shell_completes_values_and_waits_for_nothing_slow(words, completed):
+    asked = {"_LEVIT_DEPLOY_COMPLETE": "complete_bash", "COMP_CWORD": str(words.count(" ") + 1)}
+    out, loaded = loaded_by(RUN.format([]), **asked, COMP_WORDS=f"levit-deploy {words}")
+    assert (out.split(), loaded) == (completed, "[]")
+
+
+def test_the_opsets_completed_are_those_there_are():
+    from levit_deploy.cli import options
+    from levit_deploy.exporters.onnx import OPSETS
+
+    assert list(options.OPSETS) == list(OPSETS)
+
+
+def helps(command):
+    """The help of each option of a command, in one line."""
+    parameters = COMMANDS[command].params
+    return {p.name: p.help for p in parameters}
+
+
+def test_the_two_options_that_may_be_taken_for_one_another_name_each_other():
+    assert "--output" in helps("export")["output"]
+    assert "-o or --out" in helps("export")["gives"]
+    code, _, err = run("export", "ckpt.pth", "--output", "out.onnx")
+    assert code == 2
+    words = " ".join(err.replace("│", " ").split())
+    assert "'out.onnx' is not one of logits, probabilities" in words
+    assert "named with -o or --out" in words
+
+
+def test_only_commands_that_know_int8_speak_of_it():
+    assert {name for name in COMMANDS if "int8" in (helps(name).get("images") or "")} == {
+        "export",
+        "verify",
+    }
 
 
 def test_completion_is_installed_in_the_home_folder(tmp_path):

@@ -24,12 +24,19 @@ from levit_deploy.errors import InputError, UsageError
 from levit_deploy.status import status
 
 
+def _completed_variant(incomplete: str) -> list[str]:
+    from levit_deploy.config import VARIANTS
+
+    return [variant for variant in VARIANTS if variant.startswith(incomplete)]
+
+
 @reports_errors
 def bench(
     network: Annotated[
         str,
         typer.Argument(
             metavar="CHECKPOINT|VARIANT",
+            autocompletion=_completed_variant,
             help="A checkpoint, or a published network such as LeViT-256, with random weights.",
         ),
     ],

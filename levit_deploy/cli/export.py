@@ -9,15 +9,16 @@ import typer
 
 from levit_deploy.cli.inputs import beside, check_paths, parsed_batch_size, picture_cases, read
 from levit_deploy.cli.options import (
+    OPSETS,
     SUFFIXES,
     ActivationOption,
+    CalibratingImagesOption,
     CheckpointArgument,
     Cpu,
     ForceOption,
     Format,
     HeadOption,
     ImageSizeOption,
-    ImagesOption,
     JsonOption,
     LabelsOption,
     Layout,
@@ -30,9 +31,27 @@ from levit_deploy.cli.options import (
 from levit_deploy.cli.outputs import evidence_of_failure, report_published
 from levit_deploy.ending import reports_errors
 from levit_deploy.errors import UsageError
-from levit_deploy.interface import Input, Output
+from levit_deploy.interface import OUTPUTS, Input, Output
 from levit_deploy.precision import Precision
 from levit_deploy.status import status
+
+
+def _output(text: str) -> str:
+    """What the artifact gives; whoever names a file so is told how to."""
+    if text not in OUTPUTS:
+        raise typer.BadParameter(
+            f"{text!r} is not one of {', '.join(OUTPUTS)}. (The file to write is named with -o or "
+            "--out.)"
+        )
+    return text
+
+
+def _completed_output(incomplete: str) -> list[str]:
+    return [output for output in OUTPUTS if output.startswith(incomplete)]
+
+
+def _completed_opset(incomplete: str) -> list[str]:
+    return [str(opset) for opset in OPSETS if str(opset).startswith(incomplete)]
 
 
 @reports_errors
@@ -46,7 +65,8 @@ def export(
             "--out",
             metavar="PATH",
             help="Where to write; beside the checkpoint if not given. A folder, as in out/, gets "
-            "what Optimum loads, for a CHECKPOINT of transformers.",
+            "what Optimum loads, for a CHECKPOINT of transformers. (--output is another option: "
+            "what the artifact gives.)",
         ),
     ] = None,
     triton: Annotated[
@@ -70,7 +90,14 @@ def export(
         ),
     ] = "float32",
     gives: Annotated[
-        Output, typer.Option("--output", help="Logits, or their softmax, built in.")
+        Output,
+        typer.Option(
+            "--output",
+            metavar="|".join(OUTPUTS),
+            parser=_output,
+            autocompletion=_completed_output,
+            help="Logits, or their softmax, built in. (The file is named with -o or --out.)",
+        ),
     ] = "logits",
     precision: Annotated[
         Precision,
@@ -93,8 +120,9 @@ def export(
     opset: Annotated[
         int | None,
         typer.Option(
+            autocompletion=_completed_opset,
             help="ONNX operator set, 17 (the default) to 23; from 23 the tokens layout, which auto "
-            "then takes, has the Attention operator."
+            "then takes, has the Attention operator.",
         ),
     ] = None,
     batch_size: Annotated[
@@ -105,7 +133,7 @@ def export(
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
     labels: LabelsOption = None,
-    images: ImagesOption = None,
+    images: CalibratingImagesOption = None,
     json_file: JsonOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,

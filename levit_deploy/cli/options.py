@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ Cpu = Literal["any", "vnni"]
 Engine = Literal["local", "ray"]
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt"}
+OPSETS = range(17, 24)
 
 CheckpointArgument = Annotated[
     Path,
@@ -46,13 +47,24 @@ ImageSizeOption = Annotated[
 WeightsOption = Annotated[
     Weights | None, typer.Option(help="Which weights of a training run to take.")
 ]
-ImagesOption = Annotated[
+
+
+def _images(*more: str) -> Any:
+    """--images, and what a command takes it for besides."""
+    proof = "Prove it on the pictures in this folder, too: at most 64, of any size."
+    return typer.Option("--images", metavar="DIR", help=" ".join((proof, *more)))
+
+
+ImagesOption = Annotated[Path | None, _images()]
+CalibratingImagesOption = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Prove it on the pictures in this folder, too: at most 64, of any size. int8 is "
-        "calibrated on a quarter of them, at most 64, and judged by the others, at most 1,000.",
+    _images(
+        "int8 is calibrated on a quarter of them, at most 64, and judged by the others, at most "
+        "1,000."
     ),
+]
+JudgingImagesOption = Annotated[
+    Path | None, _images("int8 needs them, and is judged by at most 1,000.")
 ]
 PreprocessingOption = Annotated[
     str | None,

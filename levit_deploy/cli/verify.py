@@ -14,8 +14,8 @@ from levit_deploy.cli.options import (
     CheckpointArgument,
     ForceOption,
     ImageSizeOption,
-    ImagesOption,
     JsonOption,
+    JudgingImagesOption,
     LabelsOption,
     MaxDropOption,
     PreprocessingOption,
@@ -37,7 +37,7 @@ def verify(
     weights: WeightsOption = None,
     preprocessing: PreprocessingOption = None,
     labels: LabelsOption = None,
-    images: ImagesOption = None,
+    images: JudgingImagesOption = None,
     max_drop: MaxDropOption = None,
     page_file: Annotated[
         Path | None,
