@@ -10,43 +10,73 @@ The names are imported when they are first used: torch takes two seconds, ``--he
 
 from typing import TYPE_CHECKING, Any
 
+from levit_deploy.errors import (
+    ArtifactError,
+    BackendError,
+    CheckpointError,
+    InputError,
+    LevitDeployError,
+    OutputError,
+    UnsafeInputError,
+    UsageError,
+    VerificationError,
+)
+
 if TYPE_CHECKING:
+    from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.checkpoint import read_checkpoint as load
-    from levit_deploy.errors import LevitDeployError
-    from levit_deploy.evaluation import evaluate
+    from levit_deploy.evaluation import Evaluation, evaluate
     from levit_deploy.exporters import ExportOptions
-    from levit_deploy.pictures import picture_case
-    from levit_deploy.pipeline import export, fuse, quantize, verify
-    from levit_deploy.prediction import predict
+    from levit_deploy.pipeline import Published, export, fuse, quantize, verify
+    from levit_deploy.prediction import Prediction, predict
     from levit_deploy.quantization import Int8Options
+    from levit_deploy.triton import TritonModel
+    from levit_deploy.verification import Verification
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArtifactError",
+    "BackendError",
+    "Checkpoint",
+    "CheckpointError",
+    "Evaluation",
     "ExportOptions",
+    "InputError",
     "Int8Options",
     "LevitDeployError",
+    "OutputError",
+    "Prediction",
+    "Published",
+    "TritonModel",
+    "UnsafeInputError",
+    "UsageError",
+    "Verification",
+    "VerificationError",
     "evaluate",
     "export",
     "fuse",
     "load",
-    "picture_case",
     "predict",
     "quantize",
     "verify",
 ]
 
 _HOMES = {
-    "ExportOptions": ("levit_deploy.exporters", "ExportOptions"),
-    "LevitDeployError": ("levit_deploy.errors", "LevitDeployError"),
+    "Checkpoint": ("levit_deploy.checkpoint", "Checkpoint"),
     "load": ("levit_deploy.checkpoint", "read_checkpoint"),
-    "picture_case": ("levit_deploy.pictures", "picture_case"),
+    "ExportOptions": ("levit_deploy.exporters", "ExportOptions"),
+    "Published": ("levit_deploy.pipeline", "Published"),
     "fuse": ("levit_deploy.pipeline", "fuse"),
     "export": ("levit_deploy.pipeline", "export"),
-    "Int8Options": ("levit_deploy.quantization", "Int8Options"),
     "quantize": ("levit_deploy.pipeline", "quantize"),
     "verify": ("levit_deploy.pipeline", "verify"),
+    "Int8Options": ("levit_deploy.quantization", "Int8Options"),
+    "TritonModel": ("levit_deploy.triton", "TritonModel"),
+    "Verification": ("levit_deploy.verification", "Verification"),
+    "Prediction": ("levit_deploy.prediction", "Prediction"),
     "predict": ("levit_deploy.prediction", "predict"),
+    "Evaluation": ("levit_deploy.evaluation", "Evaluation"),
     "evaluate": ("levit_deploy.evaluation", "evaluate"),
 }
 

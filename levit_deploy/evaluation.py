@@ -73,30 +73,35 @@ def evaluate(
     artifact: str | Path,
     folder: str | Path,
     *,
-    against: Checkpoint | None = None,
+    against: Checkpoint | str | Path | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
     progress: Callable[[str, int], object] = lambda _problem, _total: None,
 ) -> Evaluation:
     """Answer every picture in class folders and count what is right.
 
-        original = levit_deploy.load("ckpt.pth")
-        evaluation = levit_deploy.evaluate("ckpt.onnx", "val/", against=original)
+        evaluation = levit_deploy.evaluate("ckpt.onnx", "val/", against="ckpt.pth")
         print(evaluation.top1, evaluation.original_top1, len(evaluation.disagreements))
 
     There is one folder a class: by the artifact's labels where the folders' names are such,
     otherwise in the order of their names. ``against`` is the checkpoint the artifact was made from,
-    whose answers are computed in float32, on the same inputs. ``progress`` is told of each picture,
-    with its problem or '', and how many there are; the rest is as for ``predict``. Raises
-    InputError where the folders are no classes of the artifact's or no picture can be used,
-    ArtifactError also where the artifact is not of that checkpoint's shape.
+    what ``load`` gives or the path of one that needs no options, whose answers are computed in
+    float32, on the same inputs. ``progress`` is told of each picture, with its problem or '', and
+    how many there are; the rest is as for ``predict``. Raises InputError where the folders are no
+    classes of the artifact's or no picture can be used, ArtifactError also where the artifact is
+    not of that checkpoint's shape.
     """
     folder = Path(folder)
+    checkpoint = None
+    if against is not None:
+        from levit_deploy.checkpoint import checkpoint_of
+
+        checkpoint = checkpoint_of(against)
     with open_isolated(Path(artifact), threads) as opened:
         processor = read_processor(opened)
         paths = list(walk_pictures(folder))  # once: the folder may change meanwhile
         classes = _classes(folder, paths, processor)
-        original = None if against is None else _original(against, opened, processor)
+        original = None if checkpoint is None else _original(checkpoint, opened, processor)
         hits, original_hits, n, skipped = np.zeros(2), np.zeros(2), 0, 0
         disagreements = []
         with closing(scored(opened, processor, paths, batch_size)) as pictures:
@@ -136,7 +141,7 @@ def evaluate(
             None if original is None else original_top5,
             tuple(disagreements),
             processor.preprocessing,
-            tuple(_doubts(opened, processor.labels, classes, against)),
+            tuple(_doubts(opened, processor.labels, classes, checkpoint)),
         )
 
 

@@ -36,13 +36,12 @@ MOST = 64  # enough for steady figures, and no longer than seconds for the large
 
 
 def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
-    """The pictures below a folder, to give to ``verify`` as ``extra``.
+    """The pictures below a folder, as a kind of input that a proof uses.
 
-    They are resized and cropped for the network, and still bytes, which ``verify`` normalises for
-    an artifact that does not.
-    Where there are more than MOST, that many are taken, evenly spread over their sorted names.
-    Raises InputError where there is none or one cannot be read, UsageError where pictures are
-    nothing the network takes.
+    They are resized and cropped for the network, and still bytes, which the proof normalises for an
+    artifact that does not. Where there are more than MOST, that many are taken, evenly spread over
+    their sorted names. Raises InputError where there is none or one cannot be read, UsageError
+    where pictures are nothing the network takes.
     """
     from levit_deploy.verification import Case
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from levit_deploy.checkpoint import Checkpoint, fused
+from levit_deploy.checkpoint import Checkpoint, checkpoint_of, fused
 from levit_deploy.destination import Destination, Place, file_place, place_of
 from levit_deploy.errors import UsageError
 from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
@@ -19,8 +19,9 @@ from levit_deploy.forms import plain_form, plain_onnx, provenance_of
 from levit_deploy.interface import Interface, why_no_softmax
 from levit_deploy.layout import LAYOUTS
 from levit_deploy.passes.heads import HEADS
+from levit_deploy.pictures import picture_case
 from levit_deploy.precision import PRECISIONS, Precision
-from levit_deploy.proving import prove
+from levit_deploy.proving import claimed_labels, prove
 from levit_deploy.publish import sync
 from levit_deploy.quantization import (
     Int8Options,
@@ -28,6 +29,7 @@ from levit_deploy.quantization import (
     Quantization,
     judging_pictures,
     quantized,
+    require_drop,
     split_pictures,
 )
 from levit_deploy.runtime.artifact import Artifact, load_artifact
@@ -55,7 +57,7 @@ class Published:
 
 
 def export(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | str | Path,
     format: str,
     output: Destination,
     *,
@@ -64,22 +66,25 @@ def export(
     precision: str = "fp32",
     options: ExportOptions | None = None,
     force: bool = False,
+    images: str | Path | None = None,
     extra: tuple[Case, ...] = (),
 ) -> Published:
     """Export a checkpoint to ``output`` and prove the file before it gets that name.
 
-    ``format`` is a key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is
-    'mean', 'class' or 'distill'; ``precision``, what it computes in between float32 images and
-    float32 logits, is 'fp32', 'fp16' (ONNX) or 'bf16' (TorchScript), and for int8 there is
-    ``quantize``; ``options`` say whether it takes bytes or gives probabilities instead; ``extra``
-    are inputs to prove it on besides the standard ones. An ``output`` that is a folder, by a / at
-    its end or because it exists, gets the ONNX of a transformers folder and its configs
-    (``hub_folder``); a ``TritonModel`` is one in a model repository of Triton's. Raises
+    ``checkpoint`` is what ``load`` gives, or the path of one that needs no options. ``format`` is a
+    key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is 'mean', 'class'
+    or 'distill'; ``precision``, what it computes in between float32 images and float32 logits, is
+    'fp32', 'fp16' (ONNX) or 'bf16' (TorchScript), and for int8 there is ``quantize``; ``options``
+    say whether it takes bytes or gives probabilities instead. It is proven on the standard inputs,
+    on at most 64 of the pictures below the folder ``images``, and on ``extra``. An ``output`` that
+    is a folder, by a / at its end or because it exists, gets the ONNX of a transformers folder and
+    its configs (``hub_folder``); a ``TritonModel`` is one in a model repository of Triton's. Raises
     VerificationError where the proof fails; ``output`` is then as it was.
     """
     _one_of("format", format, EXPORTERS)
     _one_of("layout", layout, ("auto", *LAYOUTS))
     _one_of("head", head, HEADS)
+    checkpoint = checkpoint_of(checkpoint)
     exporter, options = EXPORTERS[format], options or ExportOptions()
     computes_in = _precision(precision, format)
     if computes_in == "int8":
@@ -91,6 +96,7 @@ def export(
         layout = exporter.auto_layout(options)
     interface = _interface(checkpoint, options)
     place = place_of(output, checkpoint, format, interface, force=force)
+    extra += _picture_cases(checkpoint, images)
 
     def serialize() -> bytes:
         provenance = provenance_of(checkpoint, head, layout, computes_in, interface)
@@ -100,9 +106,9 @@ def export(
 
 
 def quantize(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | str | Path,
     output: Destination,
-    int8: Int8Options,
+    int8: Int8Options | str | Path,
     *,
     head: str = "mean",
     layout: str = "auto",
@@ -113,24 +119,28 @@ def quantize(
 ) -> Published:
     """Export a checkpoint as ONNX that computes in int8, as right and faster, or not at all.
 
-    ``int8`` says on which pictures, and how right; ``progress`` is told what is being done; the
-    rest is as for ``export``. Raises VerificationError, and leaves ``output`` as it was, where the
-    proof fails, no int8 network answers the pictures well enough, or it is not faster.
+    ``int8`` says on which pictures, and how right; a path stands for the folder of pictures, with
+    the defaults for the rest. It is proven on them, too. ``progress`` is told what is being done;
+    all else is as for ``export``. Raises VerificationError, and leaves ``output`` as it was, where
+    the proof fails, no int8 network answers the pictures well enough, or it is not faster.
     """
     _one_of("layout", layout, ("auto", *LAYOUTS))
     _one_of("head", head, HEADS)
+    int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
+    checkpoint = checkpoint_of(checkpoint)
     options = options or ExportOptions()
     if layout == "auto":
         layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
     interface = _interface(checkpoint, options)
     place = place_of(output, checkpoint, "onnx", interface, force=force)
     calibration, pictures = split_pictures(
-        int8.images,
+        Path(int8.images),
         checkpoint.config,
         checkpoint.preprocessing,
         interface.input,
         checkpoint.labels,
     )
+    extra += _picture_cases(checkpoint, int8.images)
     progress("reading the pictures")
     for _ in pictures.batches():  # one that cannot be read is to be known before the work is done
         pass
@@ -155,16 +165,22 @@ def quantize(
 
 
 def fuse(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | str | Path,
     output: str | Path,
     *,
     head: str = "mean",
     force: bool = False,
+    images: str | Path | None = None,
     extra: tuple[Case, ...] = (),
 ) -> Published:
-    """Write the plain model as safetensors to ``output``, proven like any artifact."""
+    """Write the plain model as safetensors to ``output``, proven like any artifact.
+
+    The arguments, and what is raised, are as for ``export``.
+    """
     _one_of("head", head, HEADS)
+    checkpoint = checkpoint_of(checkpoint)
     place = file_place(output, checkpoint, force=force)
+    extra += _picture_cases(checkpoint, images)
 
     def serialize() -> bytes:
         provenance = provenance_of(checkpoint, head, "tokens")
@@ -174,34 +190,39 @@ def fuse(
 
 
 def verify(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | str | Path,
     path: str | Path,
     *,
+    images: str | Path | None = None,
     extra: tuple[Case, ...] = (),
-    images: Path | None = None,
     max_drop: float | None = None,
     blocks: bool = False,
 ) -> Verification:
     """Compare the artifact at ``path`` with the checkpoint, whatever comes out.
 
     An artifact made with ``--head class`` or ``distill`` says so and is held to that head, one that
-    computes in fp16 or bf16 to the budget of that precision; the result names both. An int8 one is
-    judged by the pictures in the folder ``images``, and may lose ``max_drop`` points on them.
-    ``blocks`` asks for the error of every block where the artifact is right, too.
+    computes in fp16 or bf16 to the budget of that precision; the result names both. ``checkpoint``,
+    ``images`` and ``extra`` are as for ``export``; an int8 artifact is also judged by up to 1,000
+    of the pictures, and may lose ``max_drop`` points on them. ``blocks`` asks for the error of
+    every block where the artifact is right, too.
     """
+    require_drop(max_drop)
+    checkpoint = checkpoint_of(checkpoint)
+    extra += _picture_cases(checkpoint, images)
     with open_isolated(Path(path)) as artifact:
-        if max_drop is not None and artifact.metadata.get("precision") != "int8":
+        is_int8 = artifact.metadata.get("precision") == "int8"
+        if max_drop is not None and not is_int8:
             raise UsageError(
                 f"--max-drop is for int8, and {path} does not compute in it. Leave the option out."
             )
         pictures = None
-        if images is not None and artifact.metadata.get("precision") == "int8":
+        if images is not None and is_int8:
             pictures = judging_pictures(
-                images,
+                Path(images),
                 checkpoint.config,
                 checkpoint.preprocessing,
                 artifact.interface.input,
-                checkpoint.labels,
+                checkpoint.labels or claimed_labels(artifact),
             )
         return prove(checkpoint, artifact, extra, pictures, max_drop, blocks)
 
@@ -216,6 +237,11 @@ def _interface(checkpoint: Checkpoint, options: ExportOptions) -> Interface:
             "out, and make of the logits what the network was trained for."
         )
     return interface
+
+
+def _picture_cases(checkpoint: Checkpoint, folder: str | Path | None) -> tuple[Case, ...]:
+    """The inputs that pictures add to a proof."""
+    return () if folder is None else (picture_case(checkpoint, folder),)
 
 
 def _publish(

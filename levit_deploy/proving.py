@@ -96,9 +96,8 @@ def _require_same_use(checkpoint: Checkpoint, artifact: Artifact) -> None:
     the checkpoint does not state is not compared, but for the normalisation of bytes: without it
     the proof would fail, and not say why. Nor is what cannot be read, by which nothing is done.
     """
-    try:
-        claimed = Provenance.from_metadata(artifact.metadata)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    claimed = _claimed(artifact)
+    if claimed is None:
         return
     config, own, theirs = checkpoint.config, checkpoint.preprocessing, claimed.preprocessing
     differs = not own.assumed and not same_images(config, own, theirs)
@@ -124,6 +123,19 @@ def _require_same_use(checkpoint: Checkpoint, artifact: Artifact) -> None:
             f"{artifact.path} says that its logits are for {claimed.problem_type}, where those of "
             f"the checkpoint are for {checkpoint.problem_type}. Export it again."
         )
+
+
+def claimed_labels(artifact: Artifact) -> tuple[str, ...]:
+    """The names of the classes that an artifact states; none where they cannot be read."""
+    claimed = _claimed(artifact)
+    return claimed.labels if claimed else ()
+
+
+def _claimed(artifact: Artifact) -> Provenance | None:
+    try:
+        return Provenance.from_metadata(artifact.metadata)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def _said(preprocessing: Preprocessing) -> str:

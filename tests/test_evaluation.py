@@ -149,7 +149,7 @@ def biased(tmp_path_factory):
 
 def test_every_disagreement_is_told_with_both_answers(folder, biased, tmp_path):
     folder = misplaced(folder, tmp_path)  # where a wrong answer is no disagreement
-    found = evaluate(biased, folder, against=scans.demo_checkpoint(), threads=1)
+    found = evaluate(biased, folder, against=str(scans.demo_checkpoint().path), threads=1)
     logits = original_logits(folder)
     ours, theirs = (logits + BONUS).argmax(1), logits.argmax(1)
     paths = find_pictures(folder)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,10 +101,19 @@ def test_labels_given_win_and_every_kind_of_file_carries_them(tmp_path, checkpoi
     pipeline.fuse(loaded, tmp_path / "fused.safetensors")
     fused = read_checkpoint(tmp_path / "fused.safetensors")
     assert fused.labels == NAMES
-    assert read_checkpoint(tmp_path / "fused.safetensors", labels="abcdefg").labels[0] == "a"
+    assert read_checkpoint(tmp_path / "fused.safetensors", labels=list("abcdefg")).labels[0] == "a"
     pipeline.export(fused, "onnx", tmp_path / "out.onnx")
     metadata = load_artifact(tmp_path / "out.onnx").metadata
     assert json.loads(metadata["labels"]) == list(NAMES)
+
+
+def test_a_path_is_that_of_a_file(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("abcdefg").write_text("\n".join(NAMES))  # as many letters as there are classes
+    for path in ("abcdefg", Path("abcdefg")):
+        assert read_checkpoint(checkpoint, labels=path).labels == NAMES
+    with pytest.raises(InputError, match="gfedcba cannot be read"):
+        read_checkpoint(checkpoint, labels="gfedcba")
 
 
 def test_torchscript_carries_them_too(checkpoint, tmp_path):

@@ -9,7 +9,6 @@ import pytest
 from networks import SMALL
 from PIL import Image
 
-import levit_deploy
 from levit_deploy import pictures
 from levit_deploy.errors import InputError, UsageError
 from levit_deploy.pictures import (
@@ -66,10 +65,6 @@ def test_they_come_in_order_as_the_network_expects_them(tmp_path):
         assert found.shape == (2, 3, 16, 16)
         np.testing.assert_array_equal(found[0], prepare(first, CONFIG, preprocessing))
         np.testing.assert_array_equal(found[1], prepare(second, CONFIG, preprocessing))
-
-
-def test_python_has_the_same_as_the_command_line():
-    assert levit_deploy.picture_case is picture_case
 
 
 @pytest.mark.parametrize("count", [MOST, MOST + 1, 2 * MOST + 2, 200])

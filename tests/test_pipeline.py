@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import scans
 import torch
 from networks import SMALL, golden, images, trained
 from onnx import numpy_helper
@@ -15,7 +16,13 @@ import levit_deploy
 from levit_deploy import forms, pipeline, proving
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import ArtifactError, CheckpointError, UsageError, VerificationError
+from levit_deploy.errors import (
+    ArtifactError,
+    CheckpointError,
+    InputError,
+    UsageError,
+    VerificationError,
+)
 from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.model import AttentionBias
 from levit_deploy.passes import to_plain
@@ -120,6 +127,29 @@ def test_the_public_names_do_the_job(tmp_path, checkpoint):
     levit_deploy.export(loaded, "onnx", tmp_path / "fixed.onnx", options=fixed)
     with pytest.raises(levit_deploy.LevitDeployError):
         levit_deploy.load(tmp_path / "nothing.pth")
+
+
+def test_a_path_stands_for_its_checkpoint(tmp_path, checkpoint):
+    path, output = str(checkpoint.path), tmp_path / "out.onnx"
+    assert levit_deploy.export(path, "onnx", output).verification.passed
+    assert levit_deploy.verify(checkpoint.path, output).passed
+    levit_deploy.fuse(path, tmp_path / "out.safetensors")
+    with pytest.raises(InputError, match="scans is not a folder"):
+        levit_deploy.quantize(path, tmp_path / "int8.onnx", "scans")
+    with pytest.raises(UsageError, match="A LeViT is no checkpoint"):
+        levit_deploy.fuse(checkpoint.model, tmp_path / "other.safetensors")
+
+
+def test_a_proof_takes_pictures_as_the_command_line_does(tmp_path, checkpoint):
+    folder, output = scans.save_scans(tmp_path / "scans", 3), tmp_path / "out.onnx"
+    for found in (
+        pipeline.export(checkpoint, "onnx", output, images=str(folder)).verification,
+        pipeline.fuse(checkpoint, tmp_path / "out.safetensors", images=folder).verification,
+        pipeline.verify(checkpoint, output, images=folder),
+    ):
+        assert [(case.name, case.images) for case in found.cases][-1] == ("pictures", 3)
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        pipeline.verify(checkpoint, output, images=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.infer import Inferred, infer_config
 from levit_deploy.interface import SINGLE_LABEL
 from levit_deploy.known import Known
-from levit_deploy.labels import in_order
+from levit_deploy.labels import in_order, read_labels
 from levit_deploy.model import LeViT
 from levit_deploy.preprocessing import Preprocessing, told
 from levit_deploy.provenance import is_ours
@@ -65,18 +65,21 @@ def read_checkpoint(
     activation: str | None = None,
     image_size: Grid | None = None,
     preprocessing: str | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str] | Path | None = None,
 ) -> Checkpoint:
     """Load the LeViT in a file, or in a folder as timm or transformers save it.
 
     ``weights`` is 'model' or 'ema' where a training run saved both; ``activation`` says what
     neither the tensors nor a config do. ``image_size`` (height, width) does, too, where the size
     is open; another than the model was trained at has its attention biases interpolated.
-    ``preprocessing`` (such as 'crop 0.9, mean 0.5, std 0.5') and ``labels`` win over what a config
-    says. Raises CheckpointError, UnsafeInputError, or UsageError for an option that contradicts the
-    file.
+    ``preprocessing`` (such as 'crop 0.9, mean 0.5, std 0.5') and ``labels``, names in order or the
+    path of a file as --labels takes it, win over what a config says. Raises CheckpointError,
+    UnsafeInputError, InputError for labels that cannot be read, or UsageError for an option that
+    contradicts the file.
     """
     _require_sensible(activation, image_size)
+    if isinstance(labels, str | Path):
+        labels = read_labels(Path(labels))
     files, saved_config = locate(Path(path))
     file = read_file(files[0])
     if is_ours(file.metadata):
@@ -86,6 +89,20 @@ def read_checkpoint(
     if preprocessing is not None:
         found = replace(found, preprocessing=told(preprocessing, found.preprocessing))
     return _labelled(found, labels)
+
+
+def checkpoint_of(given: Checkpoint | str | Path) -> Checkpoint:
+    """A checkpoint, or the one at a path, read as ``read_checkpoint`` does when told nothing else.
+
+    Raises what that does, and UsageError for anything else.
+    """
+    if isinstance(given, Checkpoint):
+        return given
+    if isinstance(given, str | Path):
+        return read_checkpoint(given)
+    raise UsageError(
+        f"A {type(given).__name__} is no checkpoint. Expected what load gives, or a path."
+    )
 
 
 def _labelled(checkpoint: Checkpoint, given: Sequence[str] | None) -> Checkpoint:

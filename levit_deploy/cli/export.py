@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from levit_deploy.cli.inputs import beside, check_paths, parsed_batch_size, picture_cases, read
+from levit_deploy.cli.inputs import beside, check_paths, parsed_batch_size, read
 from levit_deploy.cli.options import (
     OPSETS,
     SUFFIXES,
@@ -181,7 +181,6 @@ def export(
         "layout": layout,
         "options": ExportOptions(opset, batch, takes, gives),
         "force": force,
-        "extra": picture_cases(loaded, images),
     }
     with (
         evidence_of_failure(
@@ -194,6 +193,6 @@ def export(
             published = pipeline.quantize(loaded, model or output, int8, **choices, progress=tell)
         else:
             published = pipeline.export(
-                loaded, format, model or output, precision=precision, **choices
+                loaded, format, model or output, precision=precision, images=images, **choices
             )
     report_published(published, loaded, json_file, quiet, force)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from levit_deploy.cli.inputs import beside, check_paths, picture_cases, read
+from levit_deploy.cli.inputs import beside, check_paths, read
 from levit_deploy.cli.options import (
     ActivationOption,
     CheckpointArgument,
@@ -57,10 +57,9 @@ def fuse(
     loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
 
-    pictures = picture_cases(loaded, images)
     with (
         evidence_of_failure(loaded, output, json_file, quiet, force),
         status(f"writing and proving {output}", quiet=quiet),
     ):
-        published = pipeline.fuse(loaded, output, head=head, force=force, extra=pictures)
+        published = pipeline.fuse(loaded, output, head=head, force=force, images=images)
     report_published(published, loaded, json_file, quiet, force)

@@ -13,7 +13,6 @@ from levit_deploy.status import status
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.runtime.artifact import Artifact
-    from levit_deploy.verification import Case
 
 
 def read(
@@ -29,7 +28,6 @@ def read(
     """Load a checkpoint as the options say."""
     with status(f"reading {path}", quiet=quiet):  # and loading torch
         from levit_deploy.checkpoint import read_checkpoint
-        from levit_deploy.labels import read_labels
 
         return read_checkpoint(
             path,
@@ -37,7 +35,7 @@ def read(
             activation=activation,
             image_size=parsed_image_size(image_size),
             preprocessing=preprocessing,
-            labels=read_labels(labels) if labels is not None else None,
+            labels=labels,
         )
 
 
@@ -50,15 +48,6 @@ def open_artifact(path: Path, threads: int | None, quiet: bool) -> Iterator[Arti
 
             artifact = stack.enter_context(open_isolated(path, threads))
         yield artifact
-
-
-def picture_cases(checkpoint: Checkpoint, folder: Path | None) -> tuple[Case, ...]:
-    """The inputs that --images adds to a proof."""
-    if folder is None:
-        return ()
-    from levit_deploy.pictures import picture_case
-
-    return (picture_case(checkpoint, folder),)
 
 
 def parsed_image_size(text: str | None) -> tuple[int, int] | None:

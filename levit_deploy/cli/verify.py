@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from levit_deploy.cli.inputs import check_paths, picture_cases, read
+from levit_deploy.cli.inputs import check_paths, read
 from levit_deploy.cli.options import (
     ActivationOption,
     ArtifactArgument,
@@ -76,13 +76,11 @@ def verify(
     loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
 
-    pictures = picture_cases(loaded, images)
     with evidence_of_failure(loaded, artifact, json_file, quiet, force, page_file):
         with status(f"proving {artifact}", quiet=quiet):
             verification = pipeline.verify(
                 loaded,
                 artifact,
-                extra=pictures,
                 images=images,
                 max_drop=max_drop,
                 blocks=page_file is not None,

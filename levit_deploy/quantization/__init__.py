@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from levit_deploy.errors import UsageError, VerificationError
-from levit_deploy.quantization.accuracy import Accuracy
+from levit_deploy.quantization.accuracy import Accuracy, require_drop
 from levit_deploy.quantization.calibration import CPUS
 from levit_deploy.quantization.search import Quantization, runner, search
 from levit_deploy.quantization.split import Judging, judging_pictures, split_pictures
@@ -26,6 +26,7 @@ __all__ = [
     "Quantization",
     "judging_pictures",
     "quantized",
+    "require_drop",
     "split_pictures",
 ]
 
@@ -38,13 +39,24 @@ class Int8Options:
 
     ``images`` is a folder of pictures such as the network will meet; ``max_drop`` is how many
     points of top-1 may be lost, or of agreement where there are no labels, None for the defaults;
-    ``cpu`` is one of CPUS; ``even_if_slower`` publishes what is no faster than float here.
+    ``cpu`` is one of CPUS; ``even_if_slower`` publishes what is no faster than float here. Raises
+    UsageError for a choice that does not exist.
     """
 
-    images: Path
+    images: str | Path
     max_drop: float | None = None
     cpu: str = "any"
     even_if_slower: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.images, str | Path):
+            raise UsageError(
+                f"A {type(self.images).__name__} was given for the pictures of int8. Expected the "
+                "path of a folder with such as the network will meet."
+            )
+        require_drop(self.max_drop)
+        if self.cpu not in CPUS:
+            raise UsageError(f"--cpu {self.cpu!r} is not one of {', '.join(CPUS)}.")
 
 
 def quantized(
@@ -59,8 +71,6 @@ def quantized(
 
     Raises VerificationError where no int8 network holds the drop, or it is not faster.
     """
-    if options.cpu not in CPUS:
-        raise UsageError(f"--cpu {options.cpu!r} is not one of {', '.join(CPUS)}.")
     model, found = search(
         onnx.load_from_string(plain),
         calibration,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from levit_deploy.errors import UsageError
 from levit_deploy.quantization.split import Judging
 from levit_deploy.runtime.sessions import FloatArray, Images
 
@@ -54,6 +55,12 @@ class Accuracy:
         return (
             f"the same top-1 on {self.agreement:.2f} %, where {100 - self.allowed:g} % was asked",
         )
+
+
+def require_drop(max_drop: float | None) -> None:
+    """Raise UsageError for a drop that is no number of points; None stands for the default."""
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise UsageError(f"--max-drop {max_drop} is no number of points from 0 to 100.")
 
 
 def top1(run: Run, pictures: Judging) -> FloatArray:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from float_graphs import CONFIG, centred, save_pictures
 from onnx import numpy_helper
+from scans import with_metadata
 from test_cli import run
 
 from levit_deploy import pipeline, proving
@@ -40,7 +41,7 @@ def checkpoint(folder):
 
 def export(checkpoint, folder, output, **options):
     choices = {**ANYTHING, **options.pop("int8", {})}
-    int8 = Int8Options(folder / "pictures", **choices)
+    int8 = Int8Options(str(folder / "pictures"), **choices)
     return pipeline.quantize(checkpoint, output, int8, **options)
 
 
@@ -73,6 +74,7 @@ def test_it_is_published_with_every_figure(published, checkpoint):
     assert proof.unrounded.precision == "fp32"
     assert proof.accuracy == how.accuracy  # what was searched for is what was written
     assert proof.accuracy.pictures == 36
+    assert proof.cases[-1].name == proof.unrounded.cases[-1].name == "pictures"
     metadata = load_artifact(published.path).metadata
     assert metadata["precision"] == "int8"
     assert metadata["checkpoint_sha256"] == checkpoint.sha256
@@ -97,8 +99,19 @@ def test_verify_says_the_same_and_asks_for_pictures(published, checkpoint, folde
         pipeline.verify(checkpoint, published.path)
 
 
+def test_folders_are_the_classes_that_the_artifact_calls_so(
+    published, checkpoint, folder, tmp_path
+):
+    assert verify(checkpoint, folder, published.path, max_drop=45).accuracy.float_top1 is None
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
+    labelled = tmp_path / "labelled.onnx"
+    labels = json.dumps([*names, "no folder"])
+    labelled.write_bytes(with_metadata(published.path.read_bytes(), labels=labels))
+    assert verify(checkpoint, folder, labelled, max_drop=45).accuracy.float_top1 is not None
+
+
 def test_a_drop_that_is_not_allowed_fails(published, checkpoint, folder):
-    proof = verify(checkpoint, folder, published.path, max_drop=-1.0)
+    proof = verify(checkpoint, folder, published.path, max_drop=0)
     assert not proof.passed
     with pytest.raises(VerificationError, match="On 48 pictures: the same top-1"):
         proof.raise_if_failed()
@@ -225,13 +238,30 @@ def test_a_picture_that_cannot_be_read_ends_it_before_the_work(
         export(checkpoint, tmp_path / "pictures", tmp_path / "out.onnx")
 
 
-def test_int8_asks_for_pictures(checkpoint, folder, tmp_path):
+def test_int8_asks_for_pictures(checkpoint, tmp_path):
     with pytest.raises(UsageError, match="--images DIR"):
         pipeline.export(checkpoint, "onnx", tmp_path / "x.onnx", precision="int8")
     with pytest.raises(UsageError, match="not for --format torchscript"):
         pipeline.export(checkpoint, "torchscript", tmp_path / "x.pt", precision="int8")
-    with pytest.raises(UsageError, match="--cpu 'arm'"):
-        export(checkpoint, folder, tmp_path / "x.onnx", int8={"cpu": "arm"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"images": None}, "A NoneType was given for the pictures of int8"),
+        ({"cpu": "arm"}, "--cpu 'arm'"),
+        ({"max_drop": -1}, "--max-drop -1 is no number of points"),
+        ({"max_drop": float("nan")}, "--max-drop nan"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused_at_once(wrong, words):
+    with pytest.raises(UsageError, match=words):
+        Int8Options(**{"images": "pictures", **wrong})
+
+
+def test_verify_refuses_a_drop_that_is_none(checkpoint, folder):
+    with pytest.raises(UsageError, match="--max-drop 101"):
+        verify(checkpoint, folder, "int8.onnx", max_drop=101)
 
 
 @pytest.mark.parametrize(
