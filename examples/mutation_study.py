@@ -1,6 +1,7 @@
 """Measure whether the proof refuses every wrong artifact and no right one.
 
     python examples/mutation_study.py --sabotaged 1000 --clean 500 --seed 0 [--precision fp16]
+        [--input uint8] [--output probabilities]
 
 exports random LeViTs as they should be and with sabotage of many kinds, and verifies each file. A
 right artifact that is refused is a false alarm. How wrong a sabotaged one is, is found apart from
@@ -9,7 +10,9 @@ on 64 images of each kind of input that the proof does not use, in units of the 
 Above 1 the proof must refuse it. What no network in float64 can tell (an output renamed, a batch
 baked in) breaks the contract and must always be refused. ``sabotage(seed, number, kind)`` makes any
 one case again. In reduced precision, ``--precision``, networks that overflow are counted and left
-out, and those that the proof does not take, as they err too much themselves, are counted.
+out, and those that the proof does not take, as they err too much themselves, are counted. With
+``--input uint8`` or ``--output probabilities`` the artifacts have such ends, which are sabotaged,
+too: everything is measured on bytes, and probabilities by their logarithms.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, pairwise
@@ -42,6 +45,7 @@ from levit_deploy.exporters.onnx import OPSETS, to_onnx
 from levit_deploy.exporters.onnx_contract import check_batches, check_contract
 from levit_deploy.exporters.onnx_layers import LAYER_EMITTERS
 from levit_deploy.exporters.torchscript import to_torchscript
+from levit_deploy.interface import DEFAULT, INPUTS, OUTPUTS, PIXELS, PROBABILITIES, Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.model import (
     Attention,
@@ -56,13 +60,22 @@ from levit_deploy.passes import to_plain_float64
 from levit_deploy.passes.fuse_batchnorm import batchnorm_as_affine
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.precision import EPS, PRECISIONS, Precision
+from levit_deploy.preparing import channel_statistics, normalise
+from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
 from levit_deploy.report import to_json
 from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.verification import Verification, measure
 from levit_deploy.verification.batches import BATCH_SIZES
-from levit_deploy.verification.budget import MAX_FLOOR_ULPS, RMSE_FLOOR_ULPS, Budget, budget, rms
-from levit_deploy.verification.inputs import Case, standard_cases
+from levit_deploy.verification.budget import (
+    MAX_FLOOR_ULPS,
+    RMSE_FLOOR_ULPS,
+    Budget,
+    budget,
+    log_probabilities,
+    rms,
+)
+from levit_deploy.verification.inputs import Case, pixel_cases, standard_cases
 from levit_deploy.verification.reference import Reference
 
 UNPROVABLE = "the original is no measure"  # it overflows, or errs as much as its images differ
@@ -123,6 +136,26 @@ def randomise(model: LeViT, rng: random.Random) -> LeViT:
     return model
 
 
+def random_preprocessing(rng: random.Random) -> Preprocessing:
+    """A mean and a standard deviation for each of three channels, or one for all."""
+    return Preprocessing(
+        mean=tuple(rng.uniform(0, 1) for _ in range(rng.choice([1, 3, 3]))),
+        std=tuple(power(rng, -1.5, 0) for _ in range(rng.choice([1, 3, 3]))),
+    )
+
+
+class Normalise(nn.Module):
+    """Bytes to what a network takes: uint8 (B, H, W, C) -> float64 (B, C, H, W)."""
+
+    def __init__(self, mean: np.ndarray, std: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.from_numpy(mean))
+        self.register_buffer("std", torch.from_numpy(std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return ((pixels.double() / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class Draw:
     """Images of one kind of input, the original's float64 logits on them, and the budget."""
@@ -136,51 +169,78 @@ class Draw:
 class Network:
     """An original with the head to prove, its plain form in float64, and what it computes.
 
+    The plain form carries its ends (``with_ends``), ``provenance`` says what an artifact of it is.
     ``blocks`` are the names of its blocks in order; ``own`` are the images that the proof begins
     with, ``other`` ones that it never sees.
     """
 
-    config: LeViTConfig
-    precision: Precision
+    provenance: Provenance
     model: LeViT
-    head: str
     original: LeViT
     plain: LeViT
     blocks: tuple[str, ...]
     own: dict[str, Draw]
     other: dict[str, Draw]
+    reference: Reference
 
 
 # eight images at a time, as large networks need, would take small ones five times as long
 @patch("levit_deploy.verification.reference._chunks", lambda images: [images])
-def network(seed: int, number: int, precision: Precision = "fp32") -> Network:
+def network(
+    seed: int, number: int, precision: Precision = "fp32", interface: Interface = DEFAULT
+) -> Network:
     rng = random.Random(f"{seed}:{number}")
     config = random_config(rng)
+    if interface.output == "probabilities":  # a single class has 1, whatever is computed
+        config = config.replace(num_classes=max(2, config.num_classes))
     model = randomise(LeViT(config).eval(), rng)
     head = rng.choice(list(HEADS)) if config.distillation else "mean"
     original = model if head == "mean" else HEADS[head](model)
-    reference = Reference(original, precision)
-    own, other = (list(heard(reference, config, seed)) for seed in (PROOF_SEED, OTHER_SEED))
+    preprocessing = random_preprocessing(rng)
+    provenance = Provenance(
+        "", config, head, "", preprocessing=preprocessing, precision=precision, interface=interface
+    )
+    normalised = partial(normalise, config=config, preprocessing=preprocessing)
+    of_bytes = normalised if interface.input == "uint8" else None
+    reference = Reference(original, precision, None, interface.output, of_bytes)
+    own, other = (
+        list(heard(reference, cases(provenance, seed))) for seed in (PROOF_SEED, OTHER_SEED)
+    )
     draws = drawn(
         reference,
         [case.draw(case.sizes[0]) for case in own] + [case.draw(OTHER_IMAGES) for case in other],
     )
     return Network(
-        config,
-        precision,
+        provenance,
         model,
-        head,
         original,
-        to_plain_float64(model, head),
+        with_ends(to_plain_float64(model, head), provenance),
         tuple(block.name for block in reference.blocks(own[0].draw(1))),
         {case.name: draw for case, draw in zip(own, draws[: len(own)], strict=True)},
         {case.name: draw for case, draw in zip(other, draws[len(own) :], strict=True)},
+        reference,
     )
 
 
-def heard(reference: Reference, config: LeViTConfig, seed: int) -> Iterator[Case]:
-    """The standard cases, made quieter until the original does not overflow, as the proof would."""
-    for case in standard_cases(config, seed):
+def with_ends(plain: LeViT, provenance: Provenance) -> LeViT:
+    """Put the ends into a plain network, which ``run`` and ``write`` take for what is around it."""
+    if provenance.interface.input == "uint8":
+        statistics = channel_statistics(provenance.config, provenance.preprocessing)
+        plain.add_module(PIXELS, Normalise(*statistics))
+    if provenance.interface.output == "probabilities":
+        plain.add_module(PROBABILITIES, nn.Softmax(1))
+    return plain
+
+
+def cases(provenance: Provenance, seed: int) -> tuple[Case, ...]:
+    if provenance.interface.input == "uint8":
+        return pixel_cases(provenance.config, provenance.preprocessing, seed)
+    return standard_cases(provenance.config, seed)
+
+
+def heard(reference: Reference, cases: Sequence[Case]) -> Iterator[Case]:
+    """The cases, made quieter until the original does not overflow, as the proof would."""
+    for case in cases:
         while (
             reference.precision == "fp16"
             and not np.isfinite(reference.own_logits(case.draw(OTHER_IMAGES))).all()
@@ -311,6 +371,7 @@ def swap_heads(model: LeViT, rng: random.Random) -> None:
     model.head, model.head_dist = rng.choice([(two, one), (one, copy.deepcopy(one))])
 
 
+NO_SOFTMAXES = (lambda x: x, lambda x: x.log_softmax(1), torch.sigmoid)
 TURNED_TOKENS = (lambda x: x.mT.flatten(2).mT, lambda x: x.flip(2).flatten(2).mT)
 
 
@@ -363,6 +424,43 @@ def add(model: LeViT, function: Callable[[Tensor], Tensor]) -> None:
     model.head = nn.Sequential(model.head, Function(function))
 
 
+def one_channel_off(pixels: Normalise, rng: random.Random) -> None:
+    rng.choice([pixels.mean, pixels.std])[rng.randrange(len(pixels.mean))] *= 1 + power(rng, -8, 1)
+
+
+def swap_channels(pixels: Normalise, rng: random.Random) -> None:
+    statistic = choose(rng, [s for s in (pixels.mean, pixels.std) if len(s.unique()) > 1])
+    i, j = rng.sample(range(len(statistic)), 2)
+    statistic[[i, j]] = statistic[[j, i]]
+
+
+def scale_otherwise(pixels: Normalise, rng: random.Random) -> None:
+    """Divide bytes not by 255 but by 1, by 256, or twice."""
+    times = rng.choice([1, 256, 255**2]) / 255
+    pixels.mean.mul_(times)
+    pixels.std.mul_(times)
+
+
+def the_normalisation(model: LeViT) -> Normalise:
+    if not hasattr(model, PIXELS):
+        raise InapplicableError
+    return model.get_submodule(PIXELS)
+
+
+def pad_with_black(model: LeViT, _rng: random.Random) -> None:
+    """Fold the mean into the first convolution: exact, but for the borders, which it pads."""
+    pixels, first = the_normalisation(model), model.patch_embed[0]
+    first.bias.sub_((first.weight.sum((2, 3)) * (pixels.mean / pixels.std)).sum(1))
+    pixels.mean.zero_()
+
+
+def reverse_channels(model: LeViT, _rng: random.Random) -> None:
+    """Take blue, green and red for red, green and blue."""
+    pixels, first = the_normalisation(model), model.patch_embed[0]
+    for numbers, dim in ((pixels.mean, 0), (pixels.std, 0), (first.weight, 1)):
+        numbers.copy_(numbers.flip(dim))
+
+
 BEFORE_THE_PASSES: dict[str, Sabotage] = {
     "bias table stale": on(
         AttentionBias,
@@ -407,6 +505,21 @@ LEAKS: dict[str, Sabotage] = {
     "leak before one block": on((Residual, AttentionSubsample), leak_before),
     "wrong from some place on": on(nn.Linear, wrong_from_some_place_on, only="head"),
 }
+ENDS: dict[str, Sabotage] = {
+    "mean or std of one channel off": on(Normalise, one_channel_off),
+    "mean or std of channels swapped": on(Normalise, swap_channels),
+    "mean left out": on(Normalise, lambda m, _: m.mean.zero_()),
+    "std left out": on(Normalise, lambda m, _: m.std.fill_(1)),
+    "pixels in another scale": on(Normalise, scale_otherwise),
+    "borders padded with black": on(LeViT, pad_with_black),
+    "channels reversed": on(LeViT, reverse_channels),
+    "no softmax, or another": on(nn.Softmax, lambda _m, rng: Function(rng.choice(NO_SOFTMAXES))),
+    "softmax over the batch": on(nn.Softmax, lambda _m, _: Function(lambda x: x.softmax(0))),
+    "two classes swapped": on(
+        nn.Softmax,
+        lambda _m, _: Function(lambda x: torch.cat([x[:, :2].flip(1), x[:, 2:]], 1).softmax(1)),
+    ),
+}
 AFTER_THE_PASSES: dict[str, Sabotage] = {
     "weight transposed": on(nn.Linear, transpose),
     "q and k swapped": on(Attention, swap_q_and_k),
@@ -420,6 +533,7 @@ AFTER_THE_PASSES: dict[str, Sabotage] = {
     "softmax at the end": on(LeViT, lambda m, _: add(m, lambda x: x.softmax(1))),
     "logits through float16": on(LeViT, lambda m, _: add(m, lambda x: x.half().to(x.dtype))),
     **LEAKS,
+    **ENDS,
 }
 
 
@@ -432,12 +546,13 @@ def rename(proto: onnx.ModelProto, old: str, new: str) -> None:
 
 
 def cast(proto: onnx.ModelProto, *types: int) -> None:
-    """Cast the logits to one type after the other."""
+    """Cast the logits, or probabilities, to one type after the other."""
+    name = proto.graph.output[0].name
     for to in types:
-        rename(proto, "logits", f"head.{to}")
-        node = onnx.helper.make_node("Cast", [f"head.{to}"], ["logits"], f"head.cast.{to}", to=to)
+        rename(proto, name, f"head.{to}")
+        node = onnx.helper.make_node("Cast", [f"head.{to}"], [name], f"head.cast.{to}", to=to)
         proto.graph.node.append(node)
-    proto.graph.output[0].name = "logits"
+    proto.graph.output[0].name = name
     proto.graph.output[0].type.tensor_type.elem_type = types[-1]
 
 
@@ -450,8 +565,8 @@ def bake_the_batch(proto: onnx.ModelProto) -> None:
 
 
 BREACHES: dict[str, Callable[[onnx.ModelProto], None]] = {
-    "output renamed": lambda proto: rename(proto, "logits", "scores"),
-    "input renamed": lambda proto: rename(proto, "pixel_values", "input"),
+    "output renamed": lambda proto: rename(proto, proto.graph.output[0].name, "scores"),
+    "input renamed": lambda proto: rename(proto, proto.graph.input[0].name, "input"),
     "output in float16": lambda proto: cast(proto, TensorProto.FLOAT16),
     "output cast and back": lambda proto: cast(proto, TensorProto.FLOAT16, TensorProto.FLOAT),
     "batch baked in": bake_the_batch,
@@ -468,33 +583,56 @@ def write(
     foreign = any(isinstance(module, Function) for module in form.modules())
     layout = "tokens" if foreign else rng.choice(["tokens", "spatial"])
     form = to_spatial(form) if layout == "spatial" else form
-    provenance = Provenance("", net.config, net.head, layout, precision=net.precision)
+    provenance = dataclasses.replace(net.provenance, layout=layout)
     torchscript = foreign or (rng.random() < 0.2 and not breach)
-    if net.precision != "fp32":
-        torchscript = net.precision == "bf16"
+    if provenance.precision != "fp32":
+        torchscript = provenance.precision == "bf16"
         if breach if torchscript else foreign:
             raise InapplicableError
     if torchscript:
-        return f"TorchScript, {layout}", None, to_torchscript(form, provenance)
+        with own_ends(plain):
+            return f"TorchScript, {layout}", None, to_torchscript(form, provenance)
     opset = rng.choice(OPSETS)
     batch = None if breach else rng.choice([None] * 8 + [1, 2, 3, 8])
-    proto = to_onnx(form, provenance, opset=opset, batch_size=batch)
+    with own_ends(plain):
+        proto = to_onnx(form, provenance, opset=opset, batch_size=batch)
     if breach:
         breach(proto)
     how = f"opset {opset}, {layout}" + (f", batch {batch}" if batch else "")
     return how, batch, proto.SerializeToString()
 
 
+@contextmanager
+def own_ends(plain: LeViT) -> Iterator[None]:
+    """Have the exporters write a plain network's ends, sabotaged or not, as its own."""
+    pixels, softmax = (getattr(plain, end, None) for end in (PIXELS, PROBABILITIES))
+
+    def statistics(*_: object) -> tuple[np.ndarray, np.ndarray]:
+        return pixels.mean.numpy(), pixels.std.numpy()
+
+    with (
+        patch("levit_deploy.exporters.onnx.channel_statistics", statistics),
+        patch("levit_deploy.exporters.torchscript.channel_statistics", statistics),
+        patch.object(nn, "Softmax", lambda **_: softmax),
+    ):
+        yield
+
+
 def verdict(net: Network, data: bytes) -> tuple[str, Verification | None]:
     """Why the artifact is refused, "" where it is proven, and the figures if it came to them."""
-    found = None
+    found, made = None, net.provenance
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "artifact"
         path.write_bytes(data)
         try:
             artifact = load_artifact(path, threads=1)
             found = measure(
-                net.original, net.config, artifact, head=net.head, precision=net.precision
+                net.original,
+                made.config,
+                artifact,
+                head=made.head,
+                precision=made.precision,
+                preprocessing=made.preprocessing,
             )
             found.raise_if_failed()
             if artifact.format == "onnx":
@@ -531,6 +669,7 @@ class Sabotaged:
 
 def sabotage(seed: int, number: int, kind: str, net: Network | None = None) -> Sabotaged:
     net = net or network(seed, number)
+    head = net.provenance.head
     rng = random.Random(f"{seed}:{number}:{kind}")
     torch.manual_seed(rng.getrandbits(32))
     plain, place = sabotaged_network(net, kind, rng)
@@ -538,7 +677,7 @@ def sabotage(seed: int, number: int, kind: str, net: Network | None = None) -> S
         how, batch, data = write(net, plain, rng, BREACHES.get(kind))
     except CheckpointError as error:  # a weight beyond float16
         how = f"{UNPROVABLE}: {error}"
-        return Sabotaged(number, kind, how, net.head, math.inf, math.inf, None, how, "", None)
+        return Sabotaged(number, kind, how, head, math.inf, math.inf, None, how, "", None)
     excess = own = math.inf
     if kind in LEAKS:
         excess, own = (true_leak(plain, draws, batch) for draws in (net.other, net.own))
@@ -549,7 +688,7 @@ def sabotage(seed: int, number: int, kind: str, net: Network | None = None) -> S
     block, off = block_of(place), None
     if block and found and found.parting:
         off = net.blocks.index(found.parting.block) - net.blocks.index(block)
-    return Sabotaged(number, kind, how, net.head, excess, own, measured, refusal, block, off)
+    return Sabotaged(number, kind, how, head, excess, own, measured, refusal, block, off)
 
 
 @torch.no_grad()
@@ -558,14 +697,19 @@ def sabotaged_network(net: Network, kind: str, rng: random.Random) -> tuple[LeVi
     if kind in BEFORE_THE_PASSES:
         model = copy.deepcopy(net.model).double()
         place = BEFORE_THE_PASSES[kind](model, rng)
-        return to_plain_float64(model, net.head), place
+        return with_ends(to_plain_float64(model, net.provenance.head), net.provenance), place
     plain = copy.deepcopy(net.plain)
     return plain, AFTER_THE_PASSES[kind](plain, rng) if kind in AFTER_THE_PASSES else ""
 
 
-def run(model: nn.Module, images: np.ndarray) -> np.ndarray:
+def run(model: LeViT, images: np.ndarray) -> np.ndarray:
+    """What the proof's figures are about, of a plain network in float64 and its ends."""
+    ends = dict(model.named_children())
     with torch.inference_mode():
-        return model(torch.from_numpy(images).double()).numpy()
+        logits = model(ends.get(PIXELS, Tensor.double)(torch.from_numpy(images)))
+        if PROBABILITIES not in ends:
+            return logits.numpy()
+        return log_probabilities(ends[PROBABILITIES](logits).numpy())
 
 
 def true_excess(model: LeViT, draws: dict[str, Draw]) -> float:
@@ -597,11 +741,13 @@ def true_leak(model: LeViT, draws: dict[str, Draw], batch: int | None) -> float:
 def block_of(module: str) -> str:
     """The block that is the first to show what is wrong in a module; "" for "", several."""
     part, number, *_ = [*module.split("."), "0"]
+    if part == PIXELS:
+        return "pixel_values"
     if part == "patch_embed":  # an activation shows in the convolution behind it
         return f"patch_embed.{int(number) + int(number) % 2}"
     if part in ("to_tokens", "blocks"):
         return f"blocks.{number}"
-    return "head" if part else ""
+    return "head" if part else ""  # or the softmax behind it
 
 
 @dataclass(frozen=True)
@@ -640,11 +786,11 @@ def clean(seed: int, number: int, copy_number: int, net: Network) -> Clean:
 
 
 def figures(net: Network, found: Verification) -> Iterator[Figure]:
-    for case, result in zip(standard_cases(net.config, PROOF_SEED), found.cases, strict=True):
+    for case, result in zip(cases(net.provenance, PROOF_SEED), found.cases, strict=True):
         while case.name != result.name and case.quieter:
             case = case.quieter()
-        expected = Reference(net.original).logits(case.draw(result.images))
-        ulp, allowed = float(np.abs(expected).max()) * EPS[net.precision], result.budget
+        expected = net.reference.logits(case.draw(result.images))
+        ulp, allowed = float(np.abs(expected).max()) * EPS[net.provenance.precision], result.budget
         rmse_floored = math.isclose(allowed.rmse, RMSE_FLOOR_ULPS * ulp)
         max_floored = math.isclose(allowed.max_error, MAX_FLOOR_ULPS * ulp)
         yield Figure(
@@ -675,17 +821,19 @@ def study(
     seed: int,
     progress: Callable[[int], object] = lambda _done: None,
     precision: Precision = "fp32",
+    interface: Interface = DEFAULT,
 ) -> Result:
     """Leave two artifacts of each network as they are and sabotage four, in each way in turn."""
     wrong: list[Sabotaged] = []
     right: list[Clean] = []
     overflows: list[str] = []
-    waiting = deque((*BEFORE_THE_PASSES, *AFTER_THE_PASSES, *BREACHES))
+    kinds = (*ENDS, *BEFORE_THE_PASSES, *AFTER_THE_PASSES, *BREACHES)
+    waiting = deque(dict.fromkeys(kinds))  # the ends first, where there are any to sabotage
     for number in count():
         if len(wrong) >= sabotaged and len(right) >= untouched:
             break
         try:
-            net = network(seed, number, precision)
+            net = network(seed, number, precision, interface)
         except CheckpointError as error:
             overflows.append(str(error))
             continue
@@ -706,6 +854,8 @@ def report(result: Result) -> Iterator[str]:
     yield f"{'kind of sabotage':32}{'above 1':>8}{'refused':>8}{'below':>8}{'refused':>8}"
     for kind in (*BEFORE_THE_PASSES, *AFTER_THE_PASSES, *BREACHES):
         made = [case for case in result.sabotaged if case.kind == kind]
+        if not made:  # such as sabotage of ends that these artifacts do not have
+            continue
         above = [case for case in made if case.excess > 1]
         below = [case for case in made if case.excess <= 1]
         yield f"{kind:32}{len(above):8}{refused(above):8}{len(below):8}{refused(below):8}"
@@ -754,6 +904,8 @@ def main() -> None:
     parser.add_argument("--clean", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--input", choices=INPUTS, default=DEFAULT.input)
+    parser.add_argument("--output", choices=OUTPUTS, default=DEFAULT.output)
     parser.add_argument("--json", type=Path, help="a file for every case and its figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -762,7 +914,8 @@ def main() -> None:
         if sys.stderr.isatty():
             print(f"\r{done} of {args.sabotaged + args.clean}", end="", file=sys.stderr)
 
-    result = study(args.sabotaged, args.clean, args.seed, progress, args.precision)
+    interface = Interface(args.input, args.output)
+    result = study(args.sabotaged, args.clean, args.seed, progress, args.precision, interface)
     print(*report(result), sep="\n")
     if args.json:  # where what is infinite becomes null
         args.json.write_text(to_json(dataclasses.asdict(result)))

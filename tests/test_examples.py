@@ -82,6 +82,21 @@ def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path):
 
 
 @pytest.mark.slow
+def test_mutation_study_sabotages_what_is_around_the_network(tmp_path):
+    path = tmp_path / "study.json"
+    interface = ("--input", "uint8", "--output", "probabilities")
+    script("mutation_study.py", *interface, "--sabotaged", 12, "--clean", 2, "--json", path)
+    result = json.loads(path.read_text())
+    kinds = {case["kind"] for case in result["sabotaged"]}
+    assert {"mean left out", "borders padded with black", "softmax over the batch"} <= kinds
+    above = [c for c in result["sabotaged"] if c["excess"] is None or c["excess"] > 2]
+    assert len(above) > 6
+    assert all(case["refusal"] for case in above)
+    assert {case["block"] for case in above if case["off"] == 0} >= {"pixel_values", "head"}
+    assert not any(case["refusal"] for case in result["clean"])
+
+
+@pytest.mark.slow
 def test_compare_image_sizes_measures_each():
     out = script("compare_image_sizes.py", 64, 48)
     assert "64x64, 4x4 tokens: 99.17 % of 360" in out
