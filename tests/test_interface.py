@@ -13,7 +13,7 @@ from PIL import Image
 
 from levit_deploy import pipeline, proving
 from levit_deploy.checkpoint import read_checkpoint
-from levit_deploy.errors import ArtifactError, UsageError, VerificationError
+from levit_deploy.errors import ArtifactError, CheckpointError, UsageError, VerificationError
 from levit_deploy.exporters import ExportOptions
 from levit_deploy.forms import provenance_of
 from levit_deploy.interface import Interface
@@ -179,6 +179,19 @@ def test_a_mistake_at_either_end_is_refused(tmp_path, checkpoint, exported, monk
     behind = ("softmax", "one logit")
     wrong = "head and head_dist" if mistake.startswith(behind) else "pixel_values"
     assert found.parting.block == wrong
+
+
+def test_probabilities_that_say_nothing_of_the_network_prove_nothing(tmp_path, checkpoint):
+    """All but one are below what float32 can hold, whatever the image: any network would do."""
+    model = trained(SQUARE)
+    for head in (model.head, model.head_dist):
+        head.l.bias.data[0] += 1e3
+    certain = dataclasses.replace(checkpoint, model=model)
+    assert pipeline.export(certain, "onnx", tmp_path / "logits.onnx").verification.passed
+    options = ExportOptions(output="probabilities")
+    with pytest.raises(CheckpointError, match=r"the proof proves nothing.*without --output prob"):
+        pipeline.export(certain, "onnx", tmp_path / "probabilities.onnx", options=options)
+    assert not (tmp_path / "probabilities.onnx").exists()
 
 
 @pytest.mark.parametrize("batch_size", [None, 2])

@@ -1,5 +1,6 @@
 """From a file to a proven artifact, and sabotage on the way."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import scans
 import torch
 from networks import SMALL, golden, images, trained
 from onnx import numpy_helper
+from rich.console import Console
 from torch import nn
 
 import levit_deploy
@@ -26,7 +28,7 @@ from levit_deploy.errors import (
 from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.model import AttentionBias
 from levit_deploy.passes import to_plain
-from levit_deploy.report import published_data, to_json
+from levit_deploy.report import print_published, published_data, to_json
 from levit_deploy.runtime.artifact import load_artifact
 
 # a process that runs TorchScript imports torch first, for seconds
@@ -291,6 +293,22 @@ def test_where_the_original_errs_as_much_as_images_differ_nothing_is_proven(tmp_
     with pytest.raises(CheckpointError, match=r"In float16 .* the proof proves nothing.*--images"):
         pipeline.export(alike, "onnx", tmp_path / "fp16.onnx", precision="fp16")
     assert not (tmp_path / "fp16.onnx").exists()
+
+
+def test_a_network_whose_logits_are_all_zero_is_proven_and_no_other_passes_for_it(
+    tmp_path, checkpoint
+):
+    model = trained()
+    for head in (model.head, model.head_dist):
+        head.l.weight.data.zero_()
+        head.l.bias.data.zero_()
+    silent = replace(checkpoint, model=model)
+    published = pipeline.export(silent, "onnx", tmp_path / "silent.onnx")
+    out = io.StringIO()
+    print_published(published_data(published), Console(file=out))
+    assert "FAILED" not in out.getvalue()
+    pipeline.export(checkpoint, "onnx", tmp_path / "other.onnx")
+    assert not pipeline.verify(silent, tmp_path / "other.onnx").passed
 
 
 def test_a_network_beyond_float16_is_refused_before_anything_is_published(tmp_path, checkpoint):

@@ -176,8 +176,8 @@ def measure(
         tuple(batch.result for batch in batches),
         interface=interface,
     )
-    if found.passed and precision in ("fp16", "bf16"):
-        _refuse_what_proves_nothing(found.cases, precision)
+    if found.passed:
+        _refuse_what_proves_nothing(found)
     # in int8, every block parts from the original, by what rounding costs
     parts = not found.passed and precision != "int8"
     if not (parts or blocks):
@@ -194,15 +194,26 @@ def _logarithms(run: Callable[[Images], FloatArray]) -> Callable[[Images], Float
     return lambda images: log_probabilities(run(images))
 
 
-def _refuse_what_proves_nothing(cases: Sequence[CaseResult], precision: Precision) -> None:
-    """Raise CheckpointError where the logits of one image would do for all, within the budget."""
-    if any(case.budget.rmse < case.spread for case in cases):
+def _refuse_what_proves_nothing(found: Verification) -> None:
+    """Raise CheckpointError where the answer to one image would do for all, within the budget.
+
+    As in reduced precision, or where all probabilities but one are too small for float32. Logits in
+    float32 that do not differ are those of a checkpoint that has one answer, and are proven.
+    """
+    first, probabilities = found.cases[0], found.interface.output == "probabilities"
+    if found.precision not in ("fp16", "bf16") and not probabilities:
         return
+    if any(case.budget.rmse < case.spread for case in found.cases):
+        return
+    what = "the logarithms of probabilities" if probabilities else "logits"
+    remedy = REMEDY[found.precision]
+    if probabilities:
+        remedy = "Export logits, without --output probabilities."
     raise CheckpointError(
-        f"In {DTYPES[precision]} the checkpoint's own errors are as large as what sets one image "
-        f"apart from another (on {cases[0].name} inputs an RMSE of {cases[0].budget.rmse:.1e} "
-        f"is allowed, and logits differ by {cases[0].spread:.1e}), so the proof proves nothing. "
-        f"Real pictures may differ more: give some with --images. Or: {REMEDY[precision]}"
+        f"In {DTYPES[found.precision]} the checkpoint's own errors are as large as what sets one "
+        f"image apart from another (on {first.name} inputs an RMSE of {first.budget.rmse:.1e} is "
+        f"allowed, and {what} differ by {first.spread:.1e}), so the proof proves nothing. "
+        f"Real pictures may differ more: give some with --images. Or: {remedy}"
     )
 
 

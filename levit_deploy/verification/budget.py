@@ -34,7 +34,7 @@ from levit_deploy.precision import EPS, Precision
 
 RMSE_FACTOR, MAX_FACTOR = 2.0, 4.0
 RMSE_FLOOR_ULPS, MAX_FLOOR_ULPS = 2.0, 4.0
-LEAST = 1e-30  # probability; the smallest number with all of float32's digits is 1.2e-38
+LEAST = 1e-30  # of a probability, or a budget; float32 has all its digits down to 1.2e-38
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def budget(
     for original in originals:
         error = original - reference
         rmse, largest = max(rmse, rms(error)), max(largest, float(np.abs(error).max()))
-    return Budget(
-        rmse=max(RMSE_FACTOR * rmse, RMSE_FLOOR_ULPS * ulp),
-        max_error=max(MAX_FACTOR * largest, MAX_FLOOR_ULPS * ulp),
+    return Budget(  # more than 0, also where all logits are
+        rmse=max(RMSE_FACTOR * rmse, RMSE_FLOOR_ULPS * ulp, LEAST),
+        max_error=max(MAX_FACTOR * largest, MAX_FLOOR_ULPS * ulp, LEAST),
     )
 
 

@@ -163,9 +163,7 @@ def _compare(
 def _histogram(error: npt.NDArray[np.float64], allowed: float) -> tuple[int, ...]:
     """How many errors are how many times what is allowed, as ``CaseResult`` has it."""
     least, most = ERROR_EDGES[[0, -1]]
-    with np.errstate(divide="ignore", invalid="ignore"):  # where all logits are to be zero
-        times = np.where(error == 0, 0, np.abs(error) / allowed)
-    times = np.nan_to_num(times, nan=np.inf).clip(least, most)
+    times = np.nan_to_num(np.abs(error) / allowed, nan=np.inf).clip(least, most)
     return tuple(np.histogram(times, ERROR_EDGES)[0].tolist())
 
 
