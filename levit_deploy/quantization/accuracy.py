@@ -26,7 +26,8 @@ class Accuracy:
     ``float_top1`` and ``int8_top1`` are percentages, None where there are no labels. ``drop`` is
     what was lost, in points of top-1, or of agreement where there are no labels; ``allowed`` is how
     much may be. ``constant_drop`` is what a network would lose that gives every picture the best
-    one answer: pictures with which it would pass judge nothing.
+    one answer: pictures with which it would pass judge nothing. ``understood`` says how they were
+    prepared, and their folders taken for classes.
     """
 
     pictures: int
@@ -36,15 +37,13 @@ class Accuracy:
     drop: float
     allowed: float
     constant_drop: float
+    understood: str
 
     @property
     def failures(self) -> tuple[str, ...]:
         """What is wrong, in words with figures; empty where nothing is."""
         if self.constant_drop <= self.allowed:
-            return (
-                "they judge nothing: a network with one answer to all would lose no more than "
-                f"{max(self.constant_drop, 0):.2f} points, and {self.allowed:g} are allowed",
-            )
+            return (self._why_they_judge_nothing,)
         if self.drop <= self.allowed:
             return ()
         if self.float_top1 is not None:
@@ -54,6 +53,24 @@ class Accuracy:
             )
         return (
             f"the same top-1 on {self.agreement:.2f} %, where {100 - self.allowed:g} % was asked",
+        )
+
+    @property
+    def _why_they_judge_nothing(self) -> str:
+        """What float32 and one answer make of the pictures, and how the user can correct it."""
+        if self.float_top1 is None:
+            found = f"float32 gives one answer to all but {self.constant_drop:.2f} %"
+            options = "--preprocessing changes"
+        else:
+            one = self.float_top1 - self.constant_drop
+            found = (
+                f"float32's own top-1 is {self.float_top1:.2f} %, one answer to all would have "
+                f"{one:.2f} %"
+            )
+            options = "--preprocessing and --labels change"
+        return (
+            f"{found}, and {self.allowed:g} points may be lost: they judge nothing. They were "
+            f"{self.understood}, which {options}"
         )
 
 
@@ -77,12 +94,30 @@ def accuracy(
     if pictures.labels is None:
         allowed = MAX_DISAGREEMENT if max_drop is None else max_drop
         constant = 100 * (n - _most(float_top1)) / n
-        return Accuracy(n, agreement, None, None, 100 * (n - agreeing) / n, allowed, constant)
+        return Accuracy(
+            n,
+            agreement,
+            None,
+            None,
+            100 * (n - agreeing) / n,
+            allowed,
+            constant,
+            pictures.understood,
+        )
     before, after = (int((found == pictures.labels).sum()) for found in (float_top1, int8_top1))
     allowed = MAX_DROP if max_drop is None else max_drop
     drop = 100 * (before - after) / n  # of counts: the difference of two percentages is not exact
     constant = 100 * (before - _most(pictures.labels)) / n
-    return Accuracy(n, agreement, 100 * before / n, 100 * after / n, drop, allowed, constant)
+    return Accuracy(
+        n,
+        agreement,
+        100 * before / n,
+        100 * after / n,
+        drop,
+        allowed,
+        constant,
+        pictures.understood,
+    )
 
 
 def _most(answers: npt.NDArray[Any]) -> int:

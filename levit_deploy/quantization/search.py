@@ -94,8 +94,8 @@ def search(
     if result.constant_drop <= result.allowed:  # which no block in float would change
         raise VerificationError(
             f"int8 cannot be judged: on {result.pictures} pictures, {result.failures[0]}. Nothing "
-            "was published. Give pictures of all that the network tells apart, or a smaller "
-            "--max-drop."
+            "was published. If the network is better than that, correct these; otherwise give "
+            "pictures of all that it tells apart, or a smaller --max-drop."
         )
     fails, holds = 0, 0 if not result.failures else len(ranked)
     while holds - fails > 1:

@@ -20,13 +20,15 @@ from levit_deploy.runtime.sessions import Images
 FEWEST = 40  # one in four to calibrate on leaves thirty to judge by
 MOST_CALIBRATING, MOST_JUDGING = 64, 1000
 BATCH = 8
+SHOWN_FOLDERS = 10  # as many as tell an order
 
 
 @dataclass(frozen=True)
 class Judging:
     """The pictures to judge by, read a few at a time, each time they are asked for.
 
-    ``labels`` are class indices, one a picture, or None where the folder has none.
+    ``labels`` are class indices, one a picture, and ``classes`` the index of each folder; None
+    where the folders are not those of the classes.
     """
 
     paths: tuple[Path, ...]
@@ -34,6 +36,20 @@ class Judging:
     config: LeViTConfig
     preprocessing: Preprocessing
     input: Input = "float32"
+    classes: dict[str, int] | None = None
+
+    @property
+    def understood(self) -> str:
+        """How the pictures were prepared, and their folders taken for classes, in words."""
+        prepared = f'prepared as "{self.preprocessing}"'
+        if self.classes is None:
+            return prepared
+        numbered = [
+            f"{i} {folder}" for folder, i in sorted(self.classes.items(), key=lambda x: x[1])
+        ]
+        more = ["..."] if len(numbered) > SHOWN_FOLDERS else []
+        shown = ", ".join([*numbered[:SHOWN_FOLDERS], *more])
+        return f"{prepared}, the folders taken for the classes {shown}"
 
     def batches(self) -> Iterator[Images]:
         """All pictures in order, up to BATCH at once, as ``read_pictures`` gives them."""
@@ -55,8 +71,8 @@ def judging_pictures(
     Folders named after ``class_names``, where the checkpoint has them, are of these classes.
     """
     found = find_pictures(folder)
-    labels = _labels(found, folder, config, class_names)
-    return _judging(found, labels, config, preprocessing, input)
+    classes = _classes(found, folder, config, class_names)
+    return _judging(found, folder, classes, config, preprocessing, input)
 
 
 def split_pictures(
@@ -78,24 +94,27 @@ def split_pictures(
             "calibrate on, the others to judge by. Add pictures such as the network will meet."
         )
     calibrating = _spread(found, min(len(found) // 4, MOST_CALIBRATING))
-    labels = _labels(found, folder, config, class_names)
+    classes = _classes(found, folder, config, class_names)
     rest = sorted(set(found) - set(calibrating))
     return (
         read_pictures(calibrating, config, preprocessing, input),
-        _judging(rest, labels, config, preprocessing, input),
+        _judging(rest, folder, classes, config, preprocessing, input),
     )
 
 
 def _judging(
     paths: list[Path],
-    labels: dict[Path, int] | None,
+    folder: Path,
+    classes: dict[str, int] | None,
     config: LeViTConfig,
     preprocessing: Preprocessing,
     input: Input,
 ) -> Judging:
     chosen = _spread(paths, MOST_JUDGING)
-    known = np.array([labels[path] for path in chosen]) if labels is not None else None
-    return Judging(tuple(chosen), known, config, preprocessing, input)
+    labels = None
+    if classes is not None:
+        labels = np.array([classes[path.relative_to(folder).parts[0]] for path in chosen])
+    return Judging(tuple(chosen), labels, config, preprocessing, input, classes)
 
 
 def _spread(paths: list[Path], most: int) -> list[Path]:
@@ -103,13 +122,11 @@ def _spread(paths: list[Path], most: int) -> list[Path]:
     return [paths[i * len(paths) // n] for i in range(n)]
 
 
-def _labels(
+def _classes(
     paths: list[Path], folder: Path, config: LeViTConfig, class_names: Sequence[str]
-) -> dict[Path, int] | None:
+) -> dict[str, int] | None:
     """Class indices by folder; None where there is not one for each class, or a picture in none."""
-    inside = {path: path.relative_to(folder).parts for path in paths}
-    folders = {parts[0] for parts in inside.values()}
-    classes = class_indices(folders, config.num_classes, class_names)
-    if classes is None or any(len(parts) < 2 for parts in inside.values()):
+    inside = [path.relative_to(folder).parts for path in paths]
+    if any(len(parts) < 2 for parts in inside):
         return None
-    return {path: classes[parts[0]] for path, parts in inside.items()}
+    return class_indices({parts[0] for parts in inside}, config.num_classes, class_names)

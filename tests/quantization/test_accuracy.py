@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,15 @@ def test_pictures_that_one_answer_would_do_for_judge_nothing(labels):
     found = accuracy(answers, np.zeros(1000, int), judging(labels), None)
     assert found.drop <= found.allowed
     assert "one answer to all" in found.failures[0]
+    assert "they judge nothing" in found.failures[0]
+
+
+def test_where_float32_is_wrong_itself_it_says_so_and_how_pictures_were_understood():
+    classes = {"cat": 1, "ant": 0, **{f"x{i}": i for i in range(2, 7)}}
+    pictures = replace(judging(LABELS), classes=classes)
+    wrong = with_others(LABELS, *range(900))
+    (words,) = accuracy(wrong, wrong, pictures, None).failures
+    assert "float32's own top-1 is 10.00 %, one answer to all would have 14.30 %" in words
+    assert f'prepared as "{IMAGENET}"' in words
+    assert "the classes 0 ant, 1 cat, 2 x2" in words
+    assert "--preprocessing and --labels" in words

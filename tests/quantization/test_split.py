@@ -29,6 +29,13 @@ def test_labels_are_the_folders_in_the_order_of_their_names(tmp_path):
     judging = judging_pictures(tmp_path, CONFIG, IMAGENET)
     assert judging.labels is not None
     assert [f"class{label}" for label in judging.labels] == [p.parent.name for p in judging.paths]
+    assert judging.understood.endswith(
+        "the folders taken for the classes 0 class0, 1 class1, "
+        + "2 class2, 3 class3, 4 class4, 5 class5, 6 class6"
+    )
+    names = [f"class{i}" for i in reversed(range(CLASSES))]
+    named = judging_pictures(tmp_path, CONFIG, IMAGENET, class_names=names)
+    assert "the classes 0 class6, 1 class5" in named.understood
 
 
 def test_without_a_folder_for_each_class_there_are_no_labels(tmp_path):
