@@ -110,6 +110,8 @@ def writing_output() -> Iterator[None]:
 
     Raises OutputError where it cannot be written for another reason, such as a full disk.
     """
+    if sys.stdout is None:  # what Python has for one that was closed before it started
+        raise OutputError("Standard output is closed. Open it, or give -q and --json FILE.")
     try:
         yield
         sys.stdout.flush()

@@ -754,6 +754,16 @@ def test_output_that_cannot_be_written_is_exit_5(folder, report_to):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
+def test_standard_output_that_is_closed_is_exit_5(folder):
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh"]
+    command = [*closed, *command_line("inspect", folder / "ckpt.pth")]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    assert "Standard output is closed" in done.stderr
+    assert subprocess.run([*command, "-q"]).returncode == 0
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_the_exit_code_does_not_wait_for_its_message(folder):
     with Path("/dev/full").open("w") as full:
