@@ -1,6 +1,6 @@
 """Time LeViT-192 against the EfficientNets of its accuracy, side by side, in today's runtimes.
 
-    pip install levit-deploy onnxscript transformers
+    pip install -c constraints.txt . onnxscript transformers
     python examples/compare_efficientnet.py --batch-size 1,16
 
 The LeViT paper claims: at 80 % ImageNet top-1, five times as fast as EfficientNet on CPU. In

@@ -1,6 +1,6 @@
 """Export the demo's network at other image sizes than its own, and measure what that costs.
 
-    pip install levit-deploy
+    pip install -c constraints.txt .
     python examples/compare_image_sizes.py 32 48 64 80 96
 
 prints the accuracy of each proven artifact on the held-out digits, resized. The attention biases

@@ -1,6 +1,6 @@
 """Hold the whole export of a LeViT-256 against Optimum's: time and memory of each command.
 
-    pip install levit-deploy 'optimum-onnx[onnxruntime]'
+    pip install . 'optimum-onnx[onnxruntime]'
     python examples/compare_optimum.py --runs 3
 
 Both read the same folder, as transformers saves it, with random weights, and write ONNX. Ours

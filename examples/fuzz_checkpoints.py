@@ -1,6 +1,6 @@
 """Damage checkpoints in every way at hand and see that the command always ends as it promises.
 
-    pip install levit-deploy
+    pip install -c constraints.txt .
     python examples/fuzz_checkpoints.py --count 10000 --seed 0
 
 Each mutated file goes through ``levit-deploy fuse``, which reads, proves and publishes. It must end

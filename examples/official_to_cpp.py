@@ -1,6 +1,6 @@
 """An official checkpoint to a C++ program, and its answers beside PyTorch's.
 
-    pip install levit-deploy
+    pip install -c constraints.txt .
     python examples/official_to_cpp.py digits.pth --build build
 
 exports a proven TorchScript file into the build folder, builds examples/cpp there with CMake and a

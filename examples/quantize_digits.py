@@ -1,6 +1,6 @@
 """What int8 costs the demo's network, and what saturating sums would, on real scanned digits.
 
-    pip install levit-deploy scikit-learn
+    pip install -c constraints.txt . scikit-learn
     python examples/quantize_digits.py
 
 Calibrates on 64 scans of the training part and answers the 360 held-out ones: in float32, and in

@@ -1,6 +1,6 @@
 """A fine-tuned timm LeViT to int8: as right as it was, smaller, and faster.
 
-    pip install levit-deploy
+    pip install -c constraints.txt .
     python examples/timm_to_int8.py CHECKPOINT DIR -o levit.int8.onnx
 
 CHECKPOINT is what timm saved: a folder with model.safetensors and config.json, or the weights of

@@ -1,6 +1,6 @@
 """Train a small LeViT on real scanned digits and save it as an official training run does.
 
-    pip install levit-deploy scikit-learn
+    pip install -c constraints.txt . scikit-learn
     python examples/train_digits.py OUTPUT_DIRECTORY
 
 takes about a minute on one core and writes

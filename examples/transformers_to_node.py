@@ -1,6 +1,6 @@
 """A folder as transformers saves it to Node, and its answers beside PyTorch's.
 
-    pip install levit-deploy
+    pip install -c constraints.txt .
     python examples/transformers_to_node.py CHECKPOINT_FOLDER -o levit.onnx
 
 exports a proven ONNX file, installs onnxruntime-node from npm where it is not there yet, and has

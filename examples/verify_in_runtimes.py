@@ -1,6 +1,6 @@
 """Prove artifacts once more, as computed by every other runtime that is installed.
 
-    pip install levit-deploy openvino opencv-python-headless
+    pip install -c constraints.txt . openvino opencv-python-headless
     (cd examples/node && npm install --ignore-scripts)
     python examples/verify_in_runtimes.py digits.pth digits.onnx --cpp build/run
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import warnings
 from pathlib import Path
 
 import torch
 
-from levit_deploy.errors import UsageError
+from levit_deploy.extras import require_extra
 from levit_deploy.quantization.calibration import image_reader, in_silence
 from levit_deploy.runtime.sessions import FloatArray
 
@@ -20,11 +19,8 @@ def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:
     ``image`` is channels, height and width. The input is called ``pixel_values``, the output
     ``logits``. Raises UsageError where onnxscript, which torch.onnx needs, is not installed.
     """
-    if importlib.util.find_spec("onnxscript") is None:
-        raise UsageError(
-            "The plain export that everything is compared with needs onnxscript, as torch.onnx "
-            "does. Install it with: pip install onnxscript"
-        )
+    what = "The plain export by torch.onnx, which everything is compared with,"
+    require_extra("bench", ("onnxscript",), what)
     import onnx
     import onnxsim
 

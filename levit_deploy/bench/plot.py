@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from levit_deploy.errors import UsageError
+from levit_deploy.extras import require_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -13,11 +12,7 @@ if TYPE_CHECKING:
 
 def require_plotting() -> None:
     """Raise UsageError where matplotlib is not installed, before anything is timed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError(
-            "--plot draws with matplotlib, which is not installed. Install it with: pip install "
-            "matplotlib"
-        )
+    require_extra("bench", ("matplotlib",), "--plot")
 
 
 def plot(data: dict[str, Any], destination: str) -> None:

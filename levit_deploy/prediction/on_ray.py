@@ -7,7 +7,6 @@ done again.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -28,9 +27,9 @@ from levit_deploy.errors import (
     BackendError,
     InputError,
     LevitDeployError,
-    UsageError,
     first_line,
 )
+from levit_deploy.extras import require_extra
 from levit_deploy.prediction import Prediction, no_picture_used, pictures_at_once, predictions
 from levit_deploy.prediction.processor import read_processor
 from levit_deploy.publish_folder import staged_folder
@@ -59,11 +58,7 @@ class Job:
 
 def require_ray() -> None:
     """Raise UsageError where Ray Data is not installed, before anything runs."""
-    if any(importlib.util.find_spec(name) is None for name in ("ray", "pyarrow", "pandas")):
-        raise UsageError(
-            "--engine ray needs Ray Data, which is not installed. Install it with: pip install "
-            "'levit-deploy[ray]'"
-        )
+    require_extra("ray", ("ray", "pyarrow", "pandas"), "--engine ray")
 
 
 def predict_on_ray(

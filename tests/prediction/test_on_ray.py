@@ -17,7 +17,7 @@ from test_cli import names_in, run
 from levit_deploy.errors import ArtifactError, BackendError, InputError
 from levit_deploy.runtime.artifact import load_artifact
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'levit-deploy[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install -c constraints.txt '.[ray]'")
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
