@@ -12,6 +12,7 @@ from networks import golden
 from test_cli import run
 
 import levit_deploy
+from levit_deploy import errors
 from levit_deploy.cli import app
 
 COMMANDS = typer.main.get_command(app).commands
@@ -176,6 +177,15 @@ def test_the_package_is_imported_at_once_and_its_names_when_they_are_used():
     _, loaded = loaded_by("import levit_deploy; levit_deploy.load")
     assert "torch" in loaded
     assert set(levit_deploy.__all__) <= set(dir(levit_deploy))
+
+
+def test_what_annotations_and_handlers_need_can_be_imported():
+    for name in levit_deploy.__all__:
+        assert getattr(levit_deploy, name).__module__.startswith("levit_deploy.")
+    named = {name for name in vars(errors) if name.endswith("Error")}
+    named |= {"Checkpoint", "ExportOptions", "Int8Options", "TritonModel"}  # what functions take
+    named |= {"Evaluation", "Prediction", "Published", "Verification"}  # and give
+    assert named <= set(levit_deploy.__all__)
 
 
 @pytest.mark.parametrize(

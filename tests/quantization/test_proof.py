@@ -293,6 +293,22 @@ def test_the_command_line_does_it_too(folder, tmp_path):
     assert run("verify", folder / "ckpt.pth", output, *size)[0] == 2
 
 
+@pytest.mark.slow
+def test_verify_is_told_which_folder_is_which_class(published, folder, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"class{i}" for i in reversed(range(CONFIG.num_classes))))
+    pictures = ("--images", folder / "pictures", "--labels", labels, "--max-drop", "100")
+    size = ("--image-size", "32", "--json", "-")
+    code, out, err = run("verify", folder / "ckpt.pth", published.path, *pictures, *size)
+    found = json.loads(out)["verification"]["accuracy"]
+    assert found["float_top1"] is not None  # which takes labels, as one class has no folder
+    assert found["understood"].endswith(
+        "the classes 1 class5, 2 class4, 3 class3, 4 class2, 5 class1, 6 class0"
+    )
+    assert code == 1  # as any network may lose 100 points
+    assert "they judge nothing. They were prepared as" in err
+
+
 def test_the_report_says_what_each_block_costs(published):
     from rich.console import Console
 
