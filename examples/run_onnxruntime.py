@@ -64,6 +64,10 @@ def main() -> None:
     how = json.loads(metadata["preprocessing"])
     labels = json.loads(metadata.get("labels", "[]"))
 
+    usual = "single_label_classification"
+    if metadata.get("problem_type", usual) != usual or session.get_outputs()[0].shape[-1] == 1:
+        raise SystemExit("The network's logits are not for one class of several.")
+
     images = np.stack([prepare(path, pixel_values.shape[1:], how) for path in args.pictures])
     if args.save is not None:
         np.save(args.save, images)

@@ -68,6 +68,7 @@ def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
         )
     texts = {name: json.loads(data) for name, data in configs.items()}
     saved = transformers.known(texts.pop(CONFIG) | texts)
+    of_pictures = " or ".join(texts) or PREPROCESSOR_CONFIG
     image_size = saved.image_size or (224, 224)  # LevitConfig's own
     if image_size != checkpoint.config.image_size:
         raise UsageError(
@@ -79,12 +80,12 @@ def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
         raise UsageError(
             f"-o names a folder, into which {checkpoint.path.parent}'s configs go as they are. By "
             f"them pictures are not cropped to the {size_text(image_size)} that the network takes, "
-            f"and a pipeline would fail. Correct crop_size in {' or '.join(texts)}, or name a file "
-            "with -o."
+            f"and a pipeline would fail. Correct crop_size in {of_pictures}, or name a file with "
+            "-o."
         )
     for option, given, kept, where in (
         ("--labels", checkpoint.labels, saved.labels, f"id2label of {CONFIG}"),
-        ("--preprocessing", checkpoint.preprocessing, saved.preprocessing, PREPROCESSOR_CONFIG),
+        ("--preprocessing", checkpoint.preprocessing, saved.preprocessing, of_pictures),
     ):
         if given != kept:
             raise UsageError(

@@ -320,6 +320,23 @@ def test_what_is_no_picture_may_be_written_among_them(folder, photos):
     assert json.loads(written.read_text())["verification"]["passed"] is True
 
 
+@pytest.mark.slow
+def test_what_a_folder_says_of_its_logits_is_told_and_keeps_them_from_being_answers(hub, photos):
+    assert "problem type" not in run("inspect", hub)[1]
+    path = hub / "config.json"
+    stated = {"problem_type": "multi_label_classification"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | stated))
+    assert "problem type multi_label_classification" in " ".join(run("inspect", hub)[1].split())
+    code, _, err = run("export", hub, "--output", "probabilities")
+    assert code == 2
+    assert "a problem_type of multi_label_classification" in " ".join(err.split())
+    assert run("export", hub, "-q")[0] == 0
+    for command in ("predict", "evaluate"):
+        code, out, err = run(command, hub.parent / "levit.v1.onnx", photos)
+        assert (code, out) == (3, "")
+        assert "has no most probable class" in err
+
+
 def test_what_a_folder_says_of_pictures_is_kept_by_fuse(hub, photos):
     path = hub / "preprocessor_config.json"
     processor = json.loads(path.read_text())

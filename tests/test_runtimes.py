@@ -200,6 +200,12 @@ def test_onnxruntime_s_answers_have_the_artifact_s_labels(folder, tmp_path):
     plain = script("run_onnxruntime.py", folder / "small.spatial", path).splitlines()[1:]
     labels = ["a", "b", "c", "d", "e", "f", "great tit"]
     assert named == [labels[int(line.split()[-1])] for line in plain]
+    entry.key, entry.value = "problem_type", "regression"
+    onnx.save(model, tmp_path / "labelled.onnx")
+    command = [sys.executable, EXAMPLES / arguments[0], *arguments[1:]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("", 1)
+    assert "not for one class of several" in done.stderr
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.config import Grid
 from levit_deploy.cost import count_macs
 from levit_deploy.ending import printable
+from levit_deploy.interface import SINGLE_LABEL
 from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.report.data import Data
 from levit_deploy.report.tables import new_table
@@ -38,6 +39,7 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
         "resolutions": config.resolutions,
         "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
         "labels": list(checkpoint.labels),
+        "problem_type": checkpoint.problem_type,
         "assumed": list(checkpoint.assumed),
     }
 
@@ -66,6 +68,7 @@ def print_checkpoint(data: Data, console: Console) -> None:
         ("multiply-accumulates", f"{data['macs'] / 1e6:.1f} M an image"),
         ("pictures", _preprocessing(data["preprocessing"])),
         ("labels", _labels(data["labels"])),
+        *_problem_type(data["problem_type"]),
         *(("assumed", assumption) for assumption in data["assumed"]),
     ):
         sheet.add_row(name, value)
@@ -97,6 +100,11 @@ def _preprocessing(data: Data) -> str:
         return f"not read: {data['unsupported']}"
     given = Preprocessing(**data)
     return f"{given}, assumed" if given.assumed else str(given)
+
+
+def _problem_type(problem_type: str) -> list[tuple[str, str]]:
+    """What the logits mean, where that is nothing usual."""
+    return [] if problem_type == SINGLE_LABEL else [("problem type", problem_type)]
 
 
 def _labels(labels: list[str]) -> str:

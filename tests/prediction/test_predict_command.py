@@ -241,6 +241,7 @@ def seen_on_a_terminal(until, *pictures, stdout=None):
     return seen
 
 
+@pytest.mark.slow
 def test_what_an_artifact_only_assumes_of_pictures_is_said(folder):
     path = Path("digits.onnx")
     metadata = load_artifact(path).metadata
