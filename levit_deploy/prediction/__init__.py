@@ -126,16 +126,22 @@ def scored(
     Raises InputError at the end where none could be used.
     """
     size = pictures_at_once(artifact, batch_size)
+    share = max(1, size // READERS)  # to hand over each small picture takes as long as to read it
 
-    def read(path: Path) -> tuple[Path, Array | InputError]:
-        try:
-            return path, read_picture(path, processor.to_input)
-        except InputError as error:
-            return path, error
+    def read(paths: Sequence[Path]) -> list[tuple[Path, Array | InputError]]:
+        found: list[tuple[Path, Array | InputError]] = []
+        for path in paths:
+            try:
+                found.append((path, read_picture(path, processor.to_input)))
+            except InputError as error:
+                found.append((path, error))
+        return found
 
-    usable, problem = 0, ""
-    ahead = 2 * max(size, READERS)  # a batch to run next, and one to read into while that runs
-    with closing(map_ahead(read, paths, threads=READERS, ahead=ahead)) as pictures:
+    usable, problem, remaining = 0, "", iter(paths)
+    shares = iter(lambda: list(islice(remaining, share)), [])
+    ahead = 2 * max(size, READERS) // share  # a batch to run next, and one to read while it runs
+    with closing(map_ahead(read, shares, threads=READERS, ahead=ahead)) as ready:
+        pictures = chain.from_iterable(ready)
         while batch := list(islice(pictures, size)):
             whole = [array for _, array in batch if not isinstance(array, InputError)]
             usable += len(whole)
