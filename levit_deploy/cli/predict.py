@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -141,17 +143,24 @@ def _predict_on_ray(
     from levit_deploy.prediction.progress import progress_bar
     from levit_deploy.runtime.isolated import open_isolated
 
-    with open_isolated(artifact, 1) as opened:
-        warn_of_assumed(read_processor(opened).preprocessing, quiet)
-        total, problems = predict_on_ray(
-            opened,
-            every_picture(pictures),
-            folder,
-            address=address,
-            force=force,
-            progress=not quiet and sys.stderr.isatty(),
-            **run,
-        )
+    try:
+        with open_isolated(artifact, 1) as opened:
+            warn_of_assumed(read_processor(opened).preprocessing, quiet)
+            total, problems = predict_on_ray(
+                opened,
+                every_picture(pictures),
+                folder,
+                address=address,
+                force=force,
+                progress=not quiet and sys.stderr.isatty(),
+                **run,
+            )
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            # Some of Ray's threads are then still at work, and do not survive the end of the
+            # interpreter; all else has come to its end before it, and so this is left out.
+            atexit.register(os._exit, 130)
+        raise
     with progress_bar(lambda: total, quiet=quiet, shown=False) as done:
         for problem in [*problems, *[""] * (total - len(problems))]:
             done(problem)

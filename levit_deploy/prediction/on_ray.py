@@ -7,19 +7,15 @@ done again.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import secrets
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from levit_deploy import errors
 from levit_deploy.errors import (
@@ -27,10 +23,11 @@ from levit_deploy.errors import (
     BackendError,
     InputError,
     LevitDeployError,
-    first_line,
+    UsageError,
 )
 from levit_deploy.extras import require_extra
 from levit_deploy.prediction import Prediction, no_picture_used, pictures_at_once, predictions
+from levit_deploy.prediction.cluster import cluster
 from levit_deploy.prediction.processor import read_processor
 from levit_deploy.publish_folder import staged_folder
 from levit_deploy.runtime.artifact import Artifact
@@ -81,8 +78,9 @@ def predict_on_ray(
     it is None. ``address`` is that of a cluster, which has to have the artifact, the pictures and
     ``destination`` under the same paths; None starts one on this machine, which ends with the call.
     Gives how many pictures there were, and the problems of those that were skipped. Raises
-    InputError where no picture could be used, BackendError where workers cannot be had, the
-    runtime crashes, or a picture is left out, OutputError as ``staged_folder`` does.
+    InputError where no picture could be used, UsageError where no machine has so many processors,
+    BackendError where workers cannot be had, the runtime crashes, or a picture is left out,
+    OutputError as ``staged_folder`` does.
     """
     from levit_deploy.prediction.parquet import is_parquet_of_ours, read_problems
 
@@ -90,14 +88,21 @@ def predict_on_ray(
     size = BATCHES * pictures_at_once(artifact, batch_size)
     job = Job(artifact.path, artifact.sha256, Path.cwd(), top_k, batch_size, threads or 1)
     groups = list(_groups(paths, size))
+    if workers is not None:
+        workers = min(workers, len(groups))
     with (
         staged_folder(
             destination, is_ours=is_parquet_of_ours, force=force, option=OPTION
         ) as temporary,
-        _cluster(address, None if workers is None else workers * job.threads) as cpus,
+        cluster(address, None if workers is None else workers * job.threads) as cpus,
     ):
-        count = workers or max(1, cpus // job.threads)
-        _run(job, groups, temporary, min(count, len(groups)), progress)
+        if job.threads > max(cpus):  # Ray would wait for a machine that has
+            raise UsageError(
+                f"--threads {job.threads} was asked, and no machine of the Ray cluster has more "
+                f"than {max(cpus)} processors. Ask for no more."
+            )
+        count = workers or min(sum(n // job.threads for n in cpus), len(groups))
+        _run(job, groups, temporary, count, progress)
         problems = read_problems(temporary, (path for group in groups for path in group))
         total = sum(map(len, groups))
         if len(problems) == total:
@@ -197,47 +202,15 @@ def _run(
 
 def _in_our_words(error: BaseException) -> LevitDeployError:
     """What a worker raised, of which Ray keeps the text, or what became of it."""
-    told = re.search(r"^levit_deploy\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
+    text = str(error).strip()
+    told = re.search(r"^levit_deploy\.errors\.(\w+): (.+)$", text, re.MULTILINE)
     if told is not None:
         raised: LevitDeployError = getattr(errors, told[1])(told[2])
         return raised
-    last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    # below the traceback of the first exception, and before those that it led to
+    first = re.search(r"^[\w.]+: .+$", text, re.MULTILINE)
+    line = first[0] if first else (text.splitlines() or [type(error).__name__])[-1]
     return BackendError(
-        f"Ray could not have the pictures answered: {last_line.strip().rstrip('.')}. A worker that "
+        f"Ray could not have the pictures answered: {line.strip().rstrip('.')}. A worker that "
         "dies is replaced, so this is something else. Run it again with -v."
     )
-
-
-@contextmanager
-def _cluster(address: str | None, cpus: int | None) -> Iterator[int]:
-    """Join the cluster at ``address``, or start one with ``cpus``; yield how many it has."""
-    verbose = logging.getLogger().isEnabledFor(logging.INFO)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    options: dict[str, Any] = {"address": address}
-    if address is None:
-        # who reaches a cluster can run code on it: nobody does without a word known to none
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        options = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    import ray
-    import ray.data
-
-    if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    level = logging.INFO if verbose else logging.CRITICAL
-    asked_to_end = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(**options, log_to_driver=verbose, logging_level=level)
-    except Exception as error:  # of many kinds
-        raise BackendError(
-            f"No Ray cluster could be had: {first_line(error)}. Expected one at --ray-address, or "
-            "leave to start one on this machine. Check the address, or leave it out."
-        ) from error
-    try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, asked_to_end)  # Ray has its own in place of ours
-        yield int(ray.cluster_resources().get("CPU", 1))
-    finally:
-        ray.shutdown()

@@ -4,10 +4,14 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,7 @@ from levit_deploy.prediction.parquet import (
     to_table,
 )
 
+TORN = os.fsdecode(b"torn\xff.png")
 TIMES = 60  # the folder is given so often, so that it takes long enough to interfere
 
 
@@ -41,7 +46,7 @@ def folder(tmp_path, monkeypatch):
     scans.save_scans(tmp_path / "scans", 150)
     scan = next((tmp_path / "scans" / "0").iterdir()).read_bytes()
     (tmp_path / "scans" / os.fsdecode(b"\xff.png")).write_bytes(scan)
-    (tmp_path / "scans" / "torn.png").write_bytes(scan[:60])
+    (tmp_path / "scans" / TORN).write_bytes(scan[:60])
     return tmp_path
 
 
@@ -84,8 +89,11 @@ def test_a_killed_worker_changes_no_answer_and_loses_no_picture():
         wait_for_worker(process, others | found)  # in its place, and at work
         err = process.communicate(timeout=300)[1].decode()
     assert process.returncode == 0
-    assert err.count("skipped: scans/torn.png cannot be read as a picture: ") == TIMES
-    assert f"skipped {TIMES} of {TIMES * 152} pictures" in err
+    *skipped, total = err.splitlines()  # and nothing of Ray's
+    assert len(skipped) == TIMES
+    for line in skipped:
+        assert line.startswith(r"skipped: scans/torn\xff.png cannot be read as a picture: ")
+    assert total == f"skipped {TIMES} of {TIMES * 152} pictures"
 
     code, _, _ = run("predict", "digits.onnx", "scans", "--json", "plain.json", "--threads", "1")
     assert code == 0
@@ -99,23 +107,95 @@ def test_a_killed_worker_changes_no_answer_and_loses_no_picture():
     assert is_parquet_of_ours(Path("out"))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_an_interrupt_ends_it_and_leaves_no_file():
+    before = names_in(Path())
+    others = set(busy_workers())
+    command = [sys.executable, "-m", "levit_deploy", "predict", "digits.onnx", *["scans"] * 2000]
+    command += ["--engine", "ray", "--parquet", "out", "--workers", "1"]
+    # who starts the tests in the background has interrupts ignored, which is inherited
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=heard) as process:
+        wait_for_worker(process, others)
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=60)[1].decode()
+    assert err == "levit-deploy: interrupted. No unproven file was left behind.\n"
+    assert process.returncode == 130
+    assert names_in(Path()) == before
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The environment that a cluster was started in, which asks for a token, and its address."""
+    with tempfile.TemporaryDirectory(prefix="ray") as home, closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        unused.close()
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        env |= {"HOME": home, "RAY_USAGE_STATS_ENABLED": "0"}
+        (Path(home) / ".ray").mkdir()
+        (Path(home) / ".ray" / "auth_token").write_text("5e" * 32)
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [ray, "start", "--head", "--block", "--port", address.rpartition(":")[2]]
+        command += ["--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", home]
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+            assert any("Ray runtime started" in line for line in process.stdout)
+            yield env, address
+            process.terminate()
+            process.communicate(timeout=60)
+
+
+@pytest.mark.slow
+def test_a_cluster_is_joined_by_address_with_the_token_it_asks_for(folder, cluster):
+    env, address = cluster
+    command = [sys.executable, "-m", "levit_deploy", "predict", "digits.onnx", "scans"]
+    command += ["--engine", "ray", "--parquet", "out", "--ray-address", address]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    torn, total = done.stderr.splitlines()
+    assert torn.startswith(r"skipped: scans/torn\xff.png cannot be read as a picture: ")
+    assert (total, done.returncode) == ("skipped 1 of 152 pictures", 0)
+    assert pa.dataset.dataset("out").count_rows() == 152
+
+    command += ["--threads", "3", "--force"]  # each machine has two
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert "no machine of the Ray cluster has more than 2 processors" in done.stderr
+    assert done.returncode == 2
+    assert names_in(folder) == ["digits.onnx", "out", "scans"]
+
+
 SCRIPT = """
-import dataclasses, pathlib
-from levit_deploy.errors import ArtifactError
+import dataclasses, pathlib, sys
+from levit_deploy.errors import LevitDeployError
 from levit_deploy.prediction.on_ray import predict_on_ray
 from levit_deploy.runtime.artifact import load_artifact
-artifact = dataclasses.replace(load_artifact(pathlib.Path("digits.onnx")), sha256="another")
-try:
-    predict_on_ray(artifact, pathlib.Path("scans/0").iterdir(), pathlib.Path("out"), top_k=1)
-except ArtifactError as error:
-    print("told:", error)
+artifact = load_artifact(pathlib.Path("digits.onnx"))
+for change, top_k in (({"sha256": "another"}, 1), ({}, "one")):
+    try:
+        predict_on_ray(
+            dataclasses.replace(artifact, **change),
+            pathlib.Path("scans/0").iterdir(),
+            pathlib.Path("out"),
+            top_k=top_k,
+            address=sys.argv[1],
+        )
+    except LevitDeployError as error:
+        print(f"{type(error).__name__}: {error}")
 """
 
 
 @pytest.mark.slow
-def test_what_a_worker_refuses_is_told_as_if_it_were_here(folder):
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
-    assert "told: digits.onnx is another file on a machine of the cluster." in done.stdout
+def test_what_a_worker_raises_is_told_as_if_it_were_here(folder, cluster):
+    env, address = cluster
+    command = [sys.executable, "-c", SCRIPT, address]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    refused, broken = done.stdout.splitlines()
+    assert refused.startswith(
+        "ArtifactError: digits.onnx is another file on a machine of the cluster."
+    )
+    assert broken.startswith(
+        "BackendError: Ray could not have the pictures answered: TypeError: '<' not supported"
+    )
     assert names_in(folder) == ["digits.onnx", "scans"]
 
 
@@ -133,7 +213,7 @@ def job(artifact, **changes):
 @pytest.mark.usefixtures("folder")
 def test_a_worker_answers_every_group_also_one_of_which_nothing_can_be_used():
     artifact = load_artifact(Path("digits.onnx"), 1)
-    paths = [Path("scans/torn.png")] * 4 + pictures()[:7]
+    paths = [Path("scans", TORN)] * 4 + pictures()[:7]
     worker = on_ray._Worker(job(artifact))
     table = worker(table_of(paths, 4))
     worker.kept.close()
@@ -165,7 +245,7 @@ def test_pictures_lost_or_written_twice_are_noticed(change):
     Path("out").mkdir()
     pa.parquet.write_table(table, "out/a.parquet")
     (problem,) = read_problems(Path("out"), paths)
-    assert problem.startswith("scans/torn.png cannot be read")
+    assert problem.startswith(r"scans/torn\xff.png cannot be read")
     if change == "lost":
         paths = [*paths, Path("scans/other.png")]
     else:
