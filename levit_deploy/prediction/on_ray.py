@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levit_deploy import errors
+from levit_deploy.ending import as_utf8
 from levit_deploy.errors import (
     ArtifactError,
     BackendError,
     InputError,
     LevitDeployError,
+    OutputError,
     UsageError,
 )
 from levit_deploy.extras import require_extra
@@ -80,11 +82,17 @@ def predict_on_ray(
     Gives how many pictures there were, and the problems of those that were skipped. Raises
     InputError where no picture could be used, UsageError where no machine has so many processors,
     BackendError where workers cannot be had, the runtime crashes, or a picture is left out,
-    OutputError as ``staged_folder`` does.
+    OutputError as ``staged_folder`` does, or where the folder's path is no UTF-8.
     """
     from levit_deploy.prediction.parquet import is_parquet_of_ours, read_problems
 
     read_processor(artifact)  # raises here what every worker would
+    whole = str(destination.resolve())
+    if as_utf8(whole) != whole:
+        raise OutputError(
+            f"{whole} is a name that is no UTF-8, which those who write Parquet cannot write to. "
+            f"Choose another folder with {OPTION}."
+        )
     size = BATCHES * pictures_at_once(artifact, batch_size)
     job = Job(artifact.path, artifact.sha256, Path.cwd(), top_k, batch_size, threads or 1)
     groups = list(_groups(paths, size))

@@ -279,6 +279,7 @@ def test_what_makes_no_sense_is_refused_before_a_cluster_starts(folder):
         ((*ray, "no/out"), 5, "Create it, or choose another with --parquet"),
         ((*ray, "mine", "--force"), 5, "did not write"),
         ((*ray, "digits.onnx"), 5, "--parquet"),
+        ((*ray, os.fsdecode(b"out\xff")), 5, r"out\xff is a name that is no UTF-8"),
     ):
         found = run("predict", "digits.onnx", "scans", *options)
         assert found[:2] == (code, "")
