@@ -190,7 +190,11 @@ def _blocks(proof: Data) -> Element:
             f" Allowed is twice the original's own RMSE there. The proof is of {_of(proof)}: over "
             "few images, a right artifact may be beyond the line at a block by chance."
         )
-    columns = ("block", "RMSE", *(("allowed", "RMSE of what is allowed") if held else ("",)))
+    columns = (
+        "block",
+        "RMSE",
+        *(("allowed", "RMSE of what is allowed") if held else ("RMSE, drawn",)),
+    )
     return _section(title, _soft(words), _table(title, columns, rows))
 
 

@@ -8,7 +8,8 @@ from xml.etree.ElementTree import Element
 
 from levit_deploy.page.markup import element
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 226, 72, 30, 44  # of the histogram, in CSS pixels
+WIDTH, HEIGHT = 640, 236  # of the histogram, in CSS pixels
+LEFT, RIGHT, TOP, BOTTOM = 72, 24, 30, 54  # margins for the labels of a narrow window, too
 BAR = 160  # pixels, of a bar in a table
 
 
@@ -22,13 +23,13 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
     floor = HEIGHT - BOTTOM
 
     def x(value: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - 12) * (math.log10(value) - low) / (high - low), 1)
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (math.log10(value) - low) / (high - low), 1)
 
     def y(count: float) -> float:
         return round(floor - (floor - TOP) * count / most, 1)
 
     drawn = [
-        element("line", x1=LEFT, x2=WIDTH - 12, y1=y(count), y2=y(count), class_="grid")
+        element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(count), y2=y(count), class_="grid")
         for count in (0, most)
     ]
     drawn += [
@@ -48,7 +49,7 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
                 )
             )
     for power in range(math.ceil(low), math.floor(high) + 1):
-        drawn.append(element("text", f"{10.0**power:g}", x=x(10.0**power), y=floor + 17))
+        drawn.append(element("text", f"{10.0**power:g}", x=x(10.0**power), y=floor + 21))
     drawn.append(element("line", x1=x(limit), x2=x(limit), y1=TOP - 8, y2=floor, class_="limit"))
     drawn.append(element("text", "allowed", x=x(limit), y=TOP - 12))
     drawn.append(element("text", label, x=(LEFT + WIDTH) / 2, y=HEIGHT - 6))
