@@ -3,8 +3,9 @@
     pip install openvino
     python examples/run_openvino.py digits.onnx images.npy
 
-The images are float32 (batch, channels, height, width), as ``run_onnxruntime.py --save`` and
-``numpy.save`` write them.
+The images are float32 (batch, channels, height, width), or uint8 (batch, height, width, channels)
+for an artifact that takes bytes, as ``run_onnxruntime.py --save`` and ``numpy.save`` write them. An
+artifact that gives probabilities gives those.
 """
 
 import argparse

@@ -3,8 +3,9 @@
     pip install onnx
     python examples/run_reference.py digits.onnx images.npy
 
-The images are float32 (batch, channels, height, width), as ``run_onnxruntime.py --save`` and
-``numpy.save`` write them.
+The images are float32 (batch, channels, height, width), or uint8 (batch, height, width, channels)
+for an artifact that takes bytes, as ``run_onnxruntime.py --save`` and ``numpy.save`` write them. An
+artifact that gives probabilities gives those.
 """
 
 import argparse
@@ -20,7 +21,8 @@ Images = npt.NDArray[np.float32]
 def load(artifact: str) -> Callable[[Images], npt.NDArray[np.float32]]:
     """Read an artifact: float32 (batch, channels, height, width) -> (batch, classes)."""
     evaluator = ReferenceEvaluator(artifact)
-    return lambda images: evaluator.run(None, {"pixel_values": images})[0]
+    (name,) = evaluator.input_names
+    return lambda images: evaluator.run(None, {name: images})[0]
 
 
 def main() -> None:

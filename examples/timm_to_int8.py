@@ -22,14 +22,15 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("levit.int8.onnx"))
     parser.add_argument("--max-drop", type=float, help="points of top-1; 0.3 if not given")
     parser.add_argument("--even-if-slower", action="store_true")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
     args = parser.parse_args()
 
-    checkpoint = levit_deploy.load(args.checkpoint)
     int8 = levit_deploy.Int8Options(
         args.pictures, args.max_drop, even_if_slower=args.even_if_slower
     )
     try:
-        published = levit_deploy.quantize(checkpoint, args.output, int8)
+        checkpoint = levit_deploy.load(args.checkpoint)
+        published = levit_deploy.quantize(checkpoint, args.output, int8, force=args.force)
     except levit_deploy.LevitDeployError as error:
         raise SystemExit(f"Not published: {error}") from error
 

@@ -7,9 +7,11 @@
 //     build/run digits.torchscript.pt images.npy
 //     build/run digits.torchscript.pt picture.ppm
 //
-// An .npy file holds prepared images, float32 (batch, channels, height, width), as numpy.save and
-// run_onnxruntime.py --save write them. A PPM (or, for grey, PGM) picture of 8 bits has the
-// network's size already; it is normalised as the artifact's metadata says.
+// An .npy file holds prepared images, float32 (batch, channels, height, width), or uint8 (batch,
+// height, width, channels) for an artifact that takes bytes, as numpy.save and run_onnxruntime.py
+// --save write them. A PPM (or, for grey, PGM) picture of 8 bits has the network's size already; it
+// is normalised as the artifact's metadata says, or by the artifact itself. An artifact that gives
+// probabilities gives those.
 
 #include <torch/script.h>
 
@@ -43,40 +45,49 @@ std::vector<double> numbers(const std::string& json, const std::string& name) {
   return {std::istream_iterator<double>(text), {}};
 }
 
+bool takes_bytes(const std::string& metadata) {
+  return metadata.find(R"("input": "uint8")") != std::string::npos;
+}
+
 torch::Tensor read_npy(const std::string& path) {
   std::string file = read(path);
   if (file.size() < 10 || file.substr(1, 5) != "NUMPY") throw std::runtime_error(path + " is no .npy.");
   const size_t start = 10 + uint8_t(file[8]) + 256 * uint8_t(file[9]);
   const std::string header = file.substr(10, start - 10);
   std::smatch shape;
-  const std::regex form(R"('<f4', 'fortran_order': False, 'shape': \((\d+), (\d+), (\d+), (\d+)\))");
+  const std::regex form(
+      R"('(<f4|\|u1)', 'fortran_order': False, 'shape': \((\d+), (\d+), (\d+), (\d+)\))");
   if (!std::regex_search(header, shape, form))
-    throw std::runtime_error(path + " is no float32 (batch, channels, height, width).");
+    throw std::runtime_error(path + " holds no batch of float32 or uint8 images.");
+  const auto type = shape[1] == "<f4" ? torch::kFloat32 : torch::kUInt8;
   const std::vector<int64_t> sizes{
-      std::stoll(shape[1]), std::stoll(shape[2]), std::stoll(shape[3]), std::stoll(shape[4])};
-  if (file.size() - start != 4 * c10::multiply_integers(sizes))
+      std::stoll(shape[2]), std::stoll(shape[3]), std::stoll(shape[4]), std::stoll(shape[5])};
+  if (file.size() - start != torch::elementSize(type) * c10::multiply_integers(sizes))
     throw std::runtime_error(path + " is not whole.");
-  return torch::from_blob(file.data() + start, sizes, torch::kFloat32).clone();
+  return torch::from_blob(file.data() + start, sizes, type).clone();
 }
 
 torch::Tensor read_ppm(const std::string& path, const std::string& metadata) {
   std::string file = read(path);
-  std::istringstream text(file);
-  std::string magic;
-  int64_t width = 0, height = 0, most = 0;
-  text >> magic >> width >> height >> most;
-  text.get();  // one space before the pixels
-  const int64_t channels = magic == "P6" ? 3 : 1, start = text.tellg();
-  if (most != 255 || int64_t(file.size()) - start != channels * height * width)
+  std::smatch header;  // four words, with comments between them, and one space before the pixels
+  const std::string gap = R"((?:\s|#[^\n]*\n)+)";
+  const std::regex form("(P[56])" + gap + "(\\d+)" + gap + "(\\d+)" + gap + "255\\s");
+  const std::string front = file.substr(0, 4096);
+  if (!std::regex_search(front, header, form, std::regex_constants::match_continuous))
     throw std::runtime_error(path + " is no PPM or PGM picture of 8 bits.");
+  const int64_t channels = header[1] == "P6" ? 3 : 1, start = header.length();
+  const int64_t width = std::stoll(header[2]), height = std::stoll(header[3]);
+  if (int64_t(file.size()) - start != channels * height * width)
+    throw std::runtime_error(path + " is not whole.");
 
-  const auto bytes = torch::from_blob(file.data() + start, {height, width, channels}, torch::kUInt8);
+  const auto bytes = torch::from_blob(file.data() + start, {1, height, width, channels}, torch::kUInt8);
+  if (takes_bytes(metadata)) return bytes.clone();
   const auto statistic = [&](const char* name) {
     const auto values = torch::tensor(numbers(metadata, name), torch::kFloat32);
     return channels == 1 ? values.mean() : values;  // of three colours, where a network takes grey
   };
   const auto pixels = bytes.to(torch::kFloat32) / 255;
-  return ((pixels - statistic("mean")) / statistic("std")).permute({2, 0, 1}).unsqueeze(0).contiguous();
+  return ((pixels - statistic("mean")) / statistic("std")).permute({0, 3, 1, 2}).contiguous();
 }
 
 int main(int argc, char** argv) try {
@@ -88,8 +99,12 @@ int main(int argc, char** argv) try {
   const std::string& metadata = extra["provenance.json"];
 
   const auto images = path.ends_with(".npy") ? read_npy(path) : read_ppm(path, metadata);
-  auto expected = numbers(metadata, "in_channels");
-  for (const double side : numbers(metadata, "image_size")) expected.push_back(side);
+  if (images.scalar_type() != (takes_bytes(metadata) ? torch::kUInt8 : torch::kFloat32))
+    throw std::runtime_error(path + (takes_bytes(metadata) ? " holds no bytes" : " holds bytes") +
+                             ", unlike what the artifact takes.");
+  auto expected = numbers(metadata, "image_size");
+  const double channels = numbers(metadata, "in_channels").at(0);
+  expected.insert(takes_bytes(metadata) ? expected.end() : expected.begin(), channels);
   if (!std::ranges::equal(images.sizes().slice(1), expected))  // torch itself would run some others
     throw std::runtime_error(path + " is not of the network's size, or has other channels.");
   const auto logits = program.forward({images}).toTensor().contiguous();
