@@ -291,8 +291,10 @@ def refused(name, *arguments, path=None) -> str:
 def test_a_whole_way_overwrites_nothing_and_ends_in_a_sentence(folder, tmp_path, name):
     output = tmp_path / "out"
     pictures = (tmp_path,) if name == "timm_to_int8.py" else ()
+    for i in range(40 * len(pictures)):  # the least it takes
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
     missing = refused(name, tmp_path / "missing.pth", *pictures, "-o", output)
-    assert "missing.pth cannot be read" in missing
+    assert "missing.pth does not exist" in missing
     output.write_text("mine")
     assert "Add --force" in refused(name, folder / "small.pth", *pictures, "-o", output)
     assert output.read_text() == "mine"
