@@ -107,7 +107,7 @@ def test_a_torchscript_program_goes_by_the_places_of_its_values(folder, takes):
 
 
 def test_a_proof_that_fails_leaves_the_repository_as_it_was(folder, monkeypatch):
-    original = levit_deploy.pipeline._form
+    original = levit_deploy.pipeline.plain_form
 
     def sabotaged(*arguments):
         model = original(*arguments)
@@ -115,7 +115,7 @@ def test_a_proof_that_fails_leaves_the_repository_as_it_was(folder, monkeypatch)
             model.head.weight[0, 0] += 1
         return model
 
-    monkeypatch.setattr("levit_deploy.pipeline._form", sabotaged)
+    monkeypatch.setattr("levit_deploy.pipeline.plain_form", sabotaged)
     assert export(folder)[0] == 1
     assert names_in(folder / "models") == []
 
