@@ -72,15 +72,20 @@ def predict(
     ``artifact`` is an ONNX, TorchScript or fused file, run in a process of its own; ``pictures``
     are files, and folders for all pictures below them. ``batch_size`` pictures are run at once,
     BATCH_SIZE if it is None, or as many as the artifact is fixed to; ``threads`` are the runtime's.
-    Other threads read ahead meanwhile. Raises ArtifactError for a file that is none or says nothing
-    of pictures, InputError for a path that does not exist, for a folder without pictures, and at
-    the end where no picture could be used, UsageError for numbers that make no sense, and
-    BackendError where the runtime crashes, hangs or runs out of memory.
+    Other threads read ahead meanwhile. Raises InputError at once for a path that does not exist and
+    for a folder without pictures. With the first answer, it raises ArtifactError for a file that is
+    none or says nothing of pictures, and UsageError for numbers that make no sense; later,
+    InputError at the end where no picture could be used, and BackendError where the runtime
+    crashes, hangs or runs out of memory.
     """
     named = [pictures] if isinstance(pictures, str | Path) else pictures
     paths = every_picture([Path(path) for path in named])
-    with open_isolated(Path(artifact), threads) as opened:
-        yield from predictions(opened, paths, top_k=top_k, batch_size=batch_size)
+
+    def answers() -> Iterator[Prediction]:
+        with open_isolated(Path(artifact), threads) as opened:
+            yield from predictions(opened, paths, top_k=top_k, batch_size=batch_size)
+
+    return answers()
 
 
 def predictions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import queue
@@ -79,16 +80,14 @@ def runtime_process(
         stderr=subprocess.DEVNULL,
     )
     child = _Child(process, timeout_s)
+    # a generator that stands in this block when Python exits is ended too late: its threads are
+    # frozen by then, perhaps with the lock of the pipe that is to be closed
+    atexit.register(child.end)
     try:
         yield child.load
     finally:
-        process.kill()
-        process.wait()
-        child.requests.put(None)
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with suppress(OSError):  # what was not sent yet
-                    stream.close()
+        atexit.unregister(child.end)
+        child.end()
 
 
 class _Child:
@@ -102,8 +101,22 @@ class _Child:
         self.path, self.process, self.timeout_s = Path(), process, timeout_s
         self.requests: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         self.replies: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
-        for work in (self._read, self._write):
-            threading.Thread(target=work, daemon=True).start()
+        works = (self._read, self._write)
+        self.threads = [threading.Thread(target=work, daemon=True) for work in works]
+        for thread in self.threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Kill the process, which ends both threads, and close its pipes; again, do nothing."""
+        self.process.kill()
+        self.process.wait()
+        self.requests.put(None)
+        for thread in self.threads:
+            thread.join()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            with suppress(OSError):  # what was not sent yet
+                stream.close()
 
     def _read(self) -> None:
         assert self.process.stdout is not None

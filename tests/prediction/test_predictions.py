@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -154,6 +155,8 @@ def test_a_path_without_pictures_is_refused_before_anything_is_done(
     (tmp_path / "e").mkdir()
     with pytest.raises(InputError, match=expected):
         every_picture([folder, tmp_path / name])
+    with pytest.raises(InputError, match=expected):  # before no.onnx is looked at
+        levit_deploy.predict("no.onnx", [folder, tmp_path / name])
 
 
 def test_folders_are_read_only_as_far_as_answers_are_asked_for(path, tmp_path, monkeypatch):
@@ -216,6 +219,18 @@ def test_a_runtime_that_dies_is_an_error_and_leaves_nothing_running(folder, path
     with pytest.raises(BackendError, match=r"crashed \(SIGSEGV\)"):
         list(found)
     assert threading.active_count() <= threads + 1  # that reads the pipe, and is ending
+
+
+@pytest.mark.slow
+def test_answers_that_are_not_read_to_the_end_leave_a_script_its_own_exit_code(folder, path):
+    script = f"""
+import levit_deploy
+answers = levit_deploy.predict({str(path)!r}, {str(folder)!r}, threads=1)
+next(answers)
+raise SystemExit(3)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert (found.returncode, found.stderr) == (3, b"")
 
 
 def test_an_artifact_that_says_nothing_of_pictures_is_refused(folder, tmp_path):
