@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from levit_deploy.page.charts import bar, histogram
 from levit_deploy.page.markup import element, to_html
 from levit_deploy.precision import DTYPES
-from levit_deploy.report.proof import same_top1
+from levit_deploy.report.proof import doubtful, same_top1
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
 
@@ -101,7 +101,9 @@ def _compared(data: Data) -> Element:
 def _accuracy(accuracy: Data) -> Element:
     """What rounding to int8 costs on pictures."""
     rows = [("the same top-1", f"{accuracy['agreement']:.2f} %")]
+    doubt = ""
     if accuracy["float_top1"] is not None:
+        doubt = doubtful(accuracy["float_top1"])
         rows.append(("top-1 in float32", f"{accuracy['float_top1']:.2f} %"))
         rows.append(("top-1 in int8", f"{accuracy['int8_top1']:.2f} %"))
     lost = f"{max(accuracy['drop'], 0):.2f} points, {accuracy['allowed']:g} allowed"
@@ -111,7 +113,7 @@ def _accuracy(accuracy: Data) -> Element:
         ("figure", f"on {accuracy['pictures']} pictures", "verdict"),
         [*((name, value, "") for name, value in rows), ("lost", lost, _result(accuracy))],
     )
-    return _section(title, table)
+    return _section(title, table, *([_soft(f"In float32 {doubt}")] if doubt else []))
 
 
 def _cases(title: str, proof: Data) -> Element:

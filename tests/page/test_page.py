@@ -142,6 +142,15 @@ def test_an_infinite_error_of_a_block_is_beyond_the_line(folder, evidence):
     assert float(line["x1"]) < 0.9 * BAR
 
 
+@pytest.mark.parametrize(("top1", "doubtful"), [(80.0, False), (18.2, True), (None, False)])
+def test_labels_that_do_not_fit_are_told_on_the_page_too(folder, evidence, top1, doubtful):
+    accuracy = {"pictures": 300, "agreement": 99.2, "float_top1": top1, "int8_top1": top1}
+    accuracy |= {"drop": 0.0, "allowed": 0.3, "failures": []}
+    proof = {**evidence["verification"], "accuracy": accuracy}
+    read = read_page(folder, {**evidence, "verification": proof})
+    assert ("In float32 only 18.20 % are right, so this says little" in read.text) == doubtful
+
+
 def test_a_page_calls_things_by_their_names(folder, evidence):
     proof = copy.deepcopy(evidence["verification"])
     proof["output"] = "probabilities"
