@@ -7,9 +7,9 @@ import pytest
 import torch
 from networks import trained
 
-from levit_deploy import pipeline
 from levit_deploy.checkpoint import fused, read_checkpoint
 from levit_deploy.exporters import EXPORTERS, ExportOptions
+from levit_deploy.forms import provenance_of
 from levit_deploy.layout import LAYOUTS, to_spatial
 from levit_deploy.passes import to_plain
 
@@ -35,7 +35,7 @@ def test_every_precision_is_looked_at():
 @pytest.mark.slow
 @pytest.mark.parametrize(("format", "precision", "layout"), FORMS)
 def test_twenty_files_with_one_and_two_threads_are_one(checkpoint, format, precision, layout):
-    provenance = pipeline._provenance(checkpoint, "mean", layout, precision)
+    provenance = provenance_of(checkpoint, "mean", layout, precision)
     before, digests = torch.get_num_threads(), set()
     try:
         for i in range(20):
@@ -77,6 +77,6 @@ def test_the_whole_command_gives_the_same_bytes_whatever_surrounds_it(
 
 @pytest.mark.slow
 def test_twenty_fused_files_are_one(checkpoint):
-    provenance = pipeline._provenance(checkpoint, "mean", "tokens")
+    provenance = provenance_of(checkpoint, "mean", "tokens")
     files = {fused.serialize(to_plain(checkpoint.model), provenance) for _ in range(20)}
     assert len(files) == 1
