@@ -43,9 +43,12 @@ def main() -> None:
         print(f"top-1: {how.accuracy.float_top1:.2f} %, in int8 {how.accuracy.int8_top1:.2f} %")
     print(f"left in float32: {', '.join(how.float_blocks) or 'nothing'}")
 
-    picture = next(path for path in sorted(args.pictures.rglob("*")) if path.is_file())
-    for answered in levit_deploy.predict(args.output, [picture], top_k=1):
-        print(f"{answered.path}: {answered.answers[0].label or answered.answers[0].index}")
+    try:
+        answered = levit_deploy.predict(args.output, args.pictures, top_k=1)
+        picture = next(found for found in answered if found.answers)
+        print(f"{picture.path}: {picture.answers[0].label or picture.answers[0].index}")
+    except levit_deploy.LevitDeployError as error:
+        raise SystemExit(f"Published, but it has no answers: {error}") from error
 
 
 if __name__ == "__main__":

@@ -25,21 +25,24 @@ from levit_deploy.errors import (
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.checkpoint import read_checkpoint as load
-    from levit_deploy.evaluation import Evaluation, evaluate
+    from levit_deploy.evaluation import Disagreement, Evaluation, evaluate
     from levit_deploy.exporters import ExportOptions
     from levit_deploy.pipeline import Published, export, fuse, quantize, verify
-    from levit_deploy.prediction import Prediction, predict
-    from levit_deploy.quantization import Int8Options
+    from levit_deploy.prediction import Answer, Prediction, predict
+    from levit_deploy.quantization import Int8Options, Quantization
     from levit_deploy.triton import TritonModel
-    from levit_deploy.verification import Verification
+    from levit_deploy.verification import Case, Verification
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "ArtifactError",
     "BackendError",
+    "Case",
     "Checkpoint",
     "CheckpointError",
+    "Disagreement",
     "Evaluation",
     "ExportOptions",
     "InputError",
@@ -48,6 +51,7 @@ __all__ = [
     "OutputError",
     "Prediction",
     "Published",
+    "Quantization",
     "TritonModel",
     "UnsafeInputError",
     "UsageError",
@@ -72,10 +76,14 @@ _HOMES = {
     "quantize": ("levit_deploy.pipeline", "quantize"),
     "verify": ("levit_deploy.pipeline", "verify"),
     "Int8Options": ("levit_deploy.quantization", "Int8Options"),
+    "Quantization": ("levit_deploy.quantization", "Quantization"),
     "TritonModel": ("levit_deploy.triton", "TritonModel"),
+    "Case": ("levit_deploy.verification", "Case"),
     "Verification": ("levit_deploy.verification", "Verification"),
+    "Answer": ("levit_deploy.prediction", "Answer"),
     "Prediction": ("levit_deploy.prediction", "Prediction"),
     "predict": ("levit_deploy.prediction", "predict"),
+    "Disagreement": ("levit_deploy.evaluation", "Disagreement"),
     "Evaluation": ("levit_deploy.evaluation", "Evaluation"),
     "evaluate": ("levit_deploy.evaluation", "evaluate"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+DOUBTFUL_TOP1 = 50.0  # percent; with the classes in another order, or pictures of another kind
 _SPACES = str.maketrans("_-", "  ")
 
 
@@ -46,3 +47,13 @@ def _unique(labels: Sequence[str]) -> dict[str, int]:
 
 def _folded(name: str) -> str:
     return name.casefold().translate(_SPACES)
+
+
+def doubtful(top1: float) -> str:
+    """What to ask where a network that is meant to be right so seldom is; empty where it is not."""
+    if top1 >= DOUBTFUL_TOP1:
+        return ""
+    return (
+        f"only {top1:.2f} % are right, so this says little: are the folders those of the classes, "
+        "in their order, and the pictures prepared as in training (--preprocessing of export)?"
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levit_deploy.class_folders import class_indices, labelled
+from levit_deploy.class_folders import class_indices, doubtful, labelled
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, InputError
 from levit_deploy.pictures import is_unlisted, no_pictures, walk_pictures
@@ -126,6 +126,7 @@ def evaluate(
                         )
         top1, top5 = (100 * hits / n).tolist()
         original_top1, original_top5 = (100 * original_hits / n).tolist()
+        best_top1 = top1 if original is None else original_top1
         return Evaluation(
             opened.path,
             opened.format,
@@ -141,7 +142,7 @@ def evaluate(
             None if original is None else original_top5,
             tuple(disagreements),
             processor.preprocessing,
-            tuple(_doubts(opened, processor.labels, classes, checkpoint)),
+            tuple(_doubts(opened, processor.labels, classes, best_top1, checkpoint)),
         )
 
 
@@ -149,8 +150,11 @@ def _doubts(
     artifact: Artifact,
     labels: Sequence[str],
     classes: dict[str, int],
+    top1: float,
     checkpoint: Checkpoint | None,
 ) -> Iterator[str]:
+    if doubt := doubtful(top1):
+        yield doubt
     if not labelled(classes, labels):
         why = "they are not named like its labels" if labels else "its labels are not known"
         pairs = [f"{name} for {labels[i] if labels else i}" for name, i in classes.items()]

@@ -83,11 +83,15 @@ def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
             f"and a pipeline would fail. Correct crop_size in {of_pictures}, or name a file with "
             "-o."
         )
-    for option, given, kept, where in (
-        ("--labels", checkpoint.labels, saved.labels, f"id2label of {CONFIG}"),
-        ("--preprocessing", checkpoint.preprocessing, saved.preprocessing, of_pictures),
+    from levit_deploy.preparing import same_images
+
+    same_labels = checkpoint.labels == saved.labels
+    alike = same_images(checkpoint.config, checkpoint.preprocessing, saved.preprocessing)
+    for option, same, where in (
+        ("--labels", same_labels, f"id2label of {CONFIG}"),
+        ("--preprocessing", alike, of_pictures),
     ):
-        if given != kept:
+        if not same:
             raise UsageError(
                 f"-o names a folder, into which {checkpoint.path.parent}'s configs go as they are, "
                 f"and which would contradict {option}. Leave the option out and write it into "

@@ -113,11 +113,15 @@ def _below(folder: Path, above: tuple[os.stat_result, ...]) -> Iterator[Path]:
             continue
         path = folder / entry.name
         try:
-            if entry.is_dir():
+            is_folder = entry.is_dir()
+        except OSError:  # a link to itself: what its name says
+            is_folder = False
+        if is_folder:
+            try:
                 yield from _below(path, (*above, this))
-            elif path.suffix.lower() in SUFFIXES:
+            except OSError:
                 yield path
-        except OSError:
+        elif path.suffix.lower() in SUFFIXES:
             yield path
 
 

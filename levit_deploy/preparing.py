@@ -25,17 +25,6 @@ class UnfitPictureError(ValueError):
     """A whole picture that is of no use: what about it, and what was expected."""
 
 
-def prepare(
-    picture: Image.Image, config: LeViTConfig, preprocessing: Preprocessing
-) -> npt.NDArray[np.float32]:
-    """Turn a picture into what the network expects: float32 (channels, height, width).
-
-    Raises what ``fit``, ``normalise`` and ``require_pictures`` do.
-    """
-    require_pictures(config, preprocessing)
-    return normalise(fit(picture, config, preprocessing), config, preprocessing)
-
-
 def fit(
     picture: Image.Image, config: LeViTConfig, preprocessing: Preprocessing
 ) -> npt.NDArray[np.uint8]:
@@ -104,7 +93,7 @@ def channel_statistics(
 def same_images(config: LeViTConfig, one: Preprocessing, other: Preprocessing) -> bool:
     """Whether a network's images come out the same of every picture, however that is spelt."""
     if one.unsupported or other.unsupported:  # of which no images are made
-        return bool(one.unsupported) == bool(other.unsupported)
+        return one.unsupported == other.unsupported
     steps = [(_covered(config, by), by.interpolation, by.truncated) for by in (one, other)]
     return steps[0] == steps[1] and same_normalisation(config, one, other)
 

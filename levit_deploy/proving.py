@@ -17,7 +17,7 @@ from levit_deploy.model import LeViT
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.preparing import same_images, same_normalisation
 from levit_deploy.preprocessing import Preprocessing
-from levit_deploy.provenance import Provenance, claimed_precision
+from levit_deploy.provenance import Provenance, claimed_precision, is_ours
 from levit_deploy.quantization import Judging
 from levit_deploy.quantization.proof import measure_int8
 from levit_deploy.runtime.artifact import Artifact
@@ -94,10 +94,16 @@ def _require_same_use(checkpoint: Checkpoint, artifact: Artifact) -> None:
 
     These are how pictures become inputs, the names of the classes, and what the logits mean. What
     the checkpoint does not state is not compared, but for the normalisation of bytes: without it
-    the proof would fail, and not say why. Nor is what cannot be read, by which nothing is done.
+    the proof would fail, and not say why. Raises ArtifactError for a file of ours that says them in
+    words that cannot be read, by which somebody else may go; one that is not ours says nothing.
     """
     claimed = _claimed(artifact)
     if claimed is None:
+        if is_ours(artifact.metadata):
+            raise ArtifactError(
+                f"{artifact.path} says in its metadata what cannot be read of where it comes from. "
+                "Expected them as levit-deploy writes them. Export it again."
+            )
         return
     config, own, theirs = checkpoint.config, checkpoint.preprocessing, claimed.preprocessing
     differs = not own.assumed and not same_images(config, own, theirs)

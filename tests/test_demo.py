@@ -97,6 +97,14 @@ def test_a_file_that_is_in_the_way_is_refused_before_anything_is_written(tmp_pat
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_report_must_not_replace_what_the_demo_writes(tmp_path):
+    for name in ("digits.onnx", "digits.pth", "scans/one/016.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        code, _, err = run("demo", tmp_path, "--json", tmp_path / name, "--force")
+        assert (code, "Name another with --json" in err) == (5, True)
+        assert not (tmp_path / "digits.pth").exists()
+
+
 def test_with_force_it_is_replaced_but_never_through_a_link(tmp_path):
     scan, others = tmp_path / "scans" / "one" / "016.png", tmp_path / "others.png"
     scan.parent.mkdir(parents=True)

@@ -297,6 +297,8 @@ def test_the_command_prints_and_reports(folder, biased, tmp_path):
     code, out, _ = run("evaluate", biased, next_classes, "--threads", "1")
     assert code == 0
     assert "doubtful: only " in out
+    doubts = json.loads(run("evaluate", biased, next_classes, "--json", "-")[1])["doubts"]
+    assert sum(doubt.startswith("only ") for doubt in doubts) == 1
     code, out, _ = run(*arguments, "--json", "-")
     assert code == 0
     assert json.loads(out)["disagreements"] == []

@@ -184,7 +184,8 @@ def test_what_annotations_and_handlers_need_can_be_imported():
         assert getattr(levit_deploy, name).__module__.startswith("levit_deploy.")
     named = {name for name in vars(errors) if name.endswith("Error")}
     named |= {"Checkpoint", "ExportOptions", "Int8Options", "TritonModel"}  # what functions take
-    named |= {"Evaluation", "Prediction", "Published", "Verification"}  # and give
+    named |= {"Evaluation", "Prediction", "Published", "Verification"}
+    named |= {"Answer", "Case", "Disagreement", "Quantization"}  # and give
     assert named <= set(levit_deploy.__all__)
 
 

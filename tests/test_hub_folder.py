@@ -122,6 +122,21 @@ def test_configs_that_do_not_fit_are_refused(tmp_path):
     assert names_in(tmp_path / "empty") == []
 
 
+def test_what_the_configs_say_may_be_said_again_in_other_words(tmp_path):
+    """One mean for all channels is the same mean for each."""
+    source = tmp_path / "source"
+    shutil.copytree(SOURCE, source)
+    processor = json.loads((source / "preprocessor_config.json").read_text())
+    processor |= {"image_mean": [0.5] * 3}
+    (source / "preprocessor_config.json").write_text(json.dumps(processor))
+    said = levit_deploy.load(source, preprocessing="mean 0.5")
+    with staged_hub_folder(tmp_path / "out", said, force=False) as temporary:
+        temporary.write_bytes(b"an artifact")
+    other = levit_deploy.load(source, preprocessing="mean 0.4")
+    with pytest.raises(UsageError, match="contradict --preprocessing"):
+        staged_hub_folder(tmp_path / "other", other, force=False).__enter__()
+
+
 def test_what_is_said_otherwise_than_in_the_configs_is_refused(tmp_path):
     (tmp_path / "names.txt").write_text("".join(f"bird {i}\n" for i in range(10)))
     for option, value, where in (

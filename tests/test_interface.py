@@ -264,6 +264,15 @@ def test_another_use_than_the_checkpoint_states_is_no_proof(floats, key, value, 
         proving.prove(stated, other, ())
 
 
+@pytest.mark.parametrize("damage", [{"assumed": "{"}, {"config": "[]"}, {"preprocessing": "?"}])
+def test_a_use_that_cannot_be_read_is_no_proof(floats, damage):
+    """Others may read what we cannot: labels, one key of many."""
+    stated, artifact = floats
+    other = dataclasses.replace(artifact, metadata=artifact.metadata | damage)
+    with pytest.raises(ArtifactError, match="cannot be read of where it comes from"):
+        proving.prove(stated, other, ())
+
+
 def test_what_the_checkpoint_does_not_state_is_not_compared(checkpoint, floats):
     _, artifact = floats
     own = dataclasses.replace(checkpoint.preprocessing, mean=(0.1,), assumed=True)

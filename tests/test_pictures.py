@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from networks import SMALL
 from PIL import Image
+from prepared import prepare
 
 from levit_deploy import pictures
 from levit_deploy.errors import InputError, UsageError
@@ -22,7 +23,7 @@ from levit_deploy.pictures import (
     read_picture,
     walk_pictures,
 )
-from levit_deploy.preparing import normalise, prepare
+from levit_deploy.preparing import normalise
 from levit_deploy.preprocessing import IMAGENET, Preprocessing
 
 CONFIG = SMALL.replace(image_size=(16, 16))
@@ -265,9 +266,9 @@ def test_what_is_named_like_a_picture_is_found_though_it_is_none(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to("nowhere.png")
     (tmp_path / "c.png").symlink_to("c.png")
-    (tmp_path / "d").symlink_to("d")
+    (tmp_path / "d").symlink_to("d")  # which leads nowhere, and is not named so
     found = list(walk_pictures(tmp_path))
-    assert [path.name for path in found] == ["a.png", "b.png", "c.png", "d"]
+    assert [path.name for path in found] == ["a.png", "b.png", "c.png"]
     for path in found:
         with pytest.raises(InputError, match="cannot be read as a picture"):
             read_picture(path, np.asarray)

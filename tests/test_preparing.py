@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SMALL
 from PIL import Image
+from prepared import prepare
 
 from levit_deploy.errors import UsageError
 from levit_deploy.preparing import (
     channel_statistics,
     fit,
     normalise,
-    prepare,
     same_images,
     same_normalisation,
 )
@@ -270,7 +270,7 @@ GREYS = (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3
         (GREY, {}, {"mean": (0.449,), "std": (0.226,)}),
         (GREY, {}, {"mean": GREYS[:1], "std": GREYS[1:] * 3}),
         (SQUARE, {"crop_fraction": 0.875}, {"crop_fraction": 64 / 73}),
-        (SQUARE, {"unsupported": "a"}, {"unsupported": "b", "mean": (0.1,)}),
+        (SQUARE, {"unsupported": "a"}, {"unsupported": "a", "mean": (0.1,)}),
         (SQUARE, {"mean": (0.1,) * 4}, {"mean": (0.1,) * 4, "assumed": False}),
     ],
 )
@@ -286,6 +286,7 @@ def test_the_same_is_the_same_however_it_is_spelt(config, one, other):
         ({}, {"interpolation": "bilinear"}),
         ({}, {"truncated": True}),
         ({}, {"unsupported": "a"}),
+        ({"unsupported": "b"}, {"unsupported": "a"}),
         ({"mean": (0.5,)}, {"mean": (0.5, 0.5, 0.501)}),
         ({"mean": (0.5,)}, {"mean": (0.5,) * 4}),
         ({"std": (0.5,)}, {"std": (0.5001,)}),

@@ -15,6 +15,7 @@ import pytest
 import torch
 from networks import GOLDENS, float64_logits, images, trained
 from PIL import Image
+from prepared import prepare
 
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.demo import read_demo_checkpoint
@@ -24,7 +25,7 @@ from levit_deploy.interface import Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.pipeline import export
-from levit_deploy.preparing import normalise, prepare
+from levit_deploy.preparing import normalise
 from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
 from levit_deploy.verification.budget import budget, rms

@@ -12,6 +12,7 @@ from levit_deploy.cli.inputs import check_paths
 from levit_deploy.cli.options import ForceOption, JsonOption, QuietOption, VerboseOption
 from levit_deploy.cli.outputs import show, write_report
 from levit_deploy.ending import reports_errors
+from levit_deploy.publish import refuse_bad_destination
 from levit_deploy.status import status
 
 
@@ -34,6 +35,9 @@ def demo(
         from levit_deploy import demo as demonstration
         from levit_deploy import report
 
+    if json_file not in (None, "-"):
+        written = demonstration.destinations(directory)
+        refuse_bad_destination(Path(str(json_file)), written, force, option="--json")
     checkpoint = demonstration.read_demo_checkpoint(directory, force=force)
     data: dict[str, Any] = {"checkpoint": report.checkpoint_data(checkpoint), "published": []}
     show(data["checkpoint"], report.print_checkpoint, json_file, quiet)

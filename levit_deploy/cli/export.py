@@ -160,7 +160,10 @@ def export(
             refuse_bad_model(model, force)
         else:
             refuse_bad_hub_folder(folder, force)
-        if json_file is not None and folder.resolve() in Path(json_file).resolve().parents:
+        if (
+            json_file not in (None, "-")
+            and folder.resolve() in Path(str(json_file)).resolve().parents
+        ):
             raise UsageError(
                 f"--json {json_file} is in the folder {folder}, which is to hold what is loaded "
                 "from there and nothing else. Name a file in another folder with --json."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import typer
 
 from levit_deploy.ending import as_utf8, writing_output
 from levit_deploy.errors import BackendError, OutputError, VerificationError
@@ -71,7 +72,7 @@ def report_published(
 def warn_of_assumed(preprocessing: Preprocessing, quiet: bool) -> None:
     """Say on standard error how pictures are prepared for an artifact where no config said it."""
     if preprocessing.assumed and not quiet:
-        print(f"assumed: {_assumption(preprocessing)}", file=sys.stderr)
+        typer.echo(f"assumed: {_assumption(preprocessing)}", err=True)
 
 
 def _assumption(preprocessing: Preprocessing) -> str:

@@ -23,7 +23,12 @@ from levit_deploy.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from levit_deploy.cli.outputs import evidence_of_failure, report_verification, said_first
+from levit_deploy.cli.outputs import (
+    evidence_of_failure,
+    report_verification,
+    said_first,
+    warn_of_assumed,
+)
 from levit_deploy.ending import reports_errors
 from levit_deploy.status import status
 
@@ -76,6 +81,8 @@ def verify(
     loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
 
+    if images is not None:
+        warn_of_assumed(loaded.preprocessing, quiet)
     with evidence_of_failure(loaded, artifact, json_file, quiet, force, page_file):
         with status(f"proving {artifact}", quiet=quiet):
             verification = pipeline.verify(

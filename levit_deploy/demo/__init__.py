@@ -53,10 +53,7 @@ def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
     Raises OutputError where that cannot be done, or another file has the name of one of these or of
     one that ``publish_all`` writes. Nothing is written then.
     """
-    embedded = resources.files(__package__).joinpath(CHECKPOINT_NAME).read_bytes()
-    path = directory / CHECKPOINT_NAME
-    files = {path: embedded}
-    files |= {directory / SCANS / name: data for name, data in scan_files().items()}
+    path, files = directory / CHECKPOINT_NAME, _inputs(directory)
     try:
         _refuse_taken([*_missing(files), *_artifacts(path).values()], force)
         for folder in {file.parent for file in files}:
@@ -96,6 +93,18 @@ def _refuse_taken(paths: Iterable[Path], force: bool) -> None:
             raise OutputError(
                 f"{path} exists already. Name another DIRECTORY, or add --force to replace it."
             )
+
+
+def destinations(directory: Path) -> list[Path]:
+    """Every file that a demo in ``directory`` writes."""
+    return [*_inputs(directory), *_artifacts(directory / CHECKPOINT_NAME).values()]
+
+
+def _inputs(directory: Path) -> dict[Path, bytes]:
+    """What the artifacts are made from and tried on, where it goes."""
+    embedded = resources.files(__package__).joinpath(CHECKPOINT_NAME).read_bytes()
+    scans = {directory / SCANS / name: data for name, data in scan_files().items()}
+    return {directory / CHECKPOINT_NAME: embedded} | scans
 
 
 def _artifacts(checkpoint: Path) -> dict[str, Path]:

@@ -7,10 +7,11 @@ from importlib import resources
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from levit_deploy.class_folders import doubtful
 from levit_deploy.page.charts import bar, histogram
 from levit_deploy.page.markup import element, to_html
 from levit_deploy.precision import DTYPES
-from levit_deploy.report.proof import doubtful, same_top1
+from levit_deploy.report.proof import same_top1
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
 

@@ -17,8 +17,9 @@ def map_ahead(
     """Yield ``function`` of each item in order, computed by ``threads`` threads.
 
     At most ``ahead`` results are there, or being computed, before they are asked for, and the
-    items are taken as slowly; so memory does not grow with their number. What ``function`` or
-    ``items`` raises comes out in its place. Leaving early waits for what is being computed.
+    items are taken as slowly; so memory does not grow with their number. What ``function`` raises
+    comes out in its place, what ``items`` raises at once. Leaving early waits for what is being
+    computed.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
     pending: deque[Future[R]] = deque()

@@ -12,7 +12,6 @@ from levit_deploy.ending import as_utf8, printable
 from levit_deploy.prediction import Answer
 from levit_deploy.prediction.output import in_words
 from levit_deploy.report.data import Data, versions
-from levit_deploy.report.proof import doubtful
 from levit_deploy.report.tables import new_table
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ def print_evaluation(data: Data, console: Console) -> None:
         if data[f"{prefix}top1"] is not None:
             table.add_row(name, f"{data[f'{prefix}top1']:.2f} %", f"{data[f'{prefix}top5']:.2f} %")
     console.print(table)
-    top1 = data["top1"] if data["original_top1"] is None else data["original_top1"]
-    for doubt in filter(None, (*data["doubts"], doubtful(top1))):
+    for doubt in data["doubts"]:
         console.print(f"doubtful: {printable(doubt)}", soft_wrap=True)
     if data["checkpoint"] is None:
         return

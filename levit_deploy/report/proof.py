@@ -9,15 +9,13 @@ from rich.console import Console
 from rich.text import Text
 
 from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.class_folders import doubtful
 from levit_deploy.report.data import Data, versions
 from levit_deploy.report.tables import new_table
 from levit_deploy.verification import Verification
 
 if TYPE_CHECKING:
     from levit_deploy.quantization import Accuracy
-
-
-DOUBTFUL_TOP1 = 50.0  # percent; with the classes in another order, or pictures of another kind
 
 
 def verification_data(verification: Verification, checkpoint: Checkpoint | None = None) -> Data:
@@ -128,16 +126,6 @@ def _accuracy(data: Data) -> Text:
     if data["float_top1"] is not None and (doubt := doubtful(data["float_top1"])):
         text.append(f"\nin float32 {doubt}")
     return text
-
-
-def doubtful(top1: float) -> str:
-    """What to ask where a network that is meant to be right so seldom is; empty where it is not."""
-    if top1 >= DOUBTFUL_TOP1:
-        return ""
-    return (
-        f"only {top1:.2f} % are right, so this says little: are the folders those of the classes, "
-        "in their order, and the pictures prepared as in training (--preprocessing)?"
-    )
 
 
 def _worst(batches: list[Data]) -> list[Data]:

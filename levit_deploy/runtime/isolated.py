@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -68,18 +69,11 @@ def runtime_process(
 ) -> Iterator[Callable[[Path], Artifact]]:
     """Start a child process for one artifact that is still to be written.
 
-    It imports the modules ``preload`` meanwhile. It ends with the block, which has to be left by
-    the thread that entered it, and with this process, however that ends. Yields what loads the
-    artifact, once; the rest is as for ``open_isolated``.
+    It imports the modules ``preload`` meanwhile. It ends with the block, and with this process,
+    however that ends. Yields what loads the artifact, once; the rest is as for ``open_isolated``.
     """
     arguments = json.dumps([sys.path, list(preload), threads, literal, os.getpid()])
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", _PROGRAM, arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    child = _Child(process, timeout_s)
+    child = _Child([sys.executable, "-P", "-c", _PROGRAM, arguments], timeout_s)
     # a generator that stands in this block when Python exits is ended too late: its threads are
     # frozen by then, perhaps with the lock of the pipe that is to be closed
     atexit.register(child.end)
@@ -91,20 +85,24 @@ def runtime_process(
 
 
 class _Child:
-    """The parent's end of the pipes; threads read and write, so that waiting can end.
+    """The child, and the parent's end of its pipes; threads read and write, so waiting can end.
 
     A child that hangs does not read either. One thread writes all: to start one for each batch
-    takes as long as a small network.
+    takes as long as a small network. It also starts the child, which the system ends with the
+    thread that started it; the caller's may end before the last answer is asked for.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], timeout_s: float) -> None:
-        self.path, self.process, self.timeout_s = Path(), process, timeout_s
+    def __init__(self, command: list[str], timeout_s: float) -> None:
+        self.path, self.timeout_s = Path(), timeout_s
+        started: Future[subprocess.Popen[bytes]] = Future()
         self.requests: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         self.replies: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
-        works = (self._read, self._write)
-        self.threads = [threading.Thread(target=work, daemon=True) for work in works]
-        for thread in self.threads:
-            thread.start()
+        writer = threading.Thread(target=self._write, args=(command, started), daemon=True)
+        writer.start()
+        self.process = started.result()
+        reader = threading.Thread(target=self._read, daemon=True)
+        reader.start()
+        self.threads = (reader, writer)
 
     def end(self) -> None:
         """Kill the process, which ends both threads, and close its pipes; again, do nothing."""
@@ -125,11 +123,22 @@ class _Child:
                 self.replies.put(frame)
         self.replies.put(None)
 
-    def _write(self) -> None:
-        assert self.process.stdin is not None
-        with suppress(ValueError, OSError):  # the reply tells how it ended
-            while (frame := self.requests.get()) is not None:
-                write_frame(self.process.stdin, *frame)  # type: ignore[arg-type]
+    def _write(self, command: list[str], started: Future[subprocess.Popen[bytes]]) -> None:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(process)
+        assert process.stdin is not None
+        while (frame := self.requests.get()) is not None:
+            with suppress(ValueError, OSError):  # the reply tells how it ended
+                write_frame(process.stdin, *frame)  # type: ignore[arg-type]
 
     def load(self, path: Path) -> Artifact:
         self.path = path
@@ -165,6 +174,7 @@ class _Child:
                 "The runtime hangs, or the machine is too busy."
             ) from None
         if frame is None:
+            self.replies.put(None)  # for who asks again
             raise BackendError(self._how_it_ended())
         if frame[0] == ERROR:
             told = json.loads(frame[1])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,22 @@ def test_a_child_that_dies_is_an_error_here(onnx_file, number, how, monkeypatch)
     with open_isolated(onnx_file) as artifact:
         artifact.run(images(n=1).numpy())
         started[0].send_signal(number)
-        with pytest.raises(BackendError, match=how):
-            artifact.run(images(n=1).numpy())
+        for _ in range(2):  # who asks again does not wait
+            with pytest.raises(BackendError, match=how):
+                artifact.run(images(n=1).numpy())
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it(onnx_file):
+    """As a server's worker, or a notebook's cell, that takes one answer and ends."""
+    with ExitStack() as stack:
+        opened = []
+        asking = threading.Thread(
+            target=lambda: opened.append(stack.enter_context(open_isolated(onnx_file)))
+        )
+        asking.start()
+        asking.join()
+        time.sleep(0.3)  # the system ends a child with its thread after that, not with it
+        assert opened[0].run(images(n=1).numpy()).shape == (1, 7)
 
 
 def test_a_child_that_hangs_is_stopped(onnx_file, monkeypatch):

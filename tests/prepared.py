@@ -1,0 +1,14 @@
+"""A picture on its whole way to an input."""
+
+import numpy as np
+from PIL import Image
+
+from levit_deploy.config import LeViTConfig
+from levit_deploy.preparing import fit, normalise, require_pictures
+from levit_deploy.preprocessing import Preprocessing
+
+
+def prepare(picture: Image.Image, config: LeViTConfig, by: Preprocessing) -> np.ndarray:
+    """Float32 (channels, height, width), as the network expects it."""
+    require_pictures(config, by)
+    return normalise(fit(picture, config, by), config, by)
