@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +11,15 @@ from pathlib import Path
 import onnx
 
 from levit_deploy.checkpoint import Checkpoint, checkpoint_of, fused
+from levit_deploy.choices import interface_of, precision_of, require_one_of
 from levit_deploy.destination import Destination, Place, file_place, place_of
 from levit_deploy.errors import UsageError
 from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
 from levit_deploy.exporters.onnx_contract import check_batches
 from levit_deploy.forms import plain_form, plain_onnx, provenance_of
-from levit_deploy.interface import Interface, why_no_softmax
 from levit_deploy.layout import LAYOUTS
 from levit_deploy.passes.heads import HEADS
 from levit_deploy.pictures import picture_case
-from levit_deploy.precision import PRECISIONS, Precision
 from levit_deploy.proving import claimed_labels, prove
 from levit_deploy.publish import sync
 from levit_deploy.quantization import (
@@ -81,12 +80,12 @@ def export(
     its configs (``hub_folder``); a ``TritonModel`` is one in a model repository of Triton's. Raises
     VerificationError where the proof fails; ``output`` is then as it was.
     """
-    _one_of("format", format, EXPORTERS)
-    _one_of("layout", layout, ("auto", *LAYOUTS))
-    _one_of("head", head, HEADS)
+    require_one_of("format", format, EXPORTERS)
+    require_one_of("layout", layout, ("auto", *LAYOUTS))
+    require_one_of("head", head, HEADS)
     checkpoint = checkpoint_of(checkpoint)
     exporter, options = EXPORTERS[format], options or ExportOptions()
-    computes_in = _precision(precision, format)
+    computes_in = precision_of(precision, format)
     if computes_in == "int8":
         raise UsageError(
             "int8 needs pictures to calibrate on and to judge by. Give --images DIR, a folder of "
@@ -94,7 +93,7 @@ def export(
         )
     if layout == "auto":
         layout = exporter.auto_layout(options)
-    interface = _interface(checkpoint, options)
+    interface = interface_of(checkpoint, options)
     place = place_of(output, checkpoint, format, interface, force=force)
     extra += _picture_cases(checkpoint, images)
 
@@ -124,14 +123,14 @@ def quantize(
     all else is as for ``export``. Raises VerificationError, and leaves ``output`` as it was, where
     the proof fails, no int8 network answers the pictures well enough, or it is not faster.
     """
-    _one_of("layout", layout, ("auto", *LAYOUTS))
-    _one_of("head", head, HEADS)
+    require_one_of("layout", layout, ("auto", *LAYOUTS))
+    require_one_of("head", head, HEADS)
     int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
     checkpoint = checkpoint_of(checkpoint)
     options = options or ExportOptions()
     if layout == "auto":
         layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
-    interface = _interface(checkpoint, options)
+    interface = interface_of(checkpoint, options)
     place = place_of(output, checkpoint, "onnx", interface, force=force)
     calibration, pictures = split_pictures(
         Path(int8.images),
@@ -177,7 +176,7 @@ def fuse(
 
     The arguments, and what is raised, are as for ``export``.
     """
-    _one_of("head", head, HEADS)
+    require_one_of("head", head, HEADS)
     checkpoint = checkpoint_of(checkpoint)
     place = file_place(output, checkpoint, force=force)
     extra += _picture_cases(checkpoint, images)
@@ -227,18 +226,6 @@ def verify(
         return prove(checkpoint, artifact, extra, pictures, max_drop, blocks)
 
 
-def _interface(checkpoint: Checkpoint, options: ExportOptions) -> Interface:
-    """What the artifact takes and gives; UsageError for probabilities that would be none."""
-    interface = options.interface()
-    reason = why_no_softmax(checkpoint.problem_type, checkpoint.config.num_classes)
-    if interface.output == "probabilities" and reason:
-        raise UsageError(
-            f"--output probabilities is the softmax of the logits, and {reason}. Leave the option "
-            "out, and make of the logits what the network was trained for."
-        )
-    return interface
-
-
 def _picture_cases(checkpoint: Checkpoint, folder: str | Path | None) -> tuple[Case, ...]:
     """The inputs that pictures add to a proof."""
     return () if folder is None else (picture_case(checkpoint, folder),)
@@ -280,22 +267,3 @@ def _runtime(exporter: Exporter | None) -> Iterator[Callable[[Path], Artifact]]:
     else:
         with runtime_process(exporter.runtime_modules) as load:
             yield load
-
-
-def _precision(name: str, format: str) -> Precision:
-    """The precision of that name, which the format has to know."""
-    _one_of("precision", name, PRECISIONS)
-    known = EXPORTERS[format].precisions
-    for precision in known:
-        if precision == name:
-            return precision
-    others = [other for other, exporter in EXPORTERS.items() if name in exporter.precisions]
-    raise UsageError(
-        f"--precision {name} is not for --format {format}, which computes in {' or '.join(known)}. "
-        f"Choose one of these, or --format {' or '.join(others)}."
-    )
-
-
-def _one_of(option: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise UsageError(f"{option} {value!r} is not one of {', '.join(choices)}.")
