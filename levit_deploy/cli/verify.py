@@ -81,8 +81,6 @@ def verify(
     loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
 
-    if images is not None:
-        warn_of_assumed(loaded.preprocessing, quiet)
     with evidence_of_failure(loaded, artifact, json_file, quiet, force, page_file):
         with status(f"proving {artifact}", quiet=quiet):
             verification = pipeline.verify(
@@ -92,6 +90,8 @@ def verify(
                 max_drop=max_drop,
                 blocks=page_file is not None,
             )
+        if images is not None or verification.interface.input == "uint8":
+            warn_of_assumed(loaded.preprocessing, quiet)
         verification.raise_if_failed()
     with said_first(f"{artifact} is proven"):
         report_verification(verification, loaded, artifact, json_file, quiet, force, page_file)
