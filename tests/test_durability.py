@@ -165,7 +165,7 @@ def test_killed_at_random_moments_the_command_leaves_no_half_file(folder):
     subprocess.run(export(folder), check=True, capture_output=True)
     complete = destination.read_bytes()
     chance = random.Random(0)
-    for _ in range(8):
+    for _ in range(4):
         destination.write_bytes(OLD)
         with subprocess.Popen(export(folder), stdout=subprocess.DEVNULL) as process:
             time.sleep(chance.uniform(2, 6))

@@ -124,7 +124,6 @@ def test_compare_efficientnet_times_the_networks_it_names(tmp_path):
     assert parameters == {"EfficientNet-B2": 9_109_994}
     assert rows["LeViT-192", "this tool"]["nodes"] == 250
     assert rows["LeViT-192", "this tool"]["slower"]["median"] == 1
-    assert rows["EfficientNet-B2", "plain export"]["slower"]["median"] > 1.2
 
 
 @pytest.mark.slow
