@@ -6,6 +6,7 @@ from rich.console import Console
 
 from levit_deploy.report import (
     console,
+    print_benchmark,
     print_verification,
     print_verified,
     to_json,
@@ -81,3 +82,26 @@ def test_labels_that_do_not_fit_are_told(top1, doubtful):
     data = {"pictures": 300, "agreement": 84.2, "float_top1": top1, "int8_top1": top1}
     data |= {"drop": 0.0, "allowed": 0.3, "failures": []}
     assert ("so this says little" in str(_accuracy(data))) == doubtful
+
+
+def test_a_long_path_cuts_no_figure_of_a_benchmark(capsys):
+    row = {
+        "name": "levit-deploy-demo/digits.onnx",
+        "runtime": "onnxruntime",
+        "batch_size": 1,
+        "median_s": 0.01234,
+        "p90_s": 0.0345,
+        "images_per_s": 1234.5,
+        "ratio": {"median": 1.75, "low": 1.59, "high": 1.82},
+        "verdict": "faster",
+        "of_matmul": 0.87,
+        "size_bytes": 78e6,
+        "load_s": 1.234,
+    }
+    data = {"network": "LeViT", "threads": 1, "rounds": 3, "processor": "one", "rows": [row]}
+    print_benchmark({**data, "gflops": {1: 33.2}}, console())
+    line = next(
+        line for line in capsys.readouterr().out.splitlines() if "digits" in line or "…" in line
+    )
+    for figure in ("12.34", "34.50", "1234.5", "1.75 (1.59-1.82)", "faster", "87%", "78.0", "1234"):
+        assert figure in line
