@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from levit_deploy.cli.inputs import check_paths
+from levit_deploy.cli.inputs import check_paths, json_path
 from levit_deploy.cli.options import ForceOption, JsonOption, QuietOption, VerboseOption
 from levit_deploy.cli.outputs import show, write_report
 from levit_deploy.ending import reports_errors
@@ -35,9 +35,9 @@ def demo(
         from levit_deploy import demo as demonstration
         from levit_deploy import report
 
-    if json_file not in (None, "-"):
+    if (file := json_path(json_file)) is not None:
         written = demonstration.destinations(directory)
-        refuse_bad_destination(Path(str(json_file)), written, force, option="--json")
+        refuse_bad_destination(file, written, force, option="--json")
     checkpoint = demonstration.read_demo_checkpoint(directory, force=force)
     data: dict[str, Any] = {"checkpoint": report.checkpoint_data(checkpoint), "published": []}
     show(data["checkpoint"], report.print_checkpoint, json_file, quiet)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from levit_deploy.cli.inputs import beside, check_paths, parsed_batch_size, read
+from levit_deploy.cli.inputs import beside, check_paths, json_path, parsed_batch_size, read
 from levit_deploy.cli.options import (
     OPSETS,
     SUFFIXES,
@@ -160,10 +160,8 @@ def export(
             refuse_bad_model(model, force)
         else:
             refuse_bad_hub_folder(folder, force)
-        if (
-            json_file not in (None, "-")
-            and folder.resolve() in Path(str(json_file)).resolve().parents
-        ):
+        report = json_path(json_file)
+        if report is not None and folder.resolve() in report.resolve().parents:
             raise UsageError(
                 f"--json {json_file} is in the folder {folder}, which is to hold what is loaded "
                 "from there and nothing else. Name a file in another folder with --json."

@@ -87,6 +87,11 @@ def beside(checkpoint: Path, suffix: str) -> Path:
     return checkpoint.parent / (checkpoint.stem + suffix)
 
 
+def json_path(json_file: str | None) -> Path | None:
+    """The file that --json names; none where it is left out, or names standard output."""
+    return None if json_file in (None, "-") else Path(str(json_file))
+
+
 def check_paths(
     checkpoint: Path | None = None,
     *artifacts: Path,
@@ -121,7 +126,7 @@ def check_paths(
             )
     if images is not None and not images.is_dir():
         raise InputError(f"{images} is a file. Expected a folder with pictures in it. Name that.")
-    report = None if json_file in (None, "-") else Path(str(json_file))
+    report = json_path(json_file)
     folders = [path for path in (images, *pictures) if path is not None and path.is_dir()]
     inputs += [path for path in pictures if not path.is_dir()]
     if folders and (output is not None or report is not None):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from levit_deploy.cli.inputs import check_paths, read
+from levit_deploy.cli.inputs import check_paths, json_path, read
 from levit_deploy.cli.options import (
     ActivationOption,
     ArtifactArgument,
@@ -76,8 +76,8 @@ def verify(
     # an earlier verdict must not be taken for this one's, however this one ends
     if page_file is not None:
         remove_earlier(page_file, "--report")
-    if json_file not in (None, "-"):
-        remove_earlier(Path(str(json_file)), "--json")
+    if (file := json_path(json_file)) is not None:
+        remove_earlier(file, "--json")
     loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
 

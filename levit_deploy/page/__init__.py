@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import resources
-from typing import Any
 from xml.etree.ElementTree import Element
 
 from levit_deploy.class_folders import doubtful
 from levit_deploy.page.charts import bar, histogram
 from levit_deploy.page.markup import element, to_html
 from levit_deploy.precision import DTYPES
-from levit_deploy.report.proof import same_top1
+from levit_deploy.report.data import Data
+from levit_deploy.report.proof import same_top1, worst_batch
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
 
-Data = dict[str, Any]
 Cell = Element | str
 
 
@@ -132,7 +131,7 @@ def _cases(title: str, proof: Data) -> Element:
         )
         for case in proof["cases"]
     ]
-    worst = max(proof["batches"], key=lambda batch: batch["difference"] / batch["allowed"])
+    worst = worst_batch(proof["batches"])
     together = str(sum(batch["size"] for batch in proof["batches"]))
     figures = f"{worst['difference']:.1e}", f"{worst['allowed']:.1e}"
     rows.append(("together", _result(worst), together, "", "", *figures, ""))
