@@ -25,12 +25,13 @@ import onnx
 import torch
 
 import levit_deploy
-from levit_deploy.bench import randomised
+from levit_deploy.bench.benchmark import randomised
 from levit_deploy.bench.plain_export import plain_export
 from levit_deploy.config import VARIANTS
+from levit_deploy.interface import INPUT_NAME
 from levit_deploy.model import LeViT
 from levit_deploy.report import to_json
-from levit_deploy.runtime.sessions import INPUT_NAME, onnx_session
+from levit_deploy.runtime.sessions import onnx_session
 from levit_deploy.timing import ratio, rounds_side_by_side
 
 TOP1 = {  # LeViT: arXiv 2104.01136; EfficientNet: arXiv 1905.11946, table 2

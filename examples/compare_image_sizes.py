@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from levit_deploy.checkpoint import read_checkpoint
-from levit_deploy.demo import read_demo_checkpoint
+from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import held_out
 from levit_deploy.pipeline import export
 from levit_deploy.runtime.artifact import load_artifact

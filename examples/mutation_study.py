@@ -39,13 +39,10 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
-from levit_deploy.config import ACTIVATIONS, NORMS, Downsample, LeViTConfig, Stage
+from levit_deploy.choices import ACTIVATIONS, EPS, INPUTS, OUTPUTS, PRECISIONS, Precision
+from levit_deploy.config import NORMS, Downsample, LeViTConfig, Stage
 from levit_deploy.errors import ArtifactError, BackendError, CheckpointError, VerificationError
-from levit_deploy.exporters.onnx import OPSETS, to_onnx
-from levit_deploy.exporters.onnx_contract import check_batches, check_contract
-from levit_deploy.exporters.onnx_layers import LAYER_EMITTERS
-from levit_deploy.exporters.torchscript import to_torchscript
-from levit_deploy.interface import DEFAULT, INPUTS, OUTPUTS, PIXELS, PROBABILITIES, Interface
+from levit_deploy.interface import DEFAULT, PIXELS, PROBABILITIES, Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.model import (
     Attention,
@@ -58,14 +55,16 @@ from levit_deploy.model import (
 )
 from levit_deploy.passes import to_plain_float64
 from levit_deploy.passes.fuse_batchnorm import batchnorm_as_affine
-from levit_deploy.passes.heads import HEADS
-from levit_deploy.precision import EPS, PRECISIONS, Precision
-from levit_deploy.preparing import channel_statistics, normalise
-from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.passes.heads import HEAD_PASSES
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import channel_statistics, normalise
 from levit_deploy.provenance import Provenance
 from levit_deploy.report import to_json
 from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.verification import Verification, measure
+from levit_deploy.targets.onnx_contract import check_batches, check_contract
+from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
+from levit_deploy.targets.onnx_writer import OPSETS, to_onnx
+from levit_deploy.targets.torchscript import to_torchscript
 from levit_deploy.verification.batches import BATCH_SIZES
 from levit_deploy.verification.budget import (
     MAX_FLOOR_ULPS,
@@ -76,7 +75,9 @@ from levit_deploy.verification.budget import (
     rms,
 )
 from levit_deploy.verification.inputs import Case, pixel_cases, standard_cases
+from levit_deploy.verification.measure import measure
 from levit_deploy.verification.reference import Reference
+from levit_deploy.verification.result import Verification
 
 UNPROVABLE = "the original is no measure"  # it overflows, or errs as much as its images differ
 PROOF_SEED, OTHER_SEED, OTHER_IMAGES = 0, 1_000_003, 64
@@ -194,8 +195,8 @@ def network(
     if interface.output == "probabilities":  # a single class has 1, whatever is computed
         config = config.replace(num_classes=max(2, config.num_classes))
     model = randomise(LeViT(config).eval(), rng)
-    head = rng.choice(list(HEADS)) if config.distillation else "mean"
-    original = model if head == "mean" else HEADS[head](model)
+    head = rng.choice(list(HEAD_PASSES)) if config.distillation else "mean"
+    original = model if head == "mean" else HEAD_PASSES[head](model)
     preprocessing = random_preprocessing(rng)
     provenance = Provenance(
         "", config, head, "", preprocessing=preprocessing, precision=precision, interface=interface
@@ -611,8 +612,8 @@ def own_ends(plain: LeViT) -> Iterator[None]:
         return pixels.mean.numpy(), pixels.std.numpy()
 
     with (
-        patch("levit_deploy.exporters.onnx.channel_statistics", statistics),
-        patch("levit_deploy.exporters.torchscript.channel_statistics", statistics),
+        patch("levit_deploy.targets.onnx_writer.channel_statistics", statistics),
+        patch("levit_deploy.targets.torchscript.channel_statistics", statistics),
         patch.object(nn, "Softmax", lambda **_: softmax),
     ):
         yield

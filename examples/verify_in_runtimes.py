@@ -26,13 +26,13 @@ from pathlib import Path
 import numpy as np
 
 import levit_deploy
+from levit_deploy.arrays import FloatArray
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.errors import first_line
 from levit_deploy.provenance import claimed_precision
-from levit_deploy.proving import original
 from levit_deploy.runtime.artifact import Artifact, load_artifact
-from levit_deploy.runtime.sessions import FloatArray
-from levit_deploy.verification import measure
+from levit_deploy.verification.measure import measure
+from levit_deploy.verification.prove import original
 
 Run = Callable[[FloatArray], FloatArray]
 

@@ -10,6 +10,7 @@ The names are imported when they are first used: torch takes two seconds, ``--he
 
 from typing import TYPE_CHECKING, Any
 
+from levit_deploy._version import __version__ as __version__
 from levit_deploy.errors import (
     ArtifactError,
     BackendError,
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.checkpoint import read_checkpoint as load
     from levit_deploy.evaluation import Disagreement, Evaluation, evaluate
-    from levit_deploy.exporters import ExportOptions
     from levit_deploy.pipeline import Published, export, fuse, quantize, verify
-    from levit_deploy.prediction import Answer, Prediction, predict
-    from levit_deploy.quantization import Int8Options, Quantization
-    from levit_deploy.triton import TritonModel
-    from levit_deploy.verification import Case, Verification
-
-__version__ = "0.1.0"
+    from levit_deploy.prediction.predict import Answer, Prediction, predict
+    from levit_deploy.publish.triton import TritonModel
+    from levit_deploy.quantization.quantize import Int8Options
+    from levit_deploy.quantization.search import Quantization
+    from levit_deploy.targets.target import ExportOptions
+    from levit_deploy.verification.inputs import Case
+    from levit_deploy.verification.result import Verification
 
 __all__ = [
     "Answer",
@@ -67,25 +68,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Checkpoint": ("levit_deploy.checkpoint", "Checkpoint"),
-    "load": ("levit_deploy.checkpoint", "read_checkpoint"),
-    "ExportOptions": ("levit_deploy.exporters", "ExportOptions"),
-    "Published": ("levit_deploy.pipeline", "Published"),
-    "fuse": ("levit_deploy.pipeline", "fuse"),
-    "export": ("levit_deploy.pipeline", "export"),
-    "quantize": ("levit_deploy.pipeline", "quantize"),
-    "verify": ("levit_deploy.pipeline", "verify"),
-    "Int8Options": ("levit_deploy.quantization", "Int8Options"),
-    "Quantization": ("levit_deploy.quantization", "Quantization"),
-    "TritonModel": ("levit_deploy.triton", "TritonModel"),
-    "Case": ("levit_deploy.verification", "Case"),
-    "Verification": ("levit_deploy.verification", "Verification"),
-    "Answer": ("levit_deploy.prediction", "Answer"),
-    "Prediction": ("levit_deploy.prediction", "Prediction"),
-    "predict": ("levit_deploy.prediction", "predict"),
-    "Disagreement": ("levit_deploy.evaluation", "Disagreement"),
-    "Evaluation": ("levit_deploy.evaluation", "Evaluation"),
-    "evaluate": ("levit_deploy.evaluation", "evaluate"),
+    "Answer": "levit_deploy.prediction.predict",
+    "Case": "levit_deploy.verification.inputs",
+    "Checkpoint": "levit_deploy.checkpoint.read",
+    "Disagreement": "levit_deploy.evaluation",
+    "Evaluation": "levit_deploy.evaluation",
+    "ExportOptions": "levit_deploy.targets.target",
+    "Int8Options": "levit_deploy.quantization.quantize",
+    "Prediction": "levit_deploy.prediction.predict",
+    "Published": "levit_deploy.pipeline",
+    "Quantization": "levit_deploy.quantization.search",
+    "TritonModel": "levit_deploy.publish.triton",
+    "Verification": "levit_deploy.verification.result",
+    "evaluate": "levit_deploy.evaluation",
+    "export": "levit_deploy.pipeline",
+    "fuse": "levit_deploy.pipeline",
+    "load": "levit_deploy.checkpoint.read",
+    "predict": "levit_deploy.prediction.predict",
+    "quantize": "levit_deploy.pipeline",
+    "verify": "levit_deploy.pipeline",
 }
 
 
@@ -94,8 +95,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    module, attribute = _HOMES[name]
-    return getattr(import_module(module), attribute)
+    attribute = "read_checkpoint" if name == "load" else name
+    return getattr(import_module(_HOMES[name]), attribute)
 
 
 def __dir__() -> list[str]:

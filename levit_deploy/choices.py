@@ -1,43 +1,58 @@
-"""What export and its like are asked for, checked before anything is done."""
+"""Everything that you can choose by name: the literals of Python's types and of the options."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal, TypeVar, get_args
 
-from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.errors import UsageError
-from levit_deploy.exporters import EXPORTERS, ExportOptions
-from levit_deploy.interface import Interface, why_no_softmax
-from levit_deploy.precision import PRECISIONS, Precision
+
+T = TypeVar("T", bound=str)
+
+Activation = Literal["hardswish", "silu", "gelu"]
+Cpu = Literal["any", "vnni"]
+Engine = Literal["local", "ray"]
+Head = Literal["mean", "class", "distill"]
+Input = Literal["float32", "uint8"]
+Layout = Literal["tokens", "spatial"]
+LayoutChoice = Literal["auto", "tokens", "spatial"]
+Output = Literal["logits", "probabilities"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Weights = Literal["model", "ema"]
+
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+CPUS: tuple[Cpu, ...] = get_args(Cpu)
+HEADS: tuple[Head, ...] = get_args(Head)
+INPUTS: tuple[Input, ...] = get_args(Input)
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+OUTPUTS: tuple[Output, ...] = get_args(Output)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+
+# int8 products are summed as integers and returned as float32
+DTYPES: dict[Precision, str] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "int8": "float32",
+}
+EPS: dict[Precision, float] = {  # one ulp at 1
+    "fp32": 2.0**-23,
+    "fp16": 2.0**-10,
+    "bf16": 2.0**-7,
+    "int8": 2.0**-23,
+}
 
 
-def require_one_of(option: str, value: str, choices: Iterable[str]) -> None:
-    """Raise UsageError where an option has no such value."""
-    if value not in choices:
+def known(value: object, choices: Iterable[T]) -> T | None:
+    """Return the choice of this name, typed as one, or None."""
+    return next((choice for choice in choices if choice == value), None)
+
+
+def require_one_of(option: str, value: str, choices: Iterable[T]) -> T:
+    """Return the choice of this name; raise UsageError if there is none."""
+    choices = tuple(choices)
+    found = known(value, choices)
+    if found is None:
         raise UsageError(f"{option} {value!r} is not one of {', '.join(choices)}.")
-
-
-def precision_of(name: str, format: str) -> Precision:
-    """The precision of that name, which the format has to know."""
-    require_one_of("precision", name, PRECISIONS)
-    known = EXPORTERS[format].precisions
-    for precision in known:
-        if precision == name:
-            return precision
-    others = [other for other, exporter in EXPORTERS.items() if name in exporter.precisions]
-    raise UsageError(
-        f"--precision {name} is not for --format {format}, which computes in {' or '.join(known)}. "
-        f"Choose one of these, or --format {' or '.join(others)}."
-    )
-
-
-def interface_of(checkpoint: Checkpoint, options: ExportOptions) -> Interface:
-    """What the artifact takes and gives; UsageError for probabilities that would be none."""
-    interface = options.interface()
-    reason = why_no_softmax(checkpoint.problem_type, checkpoint.config.num_classes)
-    if interface.output == "probabilities" and reason:
-        raise UsageError(
-            f"--output probabilities is the softmax of the logits, and {reason}. Leave the option "
-            "out, and make of the logits what the network was trained for."
-        )
-    return interface
+    return found

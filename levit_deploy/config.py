@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from levit_deploy.choices import ACTIVATIONS
+
 Grid = tuple[int, int]  # (height, width), in pixels or tokens
 
 MAX_TOKENS = 4096  # attention needs memory for heads x tokens x tokens numbers
-ACTIVATIONS = ("hardswish", "silu", "gelu")
 
 # Which parts have a BatchNorm behind each of their linear maps (the heads: before them). With
 # 'layernorm', attention has a LayerNorm before its projection to q, k and v instead.

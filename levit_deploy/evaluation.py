@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levit_deploy.class_folders import class_indices, doubtful, labelled
+from levit_deploy.arrays import FloatArray
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, InputError
-from levit_deploy.pictures import is_unlisted, no_pictures, walk_pictures
-from levit_deploy.prediction import Answer, best, scored
+from levit_deploy.pictures.class_folders import class_indices, doubtful, labelled
+from levit_deploy.pictures.files import is_unlisted, no_pictures, walk_pictures
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.prediction.predict import Answer, best, scored
 from levit_deploy.prediction.processor import Processor, read_processor
-from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.isolated import open_isolated
-from levit_deploy.runtime.sessions import FloatArray
 
 if TYPE_CHECKING:  # which imports torch, and only --against needs it
     from levit_deploy.checkpoint import Checkpoint
@@ -210,7 +210,7 @@ def _original(checkpoint: Checkpoint, artifact: Artifact, processor: Processor) 
     """The checkpoint's own network in float32, with the head that the artifact has."""
     import torch
 
-    from levit_deploy.proving import original
+    from levit_deploy.verification.prove import original
 
     said, found = (_shape(config) for config in (processor.config, checkpoint.config))
     if said != found:

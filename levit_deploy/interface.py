@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
+
+from levit_deploy.choices import INPUTS, OUTPUTS, Input, Output, known
 
 if TYPE_CHECKING:
     from levit_deploy.config import LeViTConfig
 
-Input = Literal["float32", "uint8"]
-Output = Literal["logits", "probabilities"]
-PIXELS, PROBABILITIES = "pixels", "probabilities"  # an ONNX file's names for them
+# the names of inputs and outputs, by what they are
+INPUT_NAME, PIXELS = "pixel_values", "pixels"
+OUTPUT_NAME, PROBABILITIES = "logits", "probabilities"
 SINGLE_LABEL = "single_label_classification"
 # transformers' words for what logits mean (PreTrainedConfig.problem_type)
 PROBLEM_TYPES = (SINGLE_LABEL, "multi_label_classification", "regression")
-INPUTS: tuple[Input, ...] = get_args(Input)
-OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Interface:
     @property
     def input_name(self) -> str:
         """What an ONNX file calls its input."""
-        return PIXELS if self.input == "uint8" else "pixel_values"
+        return PIXELS if self.input == "uint8" else INPUT_NAME
 
     def image_shape(self, config: LeViTConfig) -> tuple[int, ...]:
         """The shape of one image, without the batch."""
@@ -50,10 +50,9 @@ class Interface:
         Raises ValueError where that is nothing known.
         """
         takes, gives = metadata.get("input", "float32"), metadata.get("output", "logits")
-        for known_input in INPUTS:
-            for known_output in OUTPUTS:
-                if (known_input, known_output) == (takes, gives):
-                    return cls(known_input, known_output)
+        input, output = known(takes, INPUTS), known(gives, OUTPUTS)
+        if input is not None and output is not None:
+            return cls(input, output)
         raise ValueError(
             f"the input {takes!r} is not one of {', '.join(INPUTS)}, or the output {gives!r} not "
             f"one of {', '.join(OUTPUTS)}"

@@ -13,8 +13,6 @@ from levit_deploy.model import Attention, AttentionSubsample, LeViT, MeanPool, S
 from levit_deploy.passes.pool_early import PooledResidual
 from levit_deploy.passes.replace import replace_modules
 
-LAYOUTS = ("tokens", "spatial")
-
 
 class SpatialAttention(nn.Module):
     """``Attention`` on a feature map: (B, C, H, W) -> (B, C, H, W)."""

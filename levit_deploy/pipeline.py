@@ -11,29 +11,31 @@ from pathlib import Path
 import onnx
 
 from levit_deploy.checkpoint import Checkpoint, checkpoint_of, fused
-from levit_deploy.choices import interface_of, precision_of, require_one_of
-from levit_deploy.destination import Destination, Place, file_place, place_of
-from levit_deploy.errors import UsageError
-from levit_deploy.exporters import EXPORTERS, Exporter, ExportOptions
-from levit_deploy.exporters.onnx_contract import check_batches
-from levit_deploy.forms import plain_form, plain_onnx, provenance_of
-from levit_deploy.layout import LAYOUTS
-from levit_deploy.passes.heads import HEADS
-from levit_deploy.pictures import picture_case
-from levit_deploy.proving import claimed_labels, prove
-from levit_deploy.publish import sync
-from levit_deploy.quantization import (
-    Int8Options,
-    Judging,
-    Quantization,
-    judging_pictures,
-    quantized,
-    require_drop,
-    split_pictures,
+from levit_deploy.choices import (
+    HEADS,
+    LAYOUTS,
+    Head,
+    Layout,
+    LayoutChoice,
+    Precision,
+    require_one_of,
 )
+from levit_deploy.errors import UsageError
+from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
+from levit_deploy.publish.destination import Destination, Place, file_place, place_of
+from levit_deploy.publish.file import sync
+from levit_deploy.quantization.quantize import Int8Options, quantized
+from levit_deploy.quantization.search import Quantization
 from levit_deploy.runtime.artifact import Artifact, load_artifact
 from levit_deploy.runtime.isolated import open_isolated, runtime_process
-from levit_deploy.verification import Case, Verification
+from levit_deploy.targets.checks import interface_of, precision_of
+from levit_deploy.targets.onnx_contract import check_batches
+from levit_deploy.targets.plain import plain_form, plain_onnx, provenance_of
+from levit_deploy.targets.target import EXPORTERS, Exporter, ExportOptions
+from levit_deploy.verification.accuracy import require_drop
+from levit_deploy.verification.inputs import Case, picture_case
+from levit_deploy.verification.prove import claimed_labels, prove
+from levit_deploy.verification.result import Verification
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +62,9 @@ def export(
     format: str,
     output: Destination,
     *,
-    head: str = "mean",
-    layout: str = "auto",
-    precision: str = "fp32",
+    head: Head = "mean",
+    layout: LayoutChoice = "auto",
+    precision: Precision = "fp32",
     options: ExportOptions | None = None,
     force: bool = False,
     images: str | Path | None = None,
@@ -91,17 +93,16 @@ def export(
             "int8 needs pictures to calibrate on and to judge by. Give --images DIR, a folder of "
             "such as the network will meet; in Python, call quantize."
         )
-    if layout == "auto":
-        layout = exporter.auto_layout(options)
+    chosen: Layout = exporter.auto_layout(options) if layout == "auto" else layout
     interface = interface_of(checkpoint, options)
     place = place_of(output, checkpoint, format, interface, force=force)
     extra += _picture_cases(checkpoint, images)
 
     def serialize() -> bytes:
-        provenance = provenance_of(checkpoint, head, layout, computes_in, interface)
-        return exporter.serialize(plain_form(checkpoint, head, layout), provenance, options)
+        provenance = provenance_of(checkpoint, head, chosen, computes_in, interface)
+        return exporter.serialize(plain_form(checkpoint, head, chosen), provenance, options)
 
-    return _publish(checkpoint, place, serialize, exporter, layout, extra)
+    return _publish(checkpoint, place, serialize, exporter, chosen, extra)
 
 
 def quantize(
@@ -109,8 +110,8 @@ def quantize(
     output: Destination,
     int8: Int8Options | str | Path,
     *,
-    head: str = "mean",
-    layout: str = "auto",
+    head: Head = "mean",
+    layout: LayoutChoice = "auto",
     options: ExportOptions | None = None,
     force: bool = False,
     extra: tuple[Case, ...] = (),
@@ -128,8 +129,8 @@ def quantize(
     int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
     checkpoint = checkpoint_of(checkpoint)
     options = options or ExportOptions()
-    if layout == "auto":
-        layout = "tokens"  # in which int8 was measured to be faster (docs/performance.md)
+    # tokens, in which int8 was measured to be faster (docs/performance.md)
+    chosen: Layout = "tokens" if layout == "auto" else layout
     interface = interface_of(checkpoint, options)
     place = place_of(output, checkpoint, "onnx", interface, force=force)
     calibration, pictures = split_pictures(
@@ -146,19 +147,19 @@ def quantize(
     made: list[Quantization] = []
 
     def serialize() -> bytes:
-        plain = plain_onnx(checkpoint, head, layout, options)
+        plain = plain_onnx(checkpoint, head, chosen, options)
         rival = plain_onnx(checkpoint, head, "spatial", replace(options, opset=None))
         proto, how = quantized(plain, rival, calibration, pictures, int8, progress)
         made.append(how)
         progress("proving it")
-        provenance = provenance_of(checkpoint, head, layout, "int8", interface)
+        provenance = provenance_of(checkpoint, head, chosen, "int8", interface)
         onnx.helper.set_model_props(proto, provenance.to_metadata())
         data: bytes = proto.SerializeToString(deterministic=True)
         return data
 
     exporter = EXPORTERS["onnx"]
     published = _publish(
-        checkpoint, place, serialize, exporter, layout, extra, pictures, int8.max_drop
+        checkpoint, place, serialize, exporter, chosen, extra, pictures, int8.max_drop
     )
     return replace(published, quantization=made[0])
 
@@ -167,7 +168,7 @@ def fuse(
     checkpoint: Checkpoint | str | Path,
     output: str | Path,
     *,
-    head: str = "mean",
+    head: Head = "mean",
     force: bool = False,
     images: str | Path | None = None,
     extra: tuple[Case, ...] = (),
@@ -236,7 +237,7 @@ def _publish(
     place: Place,
     serialize: Callable[[], bytes],
     exporter: Exporter | None,
-    layout: str,
+    layout: Layout,
     extra: tuple[Case, ...],
     pictures: Judging | None = None,
     max_drop: float | None = None,

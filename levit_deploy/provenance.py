@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from levit_deploy import __version__
+from levit_deploy._version import __version__
+from levit_deploy.choices import PRECISIONS, Precision, known
 from levit_deploy.config import LeViTConfig
 from levit_deploy.interface import DEFAULT, SINGLE_LABEL, Interface
-from levit_deploy.labels import in_order
-from levit_deploy.precision import PRECISIONS, Precision
-from levit_deploy.preprocessing import IMAGENET, Preprocessing
+from levit_deploy.pictures.labels import in_order
+from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
 
 TOOL = "levit-deploy"
 
@@ -85,9 +85,8 @@ class Provenance:
 def claimed_precision(metadata: Mapping[str, str]) -> Precision:
     """What an artifact says that it computes in; ValueError where that is nothing known."""
     claimed = metadata.get("precision", "fp32")  # the first artifacts had no other
-    for precision in PRECISIONS:
-        if precision == claimed:
-            return precision
+    if (precision := known(claimed, PRECISIONS)) is not None:
+        return precision
     raise ValueError(f"the precision {claimed!r} is not one of {', '.join(PRECISIONS)}")
 
 

@@ -12,8 +12,9 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from levit_deploy.config import ACTIVATIONS, NORMS, Downsample, LeViTConfig, Stage
-from levit_deploy.infer import Known
+from levit_deploy.checkpoint.infer import Known
+from levit_deploy.choices import ACTIVATIONS
+from levit_deploy.config import NORMS, Downsample, LeViTConfig, Stage
 from levit_deploy.model import AttentionBias, LeViT
 
 GOLDENS = Path(__file__).parent / "goldens"

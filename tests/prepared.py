@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 
 from levit_deploy.config import LeViTConfig
-from levit_deploy.preparing import fit, normalise, require_pictures
-from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import fit, normalise, require_pictures
 
 
 def prepare(picture: Image.Image, config: LeViTConfig, by: Preprocessing) -> np.ndarray:

@@ -9,12 +9,12 @@ import onnx
 from levit_deploy.checkpoint import Checkpoint, fused, read_checkpoint
 from levit_deploy.demo import digits
 from levit_deploy.demo.digits import MEAN, STD
-from levit_deploy.exporters.onnx import to_onnx
-from levit_deploy.exporters.torchscript import to_torchscript
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
-from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
+from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.targets.torchscript import to_torchscript
 
 LABELS = digits.LABELS
 PREPROCESSING = Preprocessing(1.0, "bilinear", (MEAN,), (STD,), assumed=False)

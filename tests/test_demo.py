@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_cli import run
 
 from levit_deploy.checkpoint import read_checkpoint
-from levit_deploy.demo import read_demo_checkpoint
+from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import MEAN, STD, held_out, to_input
 from levit_deploy.runtime.artifact import load_artifact
 

@@ -8,14 +8,14 @@ import onnx
 import pytest
 import scans
 import torch
-from test_cli import run
-from test_pictures import unlisted
+from command_line import run
+from pictures_on_disk import unlisted
 
 import levit_deploy
 from levit_deploy import evaluation
 from levit_deploy.errors import ArtifactError, InputError
 from levit_deploy.evaluation import evaluate
-from levit_deploy.pictures import find_pictures, read_pictures
+from levit_deploy.pictures.files import find_pictures, read_pictures
 
 N = 40
 
@@ -227,7 +227,7 @@ def test_class_folders_may_be_links_and_one_that_cannot_be_listed_is_skipped(
         (linked / path.name).symlink_to(path)
     assert evaluate(artifact, linked, threads=1).pictures == N
     closed = len(list((folder / "3").iterdir()))
-    monkeypatch.setattr("levit_deploy.pictures.os.scandir", unlisted(linked / "3"))
+    monkeypatch.setattr("levit_deploy.pictures.files.os.scandir", unlisted(linked / "3"))
     found = evaluate(artifact, linked, threads=1)
     assert (found.pictures, found.skipped) == (N - closed, 1)
     assert found.classes == {str(i): i for i in range(10)}

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from foreign import timm
 from PIL import Image
 from safetensors.torch import save_file
-from test_cli import run
 
-from levit_deploy.demo import read_demo_checkpoint
+from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import MEAN, STD, held_out
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

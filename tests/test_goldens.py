@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.choices import LAYOUTS
 from levit_deploy.cli import app
-from levit_deploy.layout import LAYOUTS
 
 FAMILIES = {
     "official": "official",

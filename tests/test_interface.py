@@ -11,16 +11,17 @@ from networks import SMALL, float64_logits, trained
 from onnx import numpy_helper
 from PIL import Image
 
-from levit_deploy import pipeline, proving
+from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, CheckpointError, UsageError, VerificationError
-from levit_deploy.exporters import ExportOptions
-from levit_deploy.forms import provenance_of
 from levit_deploy.interface import Interface
-from levit_deploy.pictures import picture_case
 from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.runtime.sessions import onnx_session
-from levit_deploy.verification import compare, image_case
+from levit_deploy.targets.plain import provenance_of
+from levit_deploy.targets.target import ExportOptions
+from levit_deploy.verification import compare
+from levit_deploy.verification import prove as proving
+from levit_deploy.verification.inputs import image_case, picture_case
 
 SQUARE = SMALL.replace(image_size=(64, 64))  # rows and columns can be mistaken for each other
 MEAN, STD = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.25, 0.3])
@@ -196,7 +197,7 @@ def test_probabilities_that_say_nothing_of_the_network_prove_nothing(tmp_path, c
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_a_softmax_over_the_batch_is_not_published(tmp_path, checkpoint, monkeypatch, batch_size):
-    from levit_deploy.exporters import onnx as exporter
+    from levit_deploy.targets import onnx_writer as exporter
 
     def over_the_batch(g, logits):
         return g.op("Softmax", [logits], "probabilities", [*logits.shape], axis=0)
@@ -211,7 +212,7 @@ def test_a_softmax_over_the_batch_is_not_published(tmp_path, checkpoint, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["offset", "factor"])
 def test_torchscript_with_a_mistake_is_not_published(tmp_path, checkpoint, monkeypatch, wrong):
-    from levit_deploy.exporters import torchscript
+    from levit_deploy.targets import torchscript
 
     right = torchscript.channel_statistics
 

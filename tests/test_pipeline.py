@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 import levit_deploy
-from levit_deploy import forms, pipeline, proving
+from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import (
@@ -25,12 +25,14 @@ from levit_deploy.errors import (
     UsageError,
     VerificationError,
 )
-from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.model import AttentionBias
 from levit_deploy.passes import to_plain
 from levit_deploy.report import print_published, published_data, to_json
 from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets import plain as forms
+from levit_deploy.targets.target import EXPORTERS, ExportOptions
 from levit_deploy.verification import compare
+from levit_deploy.verification import prove as proving
 
 # a process that runs TorchScript imports torch first, for seconds
 FORMATS = [

@@ -5,7 +5,7 @@ import pytest
 from networks import SMALL
 
 from levit_deploy.interface import Interface
-from levit_deploy.preprocessing import IMAGENET, Preprocessing
+from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
 from levit_deploy.provenance import Provenance, claimed_precision, is_ours
 
 PROVENANCE = Provenance("ab" * 32, SMALL, "distill", "spatial")

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from test_cli import COMMANDS
+from command_line import COMMANDS
 
 from levit_deploy import errors
 

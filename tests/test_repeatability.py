@@ -8,10 +8,11 @@ import torch
 from networks import trained
 
 from levit_deploy.checkpoint import fused, read_checkpoint
-from levit_deploy.exporters import EXPORTERS, ExportOptions
-from levit_deploy.forms import provenance_of
-from levit_deploy.layout import LAYOUTS, to_spatial
+from levit_deploy.choices import LAYOUTS
+from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
+from levit_deploy.targets.plain import provenance_of
+from levit_deploy.targets.target import EXPORTERS, ExportOptions
 
 
 @pytest.fixture

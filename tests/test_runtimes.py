@@ -18,16 +18,16 @@ from PIL import Image
 from prepared import prepare
 
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
-from levit_deploy.demo import read_demo_checkpoint
+from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import held_out
-from levit_deploy.exporters import EXPORTERS, ExportOptions
 from levit_deploy.interface import Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import normalise
 from levit_deploy.pipeline import export
-from levit_deploy.preparing import normalise
-from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
+from levit_deploy.targets.target import EXPORTERS, ExportOptions
 from levit_deploy.verification.budget import budget, rms
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from levit_deploy.bench import pinned, processor_name, random_images
+from levit_deploy.bench.benchmark import pinned, processor_name, random_images
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.proving import original
 from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
+from levit_deploy.verification.prove import original
 
 ROUNDS = 20
 

@@ -15,18 +15,20 @@ import numpy as np
 import onnx
 import torch
 
+from levit_deploy.arrays import Images
 from levit_deploy.bench.plain_export import plain_export, plain_int8
+from levit_deploy.choices import Input
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
-from levit_deploy.exporters import EXPORTERS, ExportOptions
-from levit_deploy.interface import Input
+from levit_deploy.interface import INPUT_NAME
 from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.calibration import quantize_graph
 from levit_deploy.runtime.artifact import deprecation_accepted, load_artifact
-from levit_deploy.runtime.sessions import INPUT_NAME, Images, onnx_session
+from levit_deploy.runtime.sessions import onnx_session
+from levit_deploy.targets.target import EXPORTERS, ExportOptions
 
 PLAIN = "plain export"
 CALIBRATING = 4  # images

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from levit_deploy.arrays import FloatArray
 from levit_deploy.extras import require_extra
 from levit_deploy.quantization.calibration import image_reader, in_silence
-from levit_deploy.runtime.sessions import FloatArray
 
 
 def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:

@@ -13,20 +13,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from levit_deploy.checkpoint.pickle_scan import (
-    MAX_BYTES,
-    OTHER_TENSORS,
-    TRAINING,
-    WEIGHTS,
-    scan,
-)
-from levit_deploy.errors import (
-    CheckpointError,
-    UnsafeInputError,
-    first_line,
-    is_out_of_memory,
-)
-from levit_deploy.regular import open_regular
+from levit_deploy.checkpoint.pickle_scan import MAX_BYTES, OTHER_TENSORS, TRAINING, WEIGHTS, scan
+from levit_deploy.errors import CheckpointError, UnsafeInputError, first_line, is_out_of_memory
+from levit_deploy.regular_files import open_regular
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from levit_deploy.config import Grid
 from levit_deploy.errors import CheckpointError
-from levit_deploy.regular import read_regular
+from levit_deploy.regular_files import read_regular
 
 CONFIG = "config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"  # transformers' file on pictures

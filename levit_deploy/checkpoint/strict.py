@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import Tensor
 
+from levit_deploy.checkpoint.image_size import same_indices
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, first_line
-from levit_deploy.grids import same_indices
 from levit_deploy.model import AttentionBias, LeViT, offset_indices
 
 COUNTS, INDICES = ".num_batches_tracked", ".attention_bias_idxs"

@@ -1,42 +1,5 @@
-"""The command line: parse, call, print. Heavy imports wait until a command needs them."""
+"""The command line."""
 
-from __future__ import annotations
+from levit_deploy.cli.commands import app, main
 
-from typing import Annotated
-
-import typer
-
-from levit_deploy import __version__
-from levit_deploy.cli.bench import bench
-from levit_deploy.cli.demo import demo
-from levit_deploy.cli.evaluate import evaluate
-from levit_deploy.cli.export import export
-from levit_deploy.cli.fuse import fuse
-from levit_deploy.cli.inspect import inspect
-from levit_deploy.cli.predict import predict
-from levit_deploy.cli.verify import verify
-
-app = typer.Typer(
-    help="Turn a trained LeViT into the fastest artifact your runtime can run, with proof.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.callback(invoke_without_command=True)
-def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    if version:
-        typer.echo(f"levit-deploy {__version__}")
-        raise typer.Exit
-
-
-for _command in (inspect, fuse, export, verify, bench, predict, evaluate, demo):
-    app.command()(_command)
-
-
-def main() -> None:
-    """The ``levit-deploy`` command."""
-    app()
+__all__ = ["app", "main"]

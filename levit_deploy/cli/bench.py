@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import check_paths, parsed_batch_size, read
 from levit_deploy.cli.options import (
     ActivationOption,
@@ -19,9 +20,8 @@ from levit_deploy.cli.options import (
     WeightsOption,
 )
 from levit_deploy.cli.outputs import write_report
-from levit_deploy.ending import reports_errors
+from levit_deploy.cli.status import status
 from levit_deploy.errors import InputError, UsageError
-from levit_deploy.status import status
 
 
 def _completed_variant(incomplete: str) -> list[str]:
@@ -90,9 +90,9 @@ def bench(
         raise UsageError("--batch-size dynamic cannot be timed. Give numbers, as in 1,8.")
     with status("loading torch", quiet=quiet):
         from levit_deploy import report
-        from levit_deploy.bench import benchmark, random_network
+        from levit_deploy.bench.benchmark import benchmark, random_network
     from levit_deploy.bench.plot import plot, require_plotting
-    from levit_deploy.publish import staged
+    from levit_deploy.publish.file import staged
 
     if plot_file is not None:
         require_plotting()

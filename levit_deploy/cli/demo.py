@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import check_paths, json_path
 from levit_deploy.cli.options import ForceOption, JsonOption, QuietOption, VerboseOption
 from levit_deploy.cli.outputs import show, write_report
-from levit_deploy.ending import reports_errors
-from levit_deploy.publish import refuse_bad_destination
-from levit_deploy.status import status
+from levit_deploy.cli.status import status
+from levit_deploy.publish.file import refuse_bad_destination
 
 
 @reports_errors
@@ -32,8 +32,8 @@ def demo(
     """
     check_paths(json_file=json_file, force=force)
     with status("loading torch", quiet=quiet):
-        from levit_deploy import demo as demonstration
         from levit_deploy import report
+        from levit_deploy.demo import demonstration as demonstration
 
     if (file := json_path(json_file)) is not None:
         written = demonstration.destinations(directory)

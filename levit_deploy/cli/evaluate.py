@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import check_paths, read
 from levit_deploy.cli.options import (
     ActivationOption,
@@ -21,9 +22,8 @@ from levit_deploy.cli.options import (
     WeightsOption,
 )
 from levit_deploy.cli.outputs import warn_of_assumed, write_report
-from levit_deploy.ending import reports_errors
+from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
-from levit_deploy.status import status
 
 
 @reports_errors
@@ -67,8 +67,8 @@ def evaluate(
         loaded = read(against, activation, image_size, weights, quiet=quiet)
     with status("loading torch", quiet=quiet):
         from levit_deploy import evaluation, report
-    from levit_deploy.pictures import damage_passed_over
-    from levit_deploy.prediction.progress import progress_bar
+    from levit_deploy.cli.progress import progress_bar
+    from levit_deploy.pictures.files import damage_passed_over
 
     with (
         damage_passed_over(),

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from levit_deploy.choices import OUTPUTS, Cpu, Input, LayoutChoice, Output, Precision
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import beside, check_paths, json_path, parsed_batch_size, read
 from levit_deploy.cli.options import (
     OPSETS,
@@ -14,14 +16,12 @@ from levit_deploy.cli.options import (
     ActivationOption,
     CalibratingImagesOption,
     CheckpointArgument,
-    Cpu,
     ForceOption,
     Format,
     HeadOption,
     ImageSizeOption,
     JsonOption,
     LabelsOption,
-    Layout,
     MaxDropOption,
     PreprocessingOption,
     QuietOption,
@@ -29,11 +29,8 @@ from levit_deploy.cli.options import (
     WeightsOption,
 )
 from levit_deploy.cli.outputs import evidence_of_failure, report_published
-from levit_deploy.ending import reports_errors
+from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
-from levit_deploy.interface import OUTPUTS, Input, Output
-from levit_deploy.precision import Precision
-from levit_deploy.status import status
 
 
 def _output(text: str) -> str:
@@ -78,7 +75,8 @@ def export(
         ),
     ] = None,
     layout: Annotated[
-        Layout, typer.Option(help="How the trunk lays out its data; auto is the fastest measured.")
+        LayoutChoice,
+        typer.Option(help="How the trunk lays out its data; auto is the fastest measured."),
     ] = "auto",
     head: HeadOption = "mean",
     takes: Annotated[
@@ -143,8 +141,8 @@ def export(
 
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
-    from levit_deploy.hub_folder import hub_folder, refuse_bad_hub_folder
-    from levit_deploy.triton import TritonModel, refuse_bad_model
+    from levit_deploy.publish.optimum import hub_folder, refuse_bad_hub_folder
+    from levit_deploy.publish.triton import TritonModel, refuse_bad_model
 
     if triton is not None and output is not None:
         raise UsageError("--triton and -o were both given. Leave one of them out.")
@@ -174,8 +172,8 @@ def export(
         )
     loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
     from levit_deploy import pipeline
-    from levit_deploy.exporters import ExportOptions
-    from levit_deploy.quantization import Int8Options
+    from levit_deploy.quantization.quantize import Int8Options
+    from levit_deploy.targets.target import ExportOptions
 
     choices: dict[str, Any] = {
         "head": head,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import beside, check_paths, read
 from levit_deploy.cli.options import (
     ActivationOption,
@@ -19,8 +20,7 @@ from levit_deploy.cli.options import (
     WeightsOption,
 )
 from levit_deploy.cli.outputs import evidence_of_failure, report_published
-from levit_deploy.ending import reports_errors
-from levit_deploy.status import status
+from levit_deploy.cli.status import status
 
 
 @reports_errors

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from levit_deploy.cli.status import status
 from levit_deploy.errors import InputError, UsageError
-from levit_deploy.status import status
 
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
@@ -105,7 +105,7 @@ def check_paths(
     force: bool,
 ) -> None:
     """Refuse what cannot be read or must not be written, before torch is imported."""
-    from levit_deploy.publish import refuse_bad_destination
+    from levit_deploy.publish.file import refuse_bad_destination
 
     inputs = [path for path in (checkpoint, *artifacts, labels) if path is not None]
     for path in filter(None, (checkpoint, *artifacts, labels, images, *pictures)):
@@ -130,7 +130,7 @@ def check_paths(
     folders = [path for path in (images, *pictures) if path is not None and path.is_dir()]
     inputs += [path for path in pictures if not path.is_dir()]
     if folders and (output is not None or report is not None):
-        from levit_deploy.pictures import is_picture_below
+        from levit_deploy.pictures.files import is_picture_below
 
         inputs += [
             path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import check_paths, read
 from levit_deploy.cli.options import (
     ActivationOption,
@@ -14,7 +15,6 @@ from levit_deploy.cli.options import (
     WeightsOption,
 )
 from levit_deploy.cli.outputs import write_report
-from levit_deploy.ending import reports_errors
 
 
 @reports_errors

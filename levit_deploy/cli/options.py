@@ -7,13 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from levit_deploy.choices import Activation, Head, Weights
+
 Format = Literal["onnx", "torchscript"]
-Layout = Literal["auto", "tokens", "spatial"]
-Head = Literal["mean", "class", "distill"]
-Activation = Literal["hardswish", "silu", "gelu"]
-Weights = Literal["model", "ema"]
-Cpu = Literal["any", "vnni"]
-Engine = Literal["local", "ray"]
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt"}
 OPSETS = range(17, 24)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from levit_deploy.ending import as_utf8, writing_output
+from levit_deploy.cli.status import status
 from levit_deploy.errors import BackendError, OutputError, VerificationError
-from levit_deploy.status import status
+from levit_deploy.text import as_utf8, writing_output
 
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
+    from levit_deploy.pictures.preprocessing import Preprocessing
     from levit_deploy.pipeline import Published
-    from levit_deploy.preprocessing import Preprocessing
 
 
 @contextmanager
@@ -90,13 +90,13 @@ def report_verification(
 ) -> None:
     """Print a proof, or write it for a machine, and where a page is asked for, for a reader."""
     from levit_deploy import report
-    from levit_deploy.publish import staged
+    from levit_deploy.publish.file import staged
 
     evidence = report.verification_data(verification, checkpoint)
     data = {"path": as_utf8(artifact), "verification": evidence}
     if page_file is not None:
         from levit_deploy.bench.beside import time_beside_original
-        from levit_deploy.page import proof_page
+        from levit_deploy.report.page.proof_page import proof_page
 
         with status(f"timing {artifact} beside the original", quiet=quiet):
             beside = time_beside_original(checkpoint, artifact)
@@ -115,7 +115,7 @@ def write_report(
 ) -> None:
     """Print for a person, or write for a machine."""
     from levit_deploy import report
-    from levit_deploy.publish import staged
+    from levit_deploy.publish.file import staged
 
     show(data, printer, json_file, quiet)
     if json_file == "-":

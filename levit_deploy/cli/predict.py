@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from levit_deploy.choices import Engine
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import check_paths, open_artifact
 from levit_deploy.cli.options import (
     ArtifactArgument,
-    Engine,
     ForceOption,
     JsonOption,
     PicturesAtOnceOption,
@@ -25,12 +26,11 @@ from levit_deploy.cli.options import (
     VerboseOption,
 )
 from levit_deploy.cli.outputs import warn_of_assumed
-from levit_deploy.ending import reports_errors
+from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
-from levit_deploy.status import status
 
 if TYPE_CHECKING:
-    from levit_deploy.prediction import Prediction
+    from levit_deploy.prediction.predict import Prediction
 
 
 @reports_errors
@@ -93,11 +93,11 @@ def predict(
             "--parquet, --workers and --ray-address are for Ray. Leave them out, or give --engine "
             "ray."
         )
-    from levit_deploy.pictures import damage_passed_over
-    from levit_deploy.prediction import every_picture, predictions
-    from levit_deploy.prediction.output import answers_to, write_csv, write_json, write_text
+    from levit_deploy.cli.progress import progress_bar
+    from levit_deploy.pictures.files import damage_passed_over
+    from levit_deploy.prediction.predict import every_picture, predictions
     from levit_deploy.prediction.processor import read_processor
-    from levit_deploy.prediction.progress import progress_bar
+    from levit_deploy.report.predictions import answers_to, write_csv, write_json, write_text
 
     paths = every_picture(pictures)
     with (
@@ -138,9 +138,9 @@ def _predict_on_ray(
     from levit_deploy.prediction.on_ray import predict_on_ray, require_ray
 
     require_ray()
-    from levit_deploy.prediction import every_picture
+    from levit_deploy.cli.progress import progress_bar
+    from levit_deploy.prediction.predict import every_picture
     from levit_deploy.prediction.processor import read_processor
-    from levit_deploy.prediction.progress import progress_bar
     from levit_deploy.runtime.isolated import open_isolated
 
     try:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import check_paths, json_path, read
 from levit_deploy.cli.options import (
     ActivationOption,
@@ -29,8 +30,7 @@ from levit_deploy.cli.outputs import (
     said_first,
     warn_of_assumed,
 )
-from levit_deploy.ending import reports_errors
-from levit_deploy.status import status
+from levit_deploy.cli.status import status
 
 
 @reports_errors
@@ -71,7 +71,7 @@ def verify(
         json_file=json_file,
         force=force,
     )
-    from levit_deploy.publish import remove_earlier
+    from levit_deploy.publish.file import remove_earlier
 
     # an earlier verdict must not be taken for this one's, however this one ends
     if page_file is not None:

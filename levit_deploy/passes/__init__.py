@@ -1,56 +1,5 @@
-"""From training form to plain layers, one exact step at a time."""
+"""Turn a network in training form into plain layers, one exact step at a time."""
 
-from __future__ import annotations
+from levit_deploy.passes.order import passes, to_plain, to_plain_float64
 
-import copy
-from collections.abc import Callable
-
-import torch
-
-from levit_deploy.errors import CheckpointError
-from levit_deploy.model import LeViT
-from levit_deploy.passes.bake_attention_bias import bake_attention_bias
-from levit_deploy.passes.fold_layernorm import fold_layernorm
-from levit_deploy.passes.fold_scale import fold_scale
-from levit_deploy.passes.fuse_batchnorm import fuse_batchnorm
-from levit_deploy.passes.heads import HEADS
-from levit_deploy.passes.pool_early import pool_early
-
-Pass = Callable[[LeViT], LeViT]
-
-
-def passes(head: str = "mean") -> tuple[Pass, ...]:
-    """Every pass in order. ``head`` is 'mean', 'class' or 'distill'."""
-    return (
-        fuse_batchnorm,
-        fold_layernorm,
-        bake_attention_bias,
-        fold_scale,
-        HEADS[head],
-        pool_early,
-    )
-
-
-def to_plain(model: LeViT, head: str = "mean") -> LeViT:
-    """Apply every pass in float64 and round to float32 once, at the end.
-
-    Returns a new float32 model in evaluation mode; ``model`` is untouched. Raises CheckpointError
-    where a pass refuses, and where a folded weight is too large for float32.
-    """
-    plain = to_plain_float64(model, head).float()
-    for name, tensor in plain.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"{name} holds NaN or infinity in float32 after fusing: a weight is none, or a "
-                "BatchNorm scales it out of any sensible range. Check the training run that wrote "
-                "the file."
-            )
-    return plain.eval()  # what the passes have put in, too
-
-
-def to_plain_float64(model: LeViT, head: str = "mean") -> LeViT:
-    """Apply every pass in float64 and leave the result there; ``model`` is untouched."""
-    plain = copy.deepcopy(model).double().eval()
-    for apply in passes(head):
-        plain = apply(plain)
-    return plain.eval()  # what the passes have put in, too
+__all__ = ["passes", "to_plain", "to_plain_float64"]

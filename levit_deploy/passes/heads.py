@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from levit_deploy.choices import Head
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.model import LeViT
 
@@ -60,7 +61,7 @@ def _keep(model: LeViT, name: str) -> LeViT:
     return model
 
 
-HEADS: dict[str, Callable[[LeViT], LeViT]] = {
+HEAD_PASSES: dict[Head, Callable[[LeViT], LeViT]] = {
     "mean": average_heads,
     "class": keep_class_head,
     "distill": keep_distill_head,

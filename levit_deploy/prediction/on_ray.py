@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levit_deploy import errors
-from levit_deploy.ending import as_utf8
 from levit_deploy.errors import (
     ArtifactError,
     BackendError,
@@ -28,12 +27,18 @@ from levit_deploy.errors import (
     UsageError,
 )
 from levit_deploy.extras import require_extra
-from levit_deploy.prediction import Prediction, no_picture_used, pictures_at_once, predictions
 from levit_deploy.prediction.cluster import cluster
+from levit_deploy.prediction.predict import (
+    Prediction,
+    no_picture_used,
+    pictures_at_once,
+    predictions,
+)
 from levit_deploy.prediction.processor import read_processor
-from levit_deploy.publish_folder import staged_folder
+from levit_deploy.publish.folder import staged_folder
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.text import as_utf8
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -155,7 +160,7 @@ class _Worker:
         return artifact
 
     def __call__(self, groups: pa.Table) -> pa.Table:
-        from levit_deploy.pictures import damage_passed_over
+        from levit_deploy.pictures.files import damage_passed_over
         from levit_deploy.prediction.parquet import schema, to_table
 
         with damage_passed_over():

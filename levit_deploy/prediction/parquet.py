@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
-from levit_deploy import __version__
-from levit_deploy.ending import as_utf8
+from levit_deploy._version import __version__
 from levit_deploy.errors import BackendError
-from levit_deploy.prediction import Prediction
+from levit_deploy.prediction.predict import Prediction
 from levit_deploy.provenance import TOOL, is_ours
 from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.text import as_utf8
 
 ANSWER = pa.struct([("index", pa.int32()), ("label", pa.string()), ("probability", pa.float64())])
 COLUMNS = [("path", pa.string()), ("problem", pa.string()), ("answers", pa.list_(ANSWER))]

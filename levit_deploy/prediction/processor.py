@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from levit_deploy.arrays import FloatArray
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError
 from levit_deploy.interface import Interface, why_no_softmax
-from levit_deploy.preparing import fit, normalise, why_no_pictures
-from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import fit, normalise, why_no_pictures
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.runtime.sessions import FloatArray
 
 Array = npt.NDArray[Any]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 
+from levit_deploy.arrays import Images
+from levit_deploy.interface import INPUT_NAME
 from levit_deploy.quantization.rounding import QUANTIZED_OPS, only_products_rounded
-from levit_deploy.runtime.sessions import INPUT_NAME, Images
 
 METHODS = ("MinMax", "Percentile", "Entropy")
-CPUS = ("any", "vnni")
 
 
 def quantize_graph(

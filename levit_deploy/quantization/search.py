@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from levit_deploy.arrays import Images
 from levit_deploy.errors import VerificationError
 from levit_deploy.interface import PROBABILITIES
-from levit_deploy.quantization.accuracy import Accuracy, Run, accuracy, top1
+from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.calibration import METHODS, quantize_graph
 from levit_deploy.quantization.rounding import quantized_blocks, restored
-from levit_deploy.quantization.split import BATCH, Judging
-from levit_deploy.runtime.sessions import FloatArray, Images, onnx_session
+from levit_deploy.runtime.sessions import runner
 from levit_deploy.timing import Ratio
+from levit_deploy.verification.accuracy import Accuracy, accuracy, top1
 from levit_deploy.verification.budget import log_probabilities
 
 MOST_IN_A_LOOK = 16  # pictures to tell how much one block costs
@@ -114,24 +115,3 @@ def search(
     return model, Quantization(
         cpu, len(calibration), method, errors, costs, tuple(ranked[:holds]), result
     )
-
-
-def runner(model: bytes, batch: int | None) -> Run:
-    """An in-process onnxruntime session as a function of any number of images."""
-    session = onnx_session(model)
-    name = session.get_inputs()[0].name
-    return filled(lambda images: session.run(None, {name: images})[0], batch)
-
-
-def filled(run: Run, batch: int | None) -> Run:
-    """Run any number of images in batches of BATCH, or of the fixed size, the last one filled."""
-    size = batch or BATCH
-
-    def run_all(images: Images) -> FloatArray:
-        n = len(images)
-        rows = np.arange(-(-n // size) * size) % n if batch else np.arange(n)
-        return np.concatenate([run(images[rows[i : i + size]]) for i in range(0, len(rows), size)])[
-            :n
-        ]
-
-    return run_all

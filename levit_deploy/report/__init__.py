@@ -2,12 +2,12 @@
 
 from levit_deploy.report.benchmark import benchmark_data, print_benchmark
 from levit_deploy.report.checkpoint import checkpoint_data, print_checkpoint
-from levit_deploy.report.comparison import print_comparison
+from levit_deploy.report.console import console
 from levit_deploy.report.data import to_json, versions
+from levit_deploy.report.demo import print_comparison
 from levit_deploy.report.evaluation import evaluation_data, print_evaluation
 from levit_deploy.report.proof import print_verification, print_verified, verification_data
 from levit_deploy.report.published import print_published, published_data
-from levit_deploy.report.tables import console
 
 __all__ = [
     "benchmark_data",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from levit_deploy.report.console import new_table
 from levit_deploy.report.data import Data, versions
-from levit_deploy.report.tables import new_table
 
 if TYPE_CHECKING:
-    from levit_deploy.bench import Benchmark
+    from levit_deploy.bench.benchmark import Benchmark
 
 
 def benchmark_data(benchmark: Benchmark) -> Data:

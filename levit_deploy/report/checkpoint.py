@@ -9,11 +9,11 @@ from rich.console import Console
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.config import Grid
 from levit_deploy.cost import count_macs
-from levit_deploy.ending import printable
 from levit_deploy.interface import SINGLE_LABEL
-from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.report.console import new_table
 from levit_deploy.report.data import Data
-from levit_deploy.report.tables import new_table
+from levit_deploy.text import printable
 
 _NORMS = {
     "batchnorm": "BatchNorm",

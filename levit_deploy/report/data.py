@@ -8,8 +8,8 @@ import math
 import platform
 from typing import Any
 
-from levit_deploy import __version__
-from levit_deploy.ending import as_utf8
+from levit_deploy._version import __version__
+from levit_deploy.text import as_utf8
 
 Data = dict[str, Any]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.ending import as_utf8, printable
-from levit_deploy.prediction import Answer
-from levit_deploy.prediction.output import in_words
+from levit_deploy.prediction.predict import Answer
+from levit_deploy.report.console import new_table
 from levit_deploy.report.data import Data, versions
-from levit_deploy.report.tables import new_table
+from levit_deploy.report.predictions import in_words
+from levit_deploy.text import as_utf8, printable
 
 if TYPE_CHECKING:
     from levit_deploy.evaluation import Evaluation

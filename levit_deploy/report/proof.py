@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.text import Text
 
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.class_folders import doubtful
+from levit_deploy.pictures.class_folders import doubtful
+from levit_deploy.report.console import new_table
 from levit_deploy.report.data import Data, versions
-from levit_deploy.report.tables import new_table
-from levit_deploy.verification import Verification
+from levit_deploy.verification.result import Verification
 
 if TYPE_CHECKING:
-    from levit_deploy.quantization import Accuracy
+    from levit_deploy.verification.accuracy import Accuracy
 
 
 def verification_data(verification: Verification, checkpoint: Checkpoint | None = None) -> Data:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.ending import as_utf8
 from levit_deploy.pipeline import Published
 from levit_deploy.report.data import Data
 from levit_deploy.report.proof import ends, print_verification, verification_data
+from levit_deploy.text import as_utf8
 
 if TYPE_CHECKING:
-    from levit_deploy.quantization import Quantization
+    from levit_deploy.quantization.search import Quantization
 
 
 _CPUS = {"any": "any processor", "vnni": "processors with VNNI"}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import (
     ArtifactError,
@@ -24,8 +25,8 @@ from levit_deploy.errors import (
 )
 from levit_deploy.interface import Interface
 from levit_deploy.provenance import Provenance, is_ours
-from levit_deploy.regular import read_regular
-from levit_deploy.runtime.sessions import FloatArray, Images, onnx_session
+from levit_deploy.regular_files import read_regular
+from levit_deploy.runtime.sessions import onnx_session
 from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
 
 if TYPE_CHECKING:

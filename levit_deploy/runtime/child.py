@@ -22,9 +22,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.runtime.sessions import FloatArray, Images
 
 LOAD, HELLO, ARRAY, VALUES, END, ERROR = b"L", b"H", b"A", b"V", b"Z", b"E"
 HEADER = struct.Struct("<cQ")

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from levit_deploy import errors
+from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.errors import BackendError
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.child import (
@@ -30,7 +31,6 @@ from levit_deploy.runtime.child import (
     read_frame,
     write_frame,
 )
-from levit_deploy.runtime.sessions import FloatArray, Images
 
 TIMEOUT_S = 300.0  # a batch of 128 takes the largest LeViT seconds
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float32]
-Images = npt.NDArray[np.float32 | np.uint8]  # as an artifact takes them (``Interface.input``)
+from levit_deploy.arrays import FloatArray, Images, Run
 
-INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
+BATCH = 8  # images at once, if the batch is free
 
 
 def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = False) -> Any:
@@ -33,3 +31,24 @@ def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = Fal
     return onnxruntime.InferenceSession(
         data, sess_options=options, providers=["CPUExecutionProvider"]
     )
+
+
+def runner(model: bytes, batch: int | None) -> Run:
+    """An in-process onnxruntime session as a function of any number of images."""
+    session = onnx_session(model)
+    name = session.get_inputs()[0].name
+    return filled(lambda images: session.run(None, {name: images})[0], batch)
+
+
+def filled(run: Run, batch: int | None) -> Run:
+    """Run any number of images in batches of BATCH, or of the fixed size, the last one filled."""
+    size = batch or BATCH
+
+    def run_all(images: Images) -> FloatArray:
+        n = len(images)
+        rows = np.arange(-(-n // size) * size) % n if batch else np.arange(n)
+        return np.concatenate([run(images[rows[i : i + size]]) for i in range(0, len(rows), size)])[
+            :n
+        ]
+
+    return run_all

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levit_deploy.runtime.sessions import FloatArray, Images, onnx_session
+from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.runtime.sessions import onnx_session
 
 if TYPE_CHECKING:
     import torch

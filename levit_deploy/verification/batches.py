@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from levit_deploy.runtime.sessions import Images
-from levit_deploy.verification.compare import Compared, Run, logits_of
+from levit_deploy.arrays import Images, Run
+from levit_deploy.verification.compare import Compared, logits_of
 
 BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image was run alone
 

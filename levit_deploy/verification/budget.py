@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from levit_deploy.precision import EPS, Precision
+from levit_deploy.choices import EPS, Precision
 
 RMSE_FACTOR, MAX_FACTOR = 2.0, 4.0
 RMSE_FLOOR_ULPS, MAX_FLOOR_ULPS = 2.0, 4.0

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.choices import DTYPES
 from levit_deploy.errors import CheckpointError, VerificationError
-from levit_deploy.precision import DTYPES
-from levit_deploy.runtime.sessions import FloatArray, Images
 from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.reference import REMEDY, Reference

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import UsageError
 from levit_deploy.interface import Interface
-from levit_deploy.preparing import channel_statistics, normalise
-from levit_deploy.preprocessing import Preprocessing
-from levit_deploy.runtime.sessions import FloatArray, Images
+from levit_deploy.pictures.files import find_pictures, read_pictures
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import channel_statistics, normalise
 
 LARGE = 10.0  # times normal noise
+MOST_PICTURES = 64  # enough for steady figures, and seconds for the largest LeViT in float64
 
 
 @dataclass(frozen=True)
@@ -158,3 +162,29 @@ def image_case(name: str, images: Images) -> Case:
     Or uint8 (n, height, width, channels).
     """
     return Case(name, lambda n: images[:n], (len(images),))
+
+
+def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
+    """The pictures below a folder, as a kind of input that a proof uses.
+
+    They are resized and cropped for the network, and still bytes, which the proof normalises for an
+    artifact that does not. Where there are more than MOST_PICTURES, that many are taken, evenly
+    spread over their sorted names. Raises InputError where there is none or one cannot be read,
+    UsageError where pictures are nothing the network takes.
+    """
+    found = find_pictures(Path(folder))
+    taken = min(len(found), MOST_PICTURES)
+    chosen = [found[i * len(found) // taken] for i in range(taken)]
+    images = read_pictures(chosen, checkpoint.config, checkpoint.preprocessing, "uint8")
+
+    def draw(n: int) -> Images:
+        # what few pictures leave to chance is settled by the same, darker and darker
+        darker = np.arange(-(-n // taken)).reshape(-1, 1, 1, 1, 1)
+        return (
+            (images * (1 - darker / 256))
+            .round()
+            .astype(np.uint8)
+            .reshape(-1, *images.shape[1:])[:n]
+        )
+
+    return Case("pictures", draw, (taken, *(n for n in (32, 64) if n > taken)))

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from levit_deploy.precision import Precision
-from levit_deploy.runtime.sessions import FloatArray
+from levit_deploy.arrays import FloatArray
+from levit_deploy.choices import Precision
 from levit_deploy.verification.budget import Budget, budget, rms
 from levit_deploy.verification.reference import BlockOutput
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.choices import DTYPES, EPS, Output, Precision
 from levit_deploy.errors import CheckpointError
-from levit_deploy.interface import Output
+from levit_deploy.interface import INPUT_NAME
 from levit_deploy.model import LeViT
-from levit_deploy.precision import DTYPES, EPS, Precision
-from levit_deploy.runtime.sessions import INPUT_NAME, FloatArray, Images
 from levit_deploy.verification.budget import log_probabilities
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity

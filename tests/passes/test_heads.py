@@ -7,12 +7,7 @@ from torch import nn
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.model import BN_Linear
 from levit_deploy.passes.fuse_batchnorm import fuse_batchnorm
-from levit_deploy.passes.heads import (
-    HEADS,
-    average_heads,
-    keep_class_head,
-    keep_distill_head,
-)
+from levit_deploy.passes.heads import HEAD_PASSES, average_heads, keep_class_head, keep_distill_head
 
 
 def numbers(tensor: torch.Tensor) -> np.ndarray:
@@ -42,7 +37,7 @@ def test_each_choice_gives_the_logits_computed_by_hand(fused):
         expected["mean"] = (classes + distilled) / 2
     model = fuse_batchnorm(trained().double()) if fused else trained().double()
     for name, logits in expected.items():
-        got = float64_logits(HEADS[name](model), x)
+        got = float64_logits(HEAD_PASSES[name](model), x)
         np.testing.assert_allclose(got, logits, rtol=0, atol=1e-12 * np.abs(logits).max())
     assert np.abs(classes - distilled).max() > 0.1
 
@@ -65,9 +60,9 @@ def test_the_mean_of_large_weights_does_not_overflow():
     assert torch.equal(average_heads(model).head.bias, torch.full((7,), 2.5e38))
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", HEAD_PASSES)
 def test_one_head_is_left(name):
-    model = HEADS[name](fuse_batchnorm(trained()))
+    model = HEAD_PASSES[name](fuse_batchnorm(trained()))
     assert model.head_dist is None
     assert isinstance(model.head, nn.Linear)
     assert not [key for key in model.state_dict() if key.startswith("head_dist")]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import scans
-from test_cli import names_in, run
+from command_line import names_in, run
 
 from levit_deploy.errors import ArtifactError, BackendError, InputError
 from levit_deploy.runtime.artifact import load_artifact
@@ -26,13 +26,8 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
-from levit_deploy.prediction import on_ray, predictions
-from levit_deploy.prediction.parquet import (
-    is_parquet_of_ours,
-    read_problems,
-    schema,
-    to_table,
-)
+from levit_deploy.prediction.parquet import is_parquet_of_ours, read_problems, schema, to_table
+from levit_deploy.prediction.predict import on_ray, predictions
 
 TORN = os.fsdecode(b"torn\xff.png")
 TIMES = 60  # the folder is given so often, so that it takes long enough to interfere

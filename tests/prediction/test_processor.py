@@ -9,8 +9,8 @@ from prepared import prepare
 
 from levit_deploy.errors import ArtifactError, BackendError
 from levit_deploy.interface import Interface
+from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.prediction.processor import read_processor, run
-from levit_deploy.preprocessing import Preprocessing
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
 

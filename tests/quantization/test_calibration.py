@@ -6,7 +6,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from levit_deploy.quantization.calibration import METHODS, quantize_graph
-from levit_deploy.quantization.search import runner
+from levit_deploy.runtime.sessions import runner
 
 
 def rounded_weights(model):

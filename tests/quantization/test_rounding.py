@@ -6,13 +6,9 @@ from onnx import numpy_helper
 
 from levit_deploy.errors import VerificationError
 from levit_deploy.quantization.calibration import quantize_graph
-from levit_deploy.quantization.rounding import (
-    block_of,
-    check_rounding,
-    quantized_blocks,
-    restored,
-)
-from levit_deploy.quantization.search import runner
+from levit_deploy.quantization.rounding import block_of, quantized_blocks, restored
+from levit_deploy.runtime.sessions import runner
+from levit_deploy.verification.rounding import check_rounding
 
 
 def copied(model):

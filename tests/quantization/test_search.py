@@ -5,11 +5,13 @@ import pytest
 from float_graphs import CONFIG, centred, float_graph, noise, save_pictures
 
 from levit_deploy.errors import VerificationError
-from levit_deploy.preprocessing import IMAGENET
+from levit_deploy.pictures.preprocessing import IMAGENET
+from levit_deploy.pictures.split import split_pictures
 from levit_deploy.quantization.calibration import METHODS
-from levit_deploy.quantization.rounding import check_rounding, quantized_blocks
-from levit_deploy.quantization.search import filled, runner, search
-from levit_deploy.quantization.split import split_pictures
+from levit_deploy.quantization.rounding import quantized_blocks
+from levit_deploy.quantization.search import search
+from levit_deploy.runtime.sessions import filled, runner
+from levit_deploy.verification.rounding import check_rounding
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,10 @@ from levit_deploy.report import (
     verification_data,
 )
 from levit_deploy.report.proof import _accuracy
-from levit_deploy.verification import BatchResult, CaseResult, Verification
+from levit_deploy.verification.batches import BatchResult
 from levit_deploy.verification.budget import Budget
+from levit_deploy.verification.compare import CaseResult
+from levit_deploy.verification.result import Verification
 
 
 def result(**changes):

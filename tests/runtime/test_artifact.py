@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 
 from levit_deploy.checkpoint import fused
 from levit_deploy.errors import ArtifactError, BackendError
-from levit_deploy.exporters.onnx import to_onnx
-from levit_deploy.exporters.torchscript import to_torchscript
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import deprecation_accepted, load_artifact
+from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.targets.torchscript import to_torchscript
 
 FORMATS = ("onnx", "torchscript", "fused")
 PROVENANCE = Provenance("ab" * 32, SMALL, "mean", "tokens")

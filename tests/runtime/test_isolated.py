@@ -15,14 +15,14 @@ from onnx import TensorProto, helper
 
 from levit_deploy.checkpoint import fused
 from levit_deploy.errors import ArtifactError, BackendError
-from levit_deploy.exporters.onnx import to_onnx
-from levit_deploy.exporters.torchscript import to_torchscript
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime import isolated
 from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.runtime.child import array_to_bytes, bytes_to_array
 from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.targets.torchscript import to_torchscript
 
 PROVENANCE = Provenance("ab" * 32, SMALL, "mean", "tokens")
 WRITERS = {

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from levit_deploy.precision import DTYPES, PRECISIONS
+from levit_deploy.choices import DTYPES, PRECISIONS
 from levit_deploy.verification.budget import budget, log_probabilities, rms
 
 REFERENCE = np.array([[8.0, -2.0], [1.0, 0.5]])

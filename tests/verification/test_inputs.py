@@ -4,8 +4,8 @@ from networks import SMALL
 
 from levit_deploy.errors import UsageError
 from levit_deploy.interface import Interface
-from levit_deploy.preparing import normalise
-from levit_deploy.preprocessing import Preprocessing
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import normalise
 from levit_deploy.verification.inputs import as_taken, image_case, pixel_cases, standard_cases
 
 CASES = {case.name: case for case in standard_cases(SMALL, seed=0)}

@@ -8,17 +8,18 @@ import torch
 from networks import SMALL, trained
 from onnx import numpy_helper
 
-from levit_deploy import pipeline, verification
+from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import BackendError, VerificationError
-from levit_deploy.exporters import ExportOptions
-from levit_deploy.exporters.onnx import to_onnx
-from levit_deploy.exporters.torchscript import to_torchscript
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import deprecation_accepted
 from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
+from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.targets.target import ExportOptions
+from levit_deploy.targets.torchscript import to_torchscript
+from levit_deploy.verification import measure as verification
 from levit_deploy.verification.inputs import standard_cases
 from levit_deploy.verification.parting import Parting, compare_blocks, find_parting
 from levit_deploy.verification.reference import BlockOutput, Reference

@@ -1,0 +1,198 @@
+"""Time a network in every form, side by side, and say no more than the figures do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from levit_deploy.arrays import Images
+from levit_deploy.bench.contenders import Contender, contenders, given_artifact
+from levit_deploy.bench.matmul import products_alone
+from levit_deploy.choices import Input
+from levit_deploy.config import LeViTConfig
+from levit_deploy.cost import count_macs
+from levit_deploy.errors import UsageError
+from levit_deploy.interface import Interface
+from levit_deploy.model import LeViT
+from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+PRODUCTS = "matrix products alone"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One form of the network, on batches of one size.
+
+    Times are in seconds a batch. ``ratio`` is against the plain export; ``of_matmul`` is the share
+    of the time that this machine's own float32 matrix products of the same shapes take.
+    """
+
+    name: str
+    runtime: str
+    batch_size: int
+    median_s: float
+    p90_s: float
+    images_per_s: float
+    ratio: Ratio
+    of_matmul: float
+    size_bytes: int | None
+    load_s: float | None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All rows, and under what conditions.
+
+    ``gflops`` is the float32 rate of the matrix products alone, by batch size, two operations a
+    multiply-accumulate.
+    """
+
+    network: str
+    threads: int
+    rounds: int
+    processor: str
+    rows: tuple[Row, ...]
+    gflops: dict[int, float]
+
+
+def benchmark(
+    model: LeViT,
+    config: LeViTConfig,
+    *,
+    network: str,
+    head: str = "mean",
+    artifacts: Sequence[Path] = (),
+    batch_sizes: Sequence[int] = (1, 8),
+    threads: int = 1,
+    rounds: int = 50,
+    progress: Callable[[str], object] = lambda _doing: None,
+) -> Benchmark:
+    """Time everything ``contenders`` can make, in this process, in turns, on normal noise.
+
+    Artifacts that take bytes get random ones, and normalise them within their time.
+
+    ``progress`` is told what is being done, before each step and after each round.
+    """
+    with pinned(threads):
+        given = [given_artifact(path, config, batch_sizes, threads) for path in artifacts]
+        entrants: list[Contender] = []
+        for contender in contenders(model, config, head, threads):
+            entrants.append(contender)
+            progress(f"made {contender.name} for {contender.runtime}")
+        entrants += given
+        rows, gflops = [], {}
+        for size in batch_sizes:
+            images = random_images(config, size)
+            fitting = [c for c in entrants if c.batch_size in (None, size)]
+            calls: dict[str, Callable[[], object]] = {
+                str(i): partial(c.run, images[c.input]) for i, c in enumerate(fitting)
+            }
+            calls[PRODUCTS] = products_alone(config, size, threads)
+            times = rounds_side_by_side(
+                calls, rounds=rounds, progress=partial(progress, f"timing batches of {size}")
+            )
+            alone = times.pop(PRODUCTS)
+            gflops[size] = 2 * size * count_macs(config) / statistics.median(alone) / 1e9
+            rows += list(_rows(fitting, list(times.values()), alone, size))
+    return Benchmark(network, threads, rounds, processor_name(), tuple(rows), gflops)
+
+
+def random_images(config: LeViTConfig, n: int) -> dict[Input, Images]:
+    """Noise to time a network on, the same every time, by what an artifact takes."""
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal((n, *Interface("float32").image_shape(config)), dtype=np.float32)
+    pixels = rng.integers(0, 256, (n, *Interface("uint8").image_shape(config)), dtype=np.uint8)
+    return {"float32": normal, "uint8": pixels}
+
+
+def random_network(config: LeViTConfig, seed: int = 0) -> LeViT:
+    """A network with nothing left at a value that a simplifier could take advantage of.
+
+    With the statistics and the zeroed branches of a fresh one, it would drop what multiplies by one
+    or adds zero.
+    """
+    return randomised(LeViT(config), seed)
+
+
+def randomised(model: Module, seed: int = 0) -> Module:
+    """A network in evaluation mode with every number random, and none that overflows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point() and tensor.dim() == 1:
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.is_floating_point():
+                tensor.normal_(std=tensor[0].numel() ** -0.5, generator=generator)
+    return model.eval()
+
+
+def _rows(
+    entrants: Sequence[Contender], times: Sequence[list[float]], alone: list[float], size: int
+) -> Iterator[Row]:
+    baseline = times[0]  # the plain export
+    for contender, taken in zip(entrants, times, strict=True):
+        middle = statistics.median(taken)
+        yield Row(
+            contender.name,
+            contender.runtime,
+            size,
+            middle,
+            percentile(taken, 90),
+            size / middle,
+            ratio(baseline, taken),
+            ratio(alone, taken).median,
+            contender.size_bytes,
+            contender.load_s,
+        )
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Let torch have so many threads, and the process, where the system can, so many processors.
+
+    Raises UsageError where the process may not use so many.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if allowed is not None and threads > len(allowed):
+        raise UsageError(
+            f"--threads {threads} is more than the {len(allowed)} processors that this process may "
+            "use. Give fewer."
+        )
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    if allowed is not None:
+        os.sched_setaffinity(0, sorted(allowed)[-threads:])  # the first one serves the devices
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if allowed is not None:
+            os.sched_setaffinity(0, allowed)
+
+
+def processor_name() -> str:
+    """The processor's name, and which instructions for low precision it has."""
+    name, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+    except OSError:  # not Linux
+        pass
+    known = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    return f"{name} ({', '.join(flag for flag in known if flag in flags) or 'flags unknown'})"

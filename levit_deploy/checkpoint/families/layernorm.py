@@ -1,0 +1,36 @@
+"""The variant with LayerNorm that circulates in notebooks.
+
+The official model, but for its attention blocks: a LayerNorm over the channels (``norm``), then
+plain ``qkv`` and ``proj`` with a bias and no activation between, as in TinyViT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.families.rename import rename
+
+FAMILY = "LayerNorm variant"
+
+_OURS = re.compile(r"blocks\.[0-9]+\.m\.norm\..+")
+_PROJECTION = re.compile(r"(blocks\.[0-9]+\.m\.proj)\.(weight|bias)")
+
+
+def matches(keys: Collection[str]) -> bool:
+    """Whether these are the parameter names of a LeViT with LayerNorm in its attention."""
+    return any(map(_OURS.fullmatch, keys))
+
+
+def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under their canonical names."""
+    return rename(state, lambda key: _PROJECTION.sub(r"\1.1.\2", key))
+
+
+def known(_config: Mapping[str, Any]) -> Known:
+    """Nothing: no code of it saves a config."""
+    return Known()

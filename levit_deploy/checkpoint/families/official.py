@@ -1,0 +1,36 @@
+"""The official layout, facebookresearch/LeViT ``levit.py``. Its names are the canonical ones.
+
+``levit_c.py`` has the same names and 1x1 convolutions for linear layers. What the official
+``replace_batchnorm`` has fused has no ``c`` and ``bn`` in its names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.families.rename import rename
+
+FAMILY = "official"
+
+_OURS = re.compile(r"patch_embed\.0\.c\..+|blocks\.[0-9]+\.m\.qkv\..+")
+_OTHERS = re.compile(r"blocks\.[0-9]+\.m\.norm\..+")  # the LayerNorm variant
+
+
+def matches(keys: Collection[str]) -> bool:
+    """Whether these are the parameter names of an official LeViT."""
+    return any(map(_OURS.fullmatch, keys)) and not any(map(_OTHERS.fullmatch, keys))
+
+
+def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under their canonical names: their own."""
+    return rename(state, str)
+
+
+def known(_config: Mapping[str, Any]) -> Known:
+    """Nothing: the official code saves no config."""
+    return Known()

@@ -1,0 +1,160 @@
+"""timm's layout, ``timm/models/levit.py``, linear and ``conv``.
+
+A stage starts with the subsampling before it, where the official code ends with it. A folder from
+the hub has a ``config.json`` with ``architecture``, ``pretrained_cfg`` and perhaps ``model_args``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from levit_deploy.checkpoint.families.known import Known, facts, stated_labels, stated_problem_type
+from levit_deploy.checkpoint.families.rename import InBlock, rename
+from levit_deploy.checkpoint.folder import PAIR, image_size_of
+from levit_deploy.config import TIMM_VARIANTS, VARIANTS
+from levit_deploy.errors import CheckpointError
+from levit_deploy.pictures.preprocessing import Preprocessing, stated
+
+FAMILY = "timm"
+
+_OURS = re.compile(
+    r"stem\.conv[0-9]\.linear\..+|stages\..+\.(attn\.qkv\.linear|attn_downsample)\..+"
+)
+_STEM = re.compile(r"stem\.conv([0-9])\.(.+)")
+_BLOCK = re.compile(
+    r"stages\.([0-9]{1,4})\.(?:downsample|blocks\.([0-9]{1,4}))\.(attn|attn_downsample|mlp)\.(.+)"
+)
+_LAYERS = {"proj.ln": "proj.1", "q.ln": "q.1", "ln1": "0", "ln2": "2"}
+
+_VARIANTS = {name.lower().replace("-", "_"): config for name, config in VARIANTS.items()}
+_VARIANTS |= TIMM_VARIANTS
+_VARIANT_FACTS = ("stem widths", "stage widths", "blocks a stage", "attention heads a stage")
+# the arguments that make another architecture of a variant (timm's Levit.__init__)
+_ARCHITECTURE = {"embed_dim", "key_dim", "depth", "num_heads", "attn_ratio", "mlp_ratio"}
+_ARCHITECTURE |= {"stem_type", "stem_backbone"}
+
+# timm's names for activations (timm/layers/create_act.py)
+_ACTIVATIONS = {"hard_swish": "hardswish", "hardswish": "hardswish", "silu": "silu"}
+_ACTIVATIONS |= {"swish": "silu", "gelu": "gelu"}
+
+_USUAL = Preprocessing(crop_fraction=0.9)  # of every LeViT in timm (levit.py's _cfg)
+_SILENT = Preprocessing(crop_fraction=0.875)  # what a config leaves out (PretrainedCfg's defaults)
+
+
+def matches(keys: Collection[str]) -> bool:
+    """Whether these are the parameter names of timm's LeViT."""
+    return any(map(_OURS.fullmatch, keys))
+
+
+def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under their canonical names."""
+    return rename(state, _canonical)
+
+
+def known(config: Mapping[str, Any]) -> Known:
+    """Read a hub folder's ``config.json``.
+
+    ``architecture`` names one of timm's variants, which ``model_args`` may change.
+    ``pretrained_cfg`` is what the pretrained weights were made for; fine-tuning at another size
+    does not change it. Raises CheckpointError for another library's config.
+    """
+    if (library := config.get("model_type")) not in (None, "timm_wrapper"):
+        raise CheckpointError(f"config.json is for {library!r}. {PAIR}")
+    name = str(config.get("architecture") or "")
+    if name and not name.rpartition(":")[2].startswith("levit"):
+        raise CheckpointError(f"config.json is for {name!r}. {PAIR}")
+    variant = _VARIANTS.get(name.rpartition(":")[2].replace("_conv", "").partition(".")[0])
+    arguments = _object(config, "model_args")
+    pretrained = _object(config, "pretrained_cfg") or config
+
+    activation = variant.activation if variant is not None else None
+    if arguments.get("act_layer") is not None:
+        activation = _activation(arguments["act_layer"])
+    attention_activation = arguments.get("attn_act_layer")
+    image_size, input_size = arguments.get("img_size"), pretrained.get("input_size")
+    architecture: dict[str, object] = {}
+    if variant is not None and not _ARCHITECTURE & arguments.keys():
+        architecture = {key: facts(variant)[key] for key in _VARIANT_FACTS}
+    if type(classes := config.get("num_classes")) is int:
+        architecture["classes"] = classes
+    return Known(
+        activation=activation,
+        stride=2,
+        attention_activation=_activation(attention_activation) if attention_activation else None,
+        image_size=None if image_size is None else image_size_of(image_size),
+        usual_image_size=None if input_size is None else image_size_of(input_size),
+        stated=architecture,
+        preprocessing=_preprocessing(
+            pretrained, _SILENT if config.keys() & {"architecture", "pretrained_cfg"} else _USUAL
+        ),
+        labels=_labels({**pretrained, **config}),
+        problem_type=stated_problem_type(config),
+    )
+
+
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes, or what describes them where all are described.
+
+    ``label_names`` (``labels`` in older files) may be codes, such as WordNet's for ImageNet, which
+    ``label_descriptions`` explains (timm's ``_hub.py``).
+    """
+    names = stated_labels(config.get("label_names") or config.get("labels"))
+    described = config.get("label_descriptions")
+    if names and isinstance(described, dict) and described.keys() >= set(names):
+        return stated_labels([described[name] for name in names])
+    return names
+
+
+def _preprocessing(pretrained: Mapping[str, Any], usual: Preprocessing) -> Preprocessing:
+    others = ""
+    if (mode := pretrained.get("crop_mode")) not in (None, "center"):
+        others = f"config.json says crop_mode: {mode}"[:200]
+    return stated(
+        usual,
+        "config.json",
+        unsupported=others,
+        crop_fraction=pretrained.get("crop_pct"),
+        interpolation=pretrained.get("interpolation"),
+        mean=pretrained.get("mean"),
+        std=pretrained.get("std"),
+    )
+
+
+def _object(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise CheckpointError(
+            f"config.json has {value!r} under {key!r}. Expected an object, as timm writes it. "
+            "Correct it, or give the weights file alone."
+        )
+    return value or {}
+
+
+def _activation(name: object) -> str:
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"config.json says that the activation is {name!r}. Expected one of "
+            f"{', '.join(_ACTIVATIONS)}: no other has an exact counterpart here."
+        )
+    return _ACTIVATIONS[name]
+
+
+def _canonical(key: str) -> str | InBlock:
+    if match := _STEM.fullmatch(key):
+        return f"patch_embed.{2 * int(match[1]) - 2}.{match[2].replace('linear.', 'c.')}"
+    if match := _BLOCK.fullmatch(key):
+        stage, block, part, name = match.groups()
+        for theirs, ours in _LAYERS.items():
+            if name.startswith(f"{theirs}."):
+                name = ours + name.removeprefix(theirs)
+        name = name.replace(".linear.", ".c.")
+        # the downsampling comes before the stage's blocks, attention before its MLP
+        position = (int(stage), -1 if block is None else int(block), int(part == "mlp"))
+        return InBlock(position, name if part == "attn_downsample" else f"m.{name}")
+    if key.startswith(("head.", "head_dist.")):
+        return key.replace(".linear.", ".l.")
+    return key

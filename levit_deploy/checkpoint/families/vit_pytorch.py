@@ -1,0 +1,127 @@
+"""The layout of lucidrains' vit-pytorch, ``vit_pytorch/levit.py``, which is a LeViT of its own.
+
+Its stem is bare convolutions, with neither BatchNorm nor activation; its MLPs and heads have no
+BatchNorm; before the projection of attention stands GELU, and a bias under the projection's
+BatchNorm; q, k and v are layers apart; attention biases are divided by the scale. In ``backbone``
+stages and subsamplings take turns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.families.rename import InBlock, rename
+from levit_deploy.errors import CheckpointError
+
+FAMILY = "vit-pytorch"
+
+_OURS = re.compile(r"conv_embedding\.[0-9]\..+|backbone\.[0-9]+\.layers\.[0-9]+\.0\.to_q\..+")
+_STEM = re.compile(r"conv_embedding\.([0-9])\.(weight|bias)")
+_ATTENTION = re.compile(r"(backbone\.[0-9]{1,4}\.layers\.[0-9]{1,4}\.0)\.pos_bias\.weight")
+_LAYER = re.compile(r"backbone\.([0-9]{1,4})\.layers\.([0-9]{1,4})\.([01])\.(.+)")
+_ATTENTION_NAMES = {
+    "to_q.0.": "q.1.c.",
+    "to_q.1.": "q.1.bn.",
+    "to_out.1.": "proj.1.c.",
+    "to_out.2.": "proj.1.bn.",
+    "pos_indices": "attention_bias_idxs",
+}
+_MLP_NAMES = {"net.0.": "m.0.", "net.3.": "m.2."}
+_HEADS = {"mlp_head.": "head.", "distill_head.": "head_dist."}
+
+
+def matches(keys: Collection[str]) -> bool:
+    """Whether these are the parameter names of vit-pytorch's LeViT."""
+    return any(map(_OURS.fullmatch, keys))
+
+
+def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under their canonical names, q, k and v in one layer."""
+    merged = dict(state)
+    for key in state:
+        if match := _ATTENTION.fullmatch(key):
+            _merge(merged, match[1])
+    return rename(merged, _canonical)
+
+
+def known(_config: Mapping[str, Any]) -> Known:
+    """What its code fixes; it saves no config."""
+    return Known(
+        activation="hardswish",
+        stem_activation="none",
+        attention_activation="gelu",
+        bias_over_scale=True,
+        averages_heads=False,
+        stride=2,
+    )
+
+
+def _subsamples(backbone: int) -> bool:
+    """Stages have even numbers, the subsamplings between them odd ones."""
+    return backbone % 2 == 1
+
+
+def _merge(state: dict[str, Tensor], name: str) -> None:
+    """Put k and v, and q where it sees the same tokens, into one layer, head by head."""
+    biases = state.pop(f"{name}.pos_bias.weight")  # offsets, heads
+    if biases.dim() != 2 or 0 in biases.shape:
+        raise CheckpointError(
+            f"{name}.pos_bias.weight has the shape {tuple(biases.shape)}. Expected one number for "
+            "each offset and head."
+        )
+    heads = biases.shape[1]
+    state[f"{name}.attention_biases"] = biases.T.contiguous()
+
+    subsamples = _subsamples(int(name.split(".")[1]))
+    parts = ["to_k", "to_v"] if subsamples else ["to_q", "to_k", "to_v"]
+    target = "kv" if subsamples else "qkv"
+    leaves = {"0.weight": "c.weight"}
+    leaves |= {f"1.{p}": f"bn.{p}" for p in ("weight", "bias", "running_mean", "running_var")}
+    for theirs, ours in leaves.items():
+        keys = [f"{name}.{part}.{theirs}" for part in parts]
+        if all(key in state for key in keys):  # what is missing, the strict loader names
+            tensors = [state.pop(key) for key in keys]
+            state[f"{name}.{target}.{ours}"] = _head_by_head(tensors, heads, keys)
+    for part in parts:
+        state.pop(f"{name}.{part}.1.num_batches_tracked", None)
+
+
+def _head_by_head(tensors: list[Tensor], heads: int, keys: list[str]) -> Tensor:
+    """(heads * q, ...), (heads * k, ...), ... -> (heads * (q + k + ...), ...)."""
+    tails = {tensor.shape[1:] for tensor in tensors}
+    if len(tails) != 1 or any(
+        t.dim() == 0 or t.shape[0] % heads or not t.is_floating_point() for t in tensors
+    ):
+        found = ", ".join(
+            f"{key} {tuple(tensor.shape)} {tensor.dtype}"
+            for key, tensor in zip(keys, tensors, strict=True)
+        )
+        raise CheckpointError(
+            f"{found}: these do not divide among the {heads} heads that the pos_bias beside them "
+            "has, or are no floating-point numbers. The tensors come from different networks."
+        )
+    return torch.cat([t.unflatten(0, (heads, -1)) for t in tensors], dim=1).flatten(0, 1)
+
+
+def _canonical(key: str) -> str | InBlock:
+    if match := _STEM.fullmatch(key):
+        return f"patch_embed.{2 * int(match[1])}.{match[2]}"
+    if match := _LAYER.fullmatch(key):
+        backbone, layer, part, name = match.groups()
+        names = _ATTENTION_NAMES if part == "0" else _MLP_NAMES
+        for theirs, ours in names.items():
+            if name.startswith(theirs):
+                name = ours + name.removeprefix(theirs)
+        if part == "0" and not _subsamples(int(backbone)):
+            name = f"m.{name}"
+        return InBlock((int(backbone), int(layer), int(part)), name)
+    for theirs, ours in _HEADS.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key

@@ -1,0 +1,89 @@
+"""How a command ends: one paragraph and an exit code, whatever happens."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import ParamSpec
+
+import typer
+
+from levit_deploy.errors import LevitDeployError, first_line, is_out_of_memory
+from levit_deploy.text import printable
+
+P = ParamSpec("P")
+
+
+class _Terminated(BaseException):
+    """The process was asked to end by a signal other than an interrupt."""
+
+
+def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
+    """End a command with one paragraph and the exit code that ``errors`` gives it."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        verbose = bool(kwargs.get("verbose"))
+        logging.basicConfig(
+            level=logging.INFO if verbose else logging.WARNING,
+            stream=sys.stderr,
+            format="%(relativeCreated)6.0f ms  %(message)s",
+            force=True,
+        )
+        try:
+            with _ended_by_signals():
+                command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BaseException as error:
+            if verbose:
+                logging.getLogger(__name__).exception("traceback")
+            code, message = _ending(error)
+            with suppress(OSError):  # whom to tell that? the exit code says what it can
+                typer.echo(f"levit-deploy: {printable(message)}", err=True)
+            raise typer.Exit(code) from None
+
+    return wrapped
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Turn signals into an exception, so that temporary files are removed on the way out."""
+
+    def end(*_: object) -> None:
+        for number in before:  # a closing terminal sends more than one
+            signal.signal(number, signal.SIG_IGN)
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # the one not on Windows
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: old for number, old in before.items() if old is not signal.SIG_IGN}  # nohup
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _ending(error: BaseException) -> tuple[int, str]:
+    """The exit code and the paragraph for an exception."""
+    if isinstance(error, LevitDeployError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt | _Terminated):
+        return 130, "interrupted. No unproven file was left behind."
+    if is_out_of_memory(error):
+        return 6, "out of memory. Close other programs, or use a machine with more."
+    return 70, (
+        f"a bug of ours: {type(error).__name__}: {first_line(error)}. No unproven file was left "
+        "behind. Please report it with the output of the same command and -v."
+    )

@@ -1,0 +1,56 @@
+"""How many of the pictures are done, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from levit_deploy.text import printable
+
+
+class _Speed(ProgressColumn):
+    """Pictures a second, over the last of them."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} images/s")
+
+
+@contextmanager
+def progress_bar(
+    count: Callable[[], int | None] = lambda: None, *, quiet: bool, shown: bool = True
+) -> Iterator[Callable[..., None]]:
+    """Yield what is called for each picture, with its problem or '', and how many there are.
+
+    Problems are printed at once, and their number at the end, unless it is to be ``quiet``. The bar
+    goes up to ``count()`` until it is told; it is ``shown`` only where standard error is a
+    terminal.
+    """
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    bar = Progress(
+        TextColumn("pictures"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        console=console,
+        disable=quiet or not shown or not console.is_terminal,
+        redirect_stdout=False,  # where the answers go
+    )
+    task = bar.add_task("", total=None if bar.disable else count())
+    pictures = skipped = 0
+
+    def done(problem: str, total: int | None = None) -> None:
+        nonlocal pictures, skipped
+        pictures, skipped = pictures + 1, skipped + bool(problem)
+        bar.update(task, advance=1, total=total)
+        if problem and not quiet:
+            console.print(f"skipped: {printable(problem)}", soft_wrap=True)
+
+    with bar:
+        yield done
+    if skipped and not quiet:
+        console.print(f"skipped {skipped} of {pictures} pictures", soft_wrap=True)

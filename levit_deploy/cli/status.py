@@ -1,0 +1,25 @@
+"""What is being done, on standard error, while it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from levit_deploy.text import printable
+
+
+@contextmanager
+def status(doing: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show what is being done, until the block ends; nothing where standard error is no terminal.
+
+    Yields what tells of the next step.
+    """
+    from rich.console import Console  # not needed for --help, or the shell's completion
+    from rich.text import Text
+
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    if quiet or not console.is_terminal:
+        yield lambda _doing: None
+        return
+    with console.status(Text(printable(doing))) as shown:
+        yield lambda next_step: shown.update(Text(printable(next_step)))

@@ -1,0 +1,166 @@
+"""The whole job on a network really trained on real images, with nothing downloaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from levit_deploy.arrays import FloatArray
+from levit_deploy.checkpoint import Checkpoint, read_checkpoint
+from levit_deploy.demo.digits import LABELS, PREPROCESSING, held_out, scan_files
+from levit_deploy.errors import OutputError
+from levit_deploy.pipeline import Published, export, fuse
+from levit_deploy.publish.file import reserved
+from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.target import EXPORTERS
+from levit_deploy.timing import rounds_side_by_side
+from levit_deploy.verification.inputs import image_case
+
+CHECKPOINT_NAME = "digits.pth"
+HELD_OUT = "held-out"
+SCANS = "scans"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the closing comparison.
+
+    ``top1`` is in percent of the held-out images; ``max_error`` and ``allowed`` are in logits, on
+    the same images, and None for the original; ``milliseconds`` is for one image, on one thread.
+    """
+
+    name: str
+    top1: float
+    max_error: float | None
+    allowed: float | None
+    size_bytes: int
+    milliseconds: float
+
+
+def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
+    """Copy the embedded checkpoint into ``directory``, made where it does not exist, and load it.
+
+    The held-out scans are put beside it as pictures, for ``predict`` and ``evaluate``.
+
+    Raises OutputError where that cannot be done, or another file has the name of one of these or of
+    one that ``publish_all`` writes. Nothing is written then.
+    """
+    path, files = directory / CHECKPOINT_NAME, _inputs(directory)
+    try:
+        _refuse_taken([*_missing(files), *_artifacts(path).values()], force)
+        for folder in {file.parent for file in files}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for file, data in _missing(files).items():
+            with reserved(file) as temporary:
+                temporary.write_bytes(data)
+                temporary.replace(file)
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or directory} could not be written: {error.strerror}. Name another "
+            "DIRECTORY."
+        ) from error
+    return read_checkpoint(path, preprocessing=PREPROCESSING, labels=LABELS)
+
+
+def _missing(files: dict[Path, bytes]) -> dict[Path, bytes]:
+    """Those that are not there, or hold something else."""
+    return {
+        path: data
+        for path, data in files.items()
+        if not path.is_file() or path.read_bytes() != data
+    }
+
+
+def _refuse_taken(paths: Iterable[Path], force: bool) -> None:
+    """Raise OutputError where something is in the way, before anything is written."""
+    for path in paths:
+        if not os.path.lexists(path):
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise OutputError(
+                f"{path} is a link, a folder or a device, which the demo does not replace. Name "
+                "another DIRECTORY."
+            )
+        if not force:
+            raise OutputError(
+                f"{path} exists already. Name another DIRECTORY, or add --force to replace it."
+            )
+
+
+def destinations(directory: Path) -> list[Path]:
+    """Every file that a demo in ``directory`` writes."""
+    return [*_inputs(directory), *_artifacts(directory / CHECKPOINT_NAME).values()]
+
+
+def _inputs(directory: Path) -> dict[Path, bytes]:
+    """What the artifacts are made from and tried on, where it goes."""
+    embedded = resources.files(__package__).joinpath(CHECKPOINT_NAME).read_bytes()
+    scans = {directory / SCANS / name: data for name, data in scan_files().items()}
+    return {directory / CHECKPOINT_NAME: embedded} | scans
+
+
+def _artifacts(checkpoint: Path) -> dict[str, Path]:
+    """What ``publish_all`` writes, by its format: beside the checkpoint."""
+    suffixes = {"fused": ".fused.safetensors"}
+    suffixes |= {format: exporter.suffix for format, exporter in EXPORTERS.items()}
+    return {
+        format: checkpoint.with_name(checkpoint.stem + suffix)
+        for format, suffix in suffixes.items()
+    }
+
+
+def publish_all(checkpoint: Checkpoint, *, force: bool = False) -> Iterator[Published]:
+    """Fuse and export beside the checkpoint, each file proven on the held-out images as well."""
+    extra = (image_case(HELD_OUT, held_out().images),)
+    for format, path in _artifacts(checkpoint.path).items():
+        if format in EXPORTERS:
+            yield export(checkpoint, format, path, force=force, extra=extra)
+        else:
+            yield fuse(checkpoint, path, force=force, extra=extra)
+
+
+def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]:
+    """Compare the artifacts with the original on the held-out images, and time all in turns."""
+    digits = held_out()
+
+    def original(images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            return np.asarray(checkpoint.model(torch.from_numpy(images)).numpy())
+
+    runs: dict[str, Callable[[FloatArray], FloatArray]] = {"original": original}
+    for artifact in published:
+        runs[artifact.path.name] = load_artifact(artifact.path, threads=1).run
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        calls = {name: partial(run, digits.images[:1]) for name, run in runs.items()}
+        times = rounds_side_by_side(calls, rounds=200)
+    finally:
+        torch.set_num_threads(threads)
+
+    cases = {
+        artifact.path.name: next(c for c in artifact.verification.cases if c.name == HELD_OUT)
+        for artifact in published
+    }
+    sizes = {"original": checkpoint.path.stat().st_size}
+    sizes |= {artifact.path.name: artifact.size_bytes for artifact in published}
+    return [
+        Row(
+            name=name,
+            top1=float((run(digits.images).argmax(1) == digits.labels).mean() * 100),
+            max_error=cases[name].max_error if name in cases else None,
+            allowed=cases[name].budget.max_error if name in cases else None,
+            size_bytes=sizes[name],
+            milliseconds=median(times[name]) * 1000,
+        )
+        for name, run in runs.items()
+    ]

@@ -1,0 +1,193 @@
+"""Pictures in files and folders: found, read, and as a kind of input that a proof uses."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from levit_deploy.arrays import Images
+from levit_deploy.choices import Input
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out_of_memory
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import UnfitPictureError, fit, normalise, require_pictures
+from levit_deploy.regular_files import open_regular
+
+if TYPE_CHECKING:  # both import torch, for which a look at the paths does not wait
+    pass
+
+# No others of Pillow's: it has Ghostscript run what is EPS, whatever the file's name.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """What ``walk_pictures`` gives, all at once.
+
+    Raises InputError where that is nothing, or a folder that cannot be listed.
+    """
+    found = list(walk_pictures(folder))
+    if not found:
+        raise no_pictures(folder)
+    for path in found:
+        if is_unlisted(path):
+            raise _unlisted(path, "it cannot be listed")
+    return found
+
+
+def no_pictures(folder: Path) -> InputError:
+    """What to raise for a folder without any."""
+    return InputError(
+        f"{folder} has no pictures in it or in its folders. Expected files whose names end in "
+        f"{', '.join(SUFFIXES)}. Name another folder."
+    )
+
+
+def walk_pictures(folder: Path) -> Iterator[Path]:
+    """Every picture below a folder, in the order of their paths, one folder's names at a time.
+
+    That is whatever has a picture's suffix and is no folder, also what cannot be read as one, such
+    as a broken link: who reads it says why. The same goes for a folder below that cannot be listed.
+    Links to folders are followed, unless they are in that folder; hidden files and folders are
+    passed over. Raises InputError where ``folder`` itself cannot be listed.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder. Expected one with pictures in it.")
+    try:
+        yield from _below(folder, ())
+    except OSError as error:
+        raise _unlisted(folder, str(error.strerror)) from error
+
+
+def _below(folder: Path, above: tuple[os.stat_result, ...]) -> Iterator[Path]:
+    """The pictures below a folder that is in those ``above``; OSError where it cannot be listed."""
+    this = folder.stat()
+    if any(os.path.samestat(this, other) for other in above):
+        return  # a link back, to what is being gone through anyway
+    with os.scandir(folder) as listed:
+        entries = sorted(listed, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link to itself: what its name says
+            is_folder = False
+        if is_folder:
+            try:
+                yield from _below(path, (*above, this))
+            except OSError:
+                yield path
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+
+
+def is_unlisted(path: Path) -> bool:
+    """Whether what ``walk_pictures`` gave is a folder, which it then could not list."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _unlisted(folder: Path, reason: str) -> InputError:
+    return InputError(
+        f"The folder {folder} cannot be read: {reason}. Make it readable, or name another."
+    )
+
+
+def is_picture_below(path: Path, folder: Path) -> bool:
+    """Whether a file may be one that ``find_pictures`` gives, told without a look at the others."""
+    try:
+        return (
+            path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and any(
+                parent.samefile(folder)
+                for whole in (path.absolute(), path.resolve())
+                for parent in whole.parents
+            )
+        )
+    except OSError:  # a path that cannot be looked at is no picture either
+        return False
+
+
+def read_pictures(
+    paths: Sequence[Path],
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
+    input: Input = "float32",
+) -> Images:
+    """Pictures as the network expects them: float32 (n, channels, height, width).
+
+    Or, for ``input`` 'uint8', before they are normalised: (n, height, width, channels). Raises
+    InputError, naming the picture, where one cannot be read or prepared.
+    """
+    require_pictures(config, preprocessing)
+
+    def fitted(picture: Image.Image) -> npt.NDArray[np.uint8]:
+        return fit(picture, config, preprocessing)
+
+    with damage_passed_over():
+        pixels = np.stack([read_picture(path, fitted) for path in paths])
+    return pixels if input == "uint8" else normalise(pixels, config, preprocessing)
+
+
+@contextmanager
+def damage_passed_over() -> Iterator[None]:
+    """Silence Pillow's warnings of damage that it can read past.
+
+    What is silent is the whole process's: to be entered by one thread, around all that read.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def read_picture(path: Path, make: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """What ``make`` makes of the picture in a file; several threads may read at once.
+
+    Raises InputError, naming the picture, where it cannot be read, or not be used.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
+            if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError  # Pillow itself only warns, up to twice that
+            return make(picture)
+    except UnfitPictureError as error:
+        raise _unfit(path, str(error)) from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        most = f"{Image.MAX_IMAGE_PIXELS or 0:,} pixels"
+        raise _unfit(path, f"it has more than {most}. Expected no more") from error
+    except Exception as error:  # Pillow's decoders raise whatever they come upon
+        if isinstance(error, LevitDeployError) or is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{path} cannot be read as a picture: {_reason(error)}. Expected a whole one, as "
+            f"{', '.join(FORMATS)}. Repair it, or take it out of the folder."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is of no format that is known"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return first_line(error)
+
+
+def _unfit(path: Path, reason: str) -> InputError:
+    return InputError(f"{path} cannot be used: {reason}. Convert it, or take it out of the folder.")

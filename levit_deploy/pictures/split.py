@@ -1,0 +1,132 @@
+"""Pictures in a folder, a part to calibrate on and the rest to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from levit_deploy.arrays import Images
+from levit_deploy.choices import Input
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import InputError
+from levit_deploy.pictures.class_folders import class_indices
+from levit_deploy.pictures.files import find_pictures, read_pictures
+from levit_deploy.pictures.preprocessing import Preprocessing
+
+FEWEST = 40  # one in four to calibrate on leaves thirty to judge by
+MOST_CALIBRATING, MOST_JUDGING = 64, 1000
+BATCH = 8
+SHOWN_FOLDERS = 10  # as many as tell an order
+
+
+@dataclass(frozen=True)
+class Judging:
+    """The pictures to judge by, read a few at a time, each time they are asked for.
+
+    ``labels`` are class indices, one a picture, and ``classes`` the index of each folder; None
+    where the folders are not those of the classes.
+    """
+
+    paths: tuple[Path, ...]
+    labels: npt.NDArray[np.int64] | None
+    config: LeViTConfig
+    preprocessing: Preprocessing
+    input: Input = "float32"
+    classes: dict[str, int] | None = None
+
+    @property
+    def understood(self) -> str:
+        """How the pictures were prepared, and their folders taken for classes, in words."""
+        prepared = f'prepared as "{self.preprocessing}"'
+        if self.classes is None:
+            return prepared
+        numbered = [
+            f"{i} {folder}" for folder, i in sorted(self.classes.items(), key=lambda x: x[1])
+        ]
+        more = ["..."] if len(numbered) > SHOWN_FOLDERS else []
+        shown = ", ".join([*numbered[:SHOWN_FOLDERS], *more])
+        return f"{prepared}, the folders taken for the classes {shown}"
+
+    def batches(self) -> Iterator[Images]:
+        """All pictures in order, up to BATCH at once, as ``read_pictures`` gives them."""
+        for start in range(0, len(self.paths), BATCH):
+            yield read_pictures(
+                self.paths[start : start + BATCH], self.config, self.preprocessing, self.input
+            )
+
+
+def judging_pictures(
+    folder: Path,
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
+    input: Input = "float32",
+    class_names: Sequence[str] = (),
+) -> Judging:
+    """Every picture below a folder, or MOST_JUDGING of them, evenly spread.
+
+    Folders named after ``class_names``, where the checkpoint has them, are of these classes.
+    """
+    found = find_pictures(folder)
+    classes = _classes(found, folder, config, class_names)
+    return _judging(found, folder, classes, config, preprocessing, input)
+
+
+def split_pictures(
+    folder: Path,
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
+    input: Input = "float32",
+    class_names: Sequence[str] = (),
+) -> tuple[Images, Judging]:
+    """A quarter of the pictures to calibrate on, at most MOST_CALIBRATING, and the others.
+
+    ``class_names`` are as for ``judging_pictures``. Raises InputError where there are fewer than
+    FEWEST.
+    """
+    found = find_pictures(folder)
+    if len(found) < FEWEST:
+        raise InputError(
+            f"{folder} has {len(found)} pictures. Expected {FEWEST} or more: a quarter of them to "
+            "calibrate on, the others to judge by. Add pictures such as the network will meet."
+        )
+    calibrating = _spread(found, min(len(found) // 4, MOST_CALIBRATING))
+    classes = _classes(found, folder, config, class_names)
+    rest = sorted(set(found) - set(calibrating))
+    return (
+        read_pictures(calibrating, config, preprocessing, input),
+        _judging(rest, folder, classes, config, preprocessing, input),
+    )
+
+
+def _judging(
+    paths: list[Path],
+    folder: Path,
+    classes: dict[str, int] | None,
+    config: LeViTConfig,
+    preprocessing: Preprocessing,
+    input: Input,
+) -> Judging:
+    chosen = _spread(paths, MOST_JUDGING)
+    labels = None
+    if classes is not None:
+        labels = np.array([classes[path.relative_to(folder).parts[0]] for path in chosen])
+    return Judging(tuple(chosen), labels, config, preprocessing, input, classes)
+
+
+def _spread(paths: list[Path], most: int) -> list[Path]:
+    n = min(len(paths), most)
+    return [paths[i * len(paths) // n] for i in range(n)]
+
+
+def _classes(
+    paths: list[Path], folder: Path, config: LeViTConfig, class_names: Sequence[str]
+) -> dict[str, int] | None:
+    """Class indices by folder; None where there is not one for each class, or a picture in none."""
+    inside = [path.relative_to(folder).parts for path in paths]
+    if any(len(parts) < 2 for parts in inside):
+        return None
+    return class_indices({parts[0] for parts in inside}, config.num_classes, class_names)

@@ -1,0 +1,104 @@
+"""From a float graph to an int8 file that answers as well and runs faster."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from levit_deploy.arrays import Images
+from levit_deploy.choices import CPUS
+from levit_deploy.errors import UsageError, VerificationError
+from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
+from levit_deploy.quantization.search import Quantization, search
+from levit_deploy.runtime.sessions import runner
+from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
+from levit_deploy.verification.accuracy import Accuracy, require_drop
+
+__all__ = [
+    "Accuracy",
+    "Int8Options",
+    "Judging",
+    "Quantization",
+    "judging_pictures",
+    "quantized",
+    "require_drop",
+    "split_pictures",
+]
+
+ROUNDS = 40
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """What the user may choose of quantization.
+
+    ``images`` is a folder of pictures such as the network will meet; ``max_drop`` is how many
+    points of top-1 may be lost, or of agreement where there are no labels, None for the defaults;
+    ``cpu`` is one of CPUS; ``even_if_slower`` publishes what is no faster than float here. Raises
+    UsageError for a choice that does not exist.
+    """
+
+    images: str | Path
+    max_drop: float | None = None
+    cpu: str = "any"
+    even_if_slower: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.images, str | Path):
+            raise UsageError(
+                f"A {type(self.images).__name__} was given for the pictures of int8. Expected the "
+                "path of a folder with such as the network will meet."
+            )
+        require_drop(self.max_drop)
+        if self.cpu not in CPUS:
+            raise UsageError(f"--cpu {self.cpu!r} is not one of {', '.join(CPUS)}.")
+
+
+def quantized(
+    plain: bytes,
+    rival: bytes,
+    calibration: Images,
+    pictures: Judging,
+    options: Int8Options,
+    progress: Callable[[str], object] = lambda _doing: None,
+) -> tuple[onnx.ModelProto, Quantization]:
+    """Quantize a float graph, ``plain``, and time it beside the fastest one, its ``rival``.
+
+    Raises VerificationError where no int8 network holds the drop, or it is not faster.
+    """
+    model, found = search(
+        onnx.load_from_string(plain),
+        calibration,
+        pictures,
+        cpu=options.cpu,
+        max_drop=options.max_drop,
+        progress=progress,
+    )
+    data: bytes = model.SerializeToString(deterministic=True)
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    speed = _speed(data, rival, calibration[np.arange(batch) % len(calibration)], progress)
+    if speed.verdict != "faster" and not options.even_if_slower:
+        raise VerificationError(
+            f"int8 is not surely faster than float here: {speed.median:.2f} times as fast as the "
+            f"best float32 file, with quartiles from {speed.low:.2f} to {speed.high:.2f}. Expected "
+            "three rounds of four to be faster. Nothing was published. Export float32, try again "
+            "on a quieter machine, or give --even-if-slower if it is for another one."
+        )
+    return model, dataclasses.replace(found, speed=speed)
+
+
+def _speed(data: bytes, rival: bytes, images: Images, progress: Callable[[str], object]) -> Ratio:
+    batch = len(images)
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(runner(model, batch), images)
+        for name, model in (("int8", data), ("float32", rival))
+    }
+    progress("timing it beside float32")
+    times = rounds_side_by_side(calls, rounds=ROUNDS)
+    return ratio(times["float32"], times["int8"])

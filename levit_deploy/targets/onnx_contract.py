@@ -1,0 +1,137 @@
+"""What every ONNX file we write keeps to, checked on the file as written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from levit_deploy.errors import BackendError, VerificationError, first_line
+from levit_deploy.interface import (
+    DEFAULT,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    PIXELS,
+    PROBABILITIES,
+    Interface,
+)
+from levit_deploy.runtime.artifact import STANDARD_DOMAINS, Artifact
+
+# Left over from training, or shape arithmetic that an export should have done itself.
+FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")
+MODULE_NAMES = ("patch_embed", "to_tokens", "blocks", "pool", "head")
+INT8_TYPES = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
+BATCHES = (1, 17)
+
+
+def check_contract(path: Path) -> dict[str, int]:
+    """Return the file's number of nodes and operator set.
+
+    Raises VerificationError, naming every broken clause, where the file breaks the contract.
+    """
+    model = onnx.load(path, load_external_data=False)
+    # a graph that breaks a clause may not even load; the clause says more than the runtime would
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    broken = broken_clauses(model, Interface.from_metadata(metadata))
+    _refuse([*_checker_clauses(path), *broken])
+    return {"nodes": len(model.graph.node), "opset": model.opset_import[0].version}
+
+
+def _checker_clauses(path: Path) -> list[str]:
+    try:
+        onnx.checker.check_model(path.read_bytes(), full_check=True)
+    except Exception as error:  # the checker's exceptions share no base class
+        return [f"onnx.checker refuses it ({first_line(error)})"]
+    return []
+
+
+def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> list[str]:
+    """Say what about the graph breaks the contract; nothing where it keeps it."""
+    graph, ends = model.graph, [interface.input_name, interface.output]
+    broken = _broken_ends(graph, interface)
+    counts = Counter(node.op_type for node in graph.node)
+    broken += [f"{counts[op]} {op} nodes" for op in FORBIDDEN if counts[op]]
+    casts = [node for node in graph.node if node.op_type == "Cast" and not _is_end(node)]
+    border = [node for node in casts if INPUT_NAME in node.input or OUTPUT_NAME in node.output]
+    if len(casts) != len(border) or len(casts) not in (0, 2):
+        broken.append(f"{len(casts)} Cast nodes, where there are none, or one at either border")
+    logits = {OUTPUT_NAME, *(cast.input[0] for cast in casts if OUTPUT_NAME in cast.output)}
+    producers = [node.op_type for node in graph.node if logits & {*node.output}]
+    if [op for op in producers if op != "Cast"] != ["Gemm"]:
+        broken.append(f"{OUTPUT_NAME} comes from {producers}, not from one Gemm")
+    rounded = {"QuantizeLinear", "DequantizeLinear"} & counts.keys()
+    types = {weight.data_type for weight in graph.initializer if not _is_end(weight)}
+    types -= {onnx.TensorProto.INT64}
+    allowed = {onnx.TensorProto.FLOAT16 if casts else onnx.TensorProto.FLOAT}
+    if (types - INT8_TYPES if rounded else types) != allowed:
+        names = sorted(onnx.TensorProto.DataType.Name(type) for type in types)
+        broken.append(f"weights in {', '.join(names)}, where there are {len(casts)} Cast nodes")
+    domains = {node.domain for node in graph.node} | {used.domain for used in model.opset_import}
+    if domains - set(STANDARD_DOMAINS):
+        broken.append(f"operators outside the standard set: {sorted(domains)}")
+    if any(weight.data_location == onnx.TensorProto.EXTERNAL for weight in graph.initializer):
+        broken.append("weights outside the file")
+
+    inside = [node for node in graph.node if not _is_end(node)]
+    names = [node.name for node in inside]
+    names += [name for node in inside for name in node.output if name != OUTPUT_NAME]
+    modules = (*MODULE_NAMES, *(f"{INPUT_NAME}_{op}" for op in rounded))
+    if foreign := [name for name in names if not name.startswith(modules)]:
+        broken.append(f"names that no block of the checkpoint has: {', '.join(foreign[:4])}")
+    for value in (*graph.input, *graph.output):
+        first, *rest = value.type.tensor_type.shape.dim
+        if any(not dim.HasField("dim_value") for dim in rest):
+            broken.append(f"{value.name} is dynamic in more than its batch")
+        if not (first.HasField("dim_value") or first.dim_param == "batch"):
+            broken.append(f"the batch of {value.name} is neither fixed nor named")
+    if [value.name for value in (*graph.input, *graph.output)] != ends:
+        broken.append(f"other inputs or outputs than {' and '.join(ends)}")
+    return broken
+
+
+_ENDS = (PIXELS, INPUT_NAME, PROBABILITIES)  # of what is before the network or behind it
+
+
+def _is_end(part: onnx.NodeProto | onnx.TensorProto) -> bool:
+    """Whether a node or a weight is named as one that normalises bytes, or as the softmax."""
+    return part.name in _ENDS or part.name.startswith(f"{PIXELS}.")
+
+
+def _broken_ends(graph: onnx.GraphProto, interface: Interface) -> list[str]:
+    """What is not as it should be of the normalisation and the softmax, where they should be."""
+    expected = ["Transpose", "Cast", "Sub", "Mul"] if interface.input == "uint8" else []
+    expected += ["Softmax"] if interface.output == "probabilities" else []
+    if (found := [node.op_type for node in graph.node if _is_end(node)]) == expected:
+        return []
+    return [f"{found} before and behind the network, where {expected} should be"]
+
+
+def check_batches(artifact: Artifact) -> None:
+    """Raise VerificationError where a batch that should be free is not, or a fixed one is another.
+
+    The larger of BATCHES is a prime above those that the proof fills with images: no number that
+    was baked in by accident divides it.
+    """
+    broken = []
+    for batch in BATCHES if artifact.batch_size is None else (artifact.batch_size,):
+        try:
+            logits = artifact.run(
+                np.zeros((batch, *artifact.image_shape), artifact.interface.input)
+            )
+        except BackendError as error:
+            broken.append(str(error))
+            break  # the process that ran it is gone
+        if logits.shape[:1] != (batch,):
+            broken.append(f"a batch of {batch} gives logits of shape {logits.shape}")
+    _refuse(broken)
+
+
+def _refuse(broken: list[str]) -> None:
+    """Raise VerificationError where there is a broken clause."""
+    if broken:
+        raise VerificationError(
+            f"The file breaks its contract: {'; '.join(broken)}. Nothing was published. Please "
+            "report this with the output of levit-deploy inspect."
+        )

@@ -1,0 +1,101 @@
+"""Write a plain model as ONNX, op by op."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import onnxsim
+
+from levit_deploy.choices import Precision
+from levit_deploy.interface import DEFAULT, OUTPUT_NAME, Interface
+from levit_deploy.model import LeViT
+from levit_deploy.pictures.transform import channel_statistics
+from levit_deploy.provenance import TOOL, Provenance
+from levit_deploy.targets.onnx_attention import ATTENTION_EMITTERS
+from levit_deploy.targets.onnx_contract import broken_clauses
+from levit_deploy.targets.onnx_graph import GraphBuilder
+from levit_deploy.targets.onnx_interface import normalised_pixels, probabilities
+from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
+
+# The oldest IR version that allows each operator set, so that the oldest runtimes read the file
+# (the table "released versions" in onnx's Versioning.md).
+IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+OPSETS = tuple(IR_VERSIONS)
+DEFAULT_OPSET = 17
+# No bfloat16: onnxruntime 1.32 has no Conv, Gemm or MatMul in it on a CPU, where it is proven.
+DTYPES: dict[Precision, ir.DataType] = {
+    "fp32": ir.DataType.FLOAT,
+    "fp16": ir.DataType.FLOAT16,
+}
+
+
+def to_onnx(
+    model: LeViT,
+    provenance: Provenance,
+    *,
+    opset: int = DEFAULT_OPSET,
+    batch_size: int | None = None,
+) -> onnx.ModelProto:
+    """Build the graph of a plain float32 model in either layout.
+
+    From ``pixel_values`` (batch, channels, height, width) to ``logits`` (batch, classes), both
+    float32, it computes in the provenance's precision. Where the provenance's interface says so,
+    the input is ``pixels`` instead, uint8 (batch, height, width, channels), normalised in float32,
+    and the output ``probabilities``. ``batch_size`` fixes the batch, which is dynamic otherwise.
+    Raises CheckpointError where the precision cannot hold a weight, UsageError where the bytes'
+    mean and standard deviation are not known.
+    """
+    config, interface = provenance.config, provenance.interface
+    batch: int | str = "batch" if batch_size is None else batch_size
+    dtype = DTYPES[provenance.precision]
+    graph = GraphBuilder(opset, batch, {**LAYER_EMITTERS, **ATTENTION_EMITTERS}, dtype)
+    kind = ir.DataType.UINT8 if interface.input == "uint8" else ir.DataType.FLOAT
+    shape = [batch, *interface.image_shape(config)]
+    given = x = ir.val(interface.input_name, dtype=kind, shape=shape)
+    if interface.input == "uint8":
+        x = normalised_pixels(graph, x, *channel_statistics(config, provenance.preprocessing))
+    if dtype != ir.DataType.FLOAT:
+        x = graph.cast(x, "patch_embed.cast", dtype)
+    for name in ("patch_embed", "to_tokens", "blocks", "pool", "head"):
+        x = graph.emit(model.get_submodule(name), x, name)
+    if dtype != ir.DataType.FLOAT:
+        x = graph.cast(x, "head.cast", ir.DataType.FLOAT)
+    x.name = OUTPUT_NAME
+    if interface.output == "probabilities":
+        x = probabilities(graph, x)
+
+    proto = ir.to_proto(
+        ir.Model(
+            ir.Graph(
+                [given],
+                [x],
+                nodes=graph.nodes,
+                initializers=list(graph.initializers.values()),
+                opset_imports={"": opset},
+                name="LeViT",
+            ),
+            ir_version=IR_VERSIONS[opset],
+            producer_name=TOOL,
+        )
+    )
+    proto = smaller(proto, simplified(proto), interface)
+    onnx.helper.set_model_props(proto, provenance.to_metadata())
+    return proto
+
+
+def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What onnxsim makes of a model."""
+    result: onnx.ModelProto = onnxsim.simplify(model)[0]
+    return result
+
+
+def smaller(
+    ours: onnx.ModelProto, theirs: onnx.ModelProto, interface: Interface = DEFAULT
+) -> onnx.ModelProto:
+    """Theirs where it has fewer nodes and keeps the contract, else ours.
+
+    onnxsim does not always keep it: it turns the softmax over a single key, which is all ones, into
+    a Shape and a ConstantOfShape.
+    """
+    fewer = len(theirs.graph.node) < len(ours.graph.node)
+    return theirs if fewer and not broken_clauses(theirs, interface) else ours

@@ -1,0 +1,90 @@
+"""Proof of an int8 artifact: float network, rounding, runtime and pictures, one after the other.
+
+An int8 network does not compute what its original does, so no bound on its logits proves it. But it
+is the float network with its numbers rounded, and each of the four steps can be held to something:
+
+    the float network, exported again from the checkpoint, to the original, as every artifact is
+    the artifact to that network: it must be it, rounded, and nothing else (``check_rounding``)
+    the runtime to the file: its error may be twice that of the file computed literally, in floats
+    the answers on pictures to the float network's (``Accuracy``)
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import UsageError
+from levit_deploy.model import LeViT
+from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.split import Judging
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.runtime.sessions import filled
+from levit_deploy.verification.accuracy import accuracy, top1
+from levit_deploy.verification.inputs import Case
+from levit_deploy.verification.measure import measure
+from levit_deploy.verification.result import Verification
+from levit_deploy.verification.rounding import check_rounding
+
+
+def measure_int8(
+    model: LeViT,
+    config: LeViTConfig,
+    artifact: Artifact,
+    plain: bytes,
+    *,
+    head: str,
+    names: Mapping[str, str],
+    extra: tuple[Case, ...],
+    pictures: Judging | None,
+    max_drop: float | None,
+    preprocessing: Preprocessing,
+    blocks: bool = False,
+) -> Verification:
+    """Compare an int8 artifact with its original, and with ``plain``, its float form in ONNX.
+
+    The rest is as for ``measure``. Raises UsageError where there are no pictures to judge by, and
+    VerificationError where the artifact is not its float form, rounded.
+    """
+    if pictures is None:
+        raise UsageError(
+            f"{artifact.path} computes in int8, and what that costs shows on pictures only. Give a "
+            "folder of them with --images."
+        )
+    check_rounding(onnx.load(artifact.path, load_external_data=False), onnx.load_from_string(plain))
+    batch = artifact.batch_size
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float.onnx"
+        path.write_bytes(plain)
+        with open_isolated(path) as unrounded:
+            float_proof = measure(
+                model,
+                config,
+                unrounded,
+                head=head,
+                names=names,
+                extra=extra,
+                preprocessing=preprocessing,
+            )
+            answers = top1(filled(unrounded.run, batch), pictures)
+    with open_isolated(artifact.path, literal=True) as literal:
+        found = measure(
+            model,
+            config,
+            artifact,
+            head=head,
+            precision="int8",
+            names=names,
+            extra=extra,
+            literal=filled(literal.run, batch),
+            preprocessing=preprocessing,
+            blocks=blocks,
+        )
+    figures = accuracy(answers, top1(filled(artifact.run, batch), pictures), pictures, max_drop)
+    return replace(found, unrounded=float_proof, accuracy=figures)

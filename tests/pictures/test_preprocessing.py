@@ -1,0 +1,100 @@
+import json
+
+import pytest
+
+from levit_deploy.errors import CheckpointError, UsageError
+from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing, stated, told
+
+TIMM = Preprocessing(crop_fraction=0.9)
+
+NONSENSE = [
+    ("crop_fraction", 87.5),
+    ("crop_fraction", 0),
+    ("crop_fraction", "0.9"),
+    ("crop_fraction", True),
+    ("crop_fraction", float("nan")),
+    ("interpolation", "random"),
+    ("interpolation", ["bicubic"]),
+    ("interpolation", 3),
+    ("mean", [123.7, 116.3, 103.5]),
+    ("mean", []),
+    ("mean", "0.5"),
+    ("mean", {}),
+    ("mean", [[0.5], [0.5], [0.5]]),
+    ("mean", [0.5, None, 0.5]),
+    ("mean", [10**400] * 3),
+    ("std", [0.2, 0, 0.2]),
+    ("std", [0.2, -0.2, 0.2]),
+    ("std", [float("inf")] * 3),
+    ("std", [58.4, 57.1, 57.4]),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), NONSENSE)
+def test_nonsense_in_a_config_is_refused(field, value):
+    with pytest.raises(CheckpointError, match=r"^some\.json says .* give the weights file alone"):
+        stated(IMAGENET, "some.json", **{field: value})
+    text = json.dumps({**json.loads(IMAGENET.to_json()), field: value})
+    with pytest.raises((ValueError, TypeError)):
+        Preprocessing.from_json(text)
+
+
+def test_a_silent_config_leaves_what_is_usual():
+    assert stated(TIMM, "config.json", mean=None, crop_fraction=None) is TIMM
+    assert TIMM.assumed
+
+
+def test_what_a_config_states_is_no_assumption():
+    found = stated(TIMM, "config.json", mean=[0.5, 0.4, 0.3], std=None, interpolation="bilinear")
+    mean = (0.5, 0.4, 0.3)
+    assert found == Preprocessing(0.9, "bilinear", mean, TIMM.std, assumed=False)
+
+
+def test_it_reads_back():
+    for one in (IMAGENET, Preprocessing(1, "box", (0.5,), (1.0,), assumed=False, unsupported="x")):
+        assert Preprocessing.from_json(one.to_json()) == one
+
+
+# --- bytes, and what a user says ------------------------------------------------------------------
+
+
+def test_what_is_printed_of_pictures_can_be_told():
+    own = Preprocessing(0.9, "bilinear", (0.5, 0.25, 0.125), (0.1,), assumed=False)
+    assert told(str(own), IMAGENET) == own
+    # 248 / 224 in no short decimal number, and transformers' way to crop
+    longer = Preprocessing(224 / 248, "box", (1 / 3,), (0.1,), assumed=False, truncated=True)
+    assert told(str(longer), IMAGENET) == longer
+    assert "0.9032258064516129 truncated, box" in str(longer)
+    assert told(str(own), longer) == own
+    assert told("nearest", longer).truncated
+    part = told("std 0.5 , nearest", own)
+    assert part == Preprocessing(0.9, "nearest", own.mean, (0.5,), assumed=False)
+
+
+def test_other_steps_are_forgotten_only_where_all_is_told():
+    other = Preprocessing(unsupported="config.json says crop_mode: border")
+    assert told("crop 0.9, mean 0.5, std 0.5", other).unsupported == other.unsupported
+    for crop in ("crop 0.9", "crop 0.9 truncated"):
+        assert told(f"{crop}, bicubic, mean 0.5, std 0.5", other).unsupported == ""
+        assert told(f"{crop}, bicubic, mean 0.5", other).unsupported == other.unsupported
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "it says nothing"),
+        ("mean", "'mean' is no part"),
+        ("mean 0.5 x", "could not convert"),
+        ("mean 124 116 104", "the mean is"),
+        ("std nan", "the std is"),
+        ("std 0", "the std is"),
+        ("crop 0.9 0.8", "'crop 0.9 0.8' is no part"),
+        ("crop 0.9 rounded", "'crop 0.9 rounded' is no part"),
+        ("crop truncated", "could not convert"),
+        ("bicubic, nearest", "'nearest' says again"),
+        ("resize 256", "'resize 256' is no part"),
+    ],
+)
+def test_nonsense_about_pictures_is_no_option(text, expected):
+    with pytest.raises(UsageError, match=f"--preprocessing .*: {expected}.* Expected parts"):
+        told(text, IMAGENET)

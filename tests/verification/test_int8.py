@@ -1,0 +1,345 @@
+"""int8 from a checkpoint to a proven file, and what is no such file."""
+
+import dataclasses
+import io
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from command_line import run
+from float_graphs import CONFIG, centred, save_pictures
+from onnx import numpy_helper
+from scans import with_metadata
+
+from levit_deploy import pipeline
+from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.errors import ArtifactError, InputError, UsageError, VerificationError
+from levit_deploy.quantization.quantize import Int8Options
+from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.target import ExportOptions
+from levit_deploy.verification import prove as proving
+from levit_deploy.verification.result import Verification
+
+# one folder fewer than classes: judged by agreement
+ANYTHING = {"max_drop": 45.0, "even_if_slower": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8")
+    save_pictures(folder / "pictures", CONFIG.num_classes - 1, each=8)
+    torch.save({"model": centred(CONFIG).state_dict()}, folder / "ckpt.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder):
+    return read_checkpoint(folder / "ckpt.pth", image_size=CONFIG.image_size)
+
+
+def export(checkpoint, folder, output, **options):
+    choices = {**ANYTHING, **options.pop("int8", {})}
+    int8 = Int8Options(str(folder / "pictures"), **choices)
+    return pipeline.quantize(checkpoint, output, int8, **options)
+
+
+@pytest.fixture(scope="module")
+def published(checkpoint, folder):
+    return export(checkpoint, folder, folder / "int8.onnx")
+
+
+def verify(checkpoint, folder, path, **options) -> Verification:
+    return pipeline.verify(checkpoint, path, images=folder / "pictures", **options)
+
+
+def sabotaged(folder, tmp_path, change):
+    model = onnx.load(folder / "int8.onnx")
+    change({tensor.name: tensor for tensor in model.graph.initializer})
+    path = tmp_path / "sabotaged.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_it_is_published_with_every_figure(published, checkpoint):
+    assert published.path.exists()
+    assert published.layout == "tokens"
+    how, proof = published.quantization, published.verification
+    assert how.costs
+    assert how.speed.median > 0
+    assert proof.precision == "int8"
+    assert proof.passed
+    assert proof.unrounded.passed
+    assert proof.unrounded.precision == "fp32"
+    assert proof.accuracy == how.accuracy  # what was searched for is what was written
+    assert proof.accuracy.pictures == 36
+    assert proof.cases[-1].name == proof.unrounded.cases[-1].name == "pictures"
+    metadata = load_artifact(published.path).metadata
+    assert metadata["precision"] == "int8"
+    assert metadata["checkpoint_sha256"] == checkpoint.sha256
+
+
+def test_it_is_as_far_from_the_original_as_was_measured(published, checkpoint):
+    images = np.random.default_rng(7).standard_normal((6, 3, 32, 32), dtype=np.float32)
+    with torch.inference_mode():
+        expected = checkpoint.model.double()(torch.from_numpy(images).double()).numpy()
+    checkpoint.model.float()
+    found = load_artifact(published.path).run(images)
+    apart = np.sqrt(np.mean((found - expected) ** 2)) / expected.std()
+    assert 0.001 < apart < 1
+
+
+def test_verify_says_the_same_and_asks_for_pictures(published, checkpoint, folder):
+    proof = verify(checkpoint, folder, published.path, max_drop=45)
+    assert proof.passed
+    assert proof.cases == published.verification.cases
+    assert proof.accuracy.pictures == 48  # here, none is kept for calibration
+    with pytest.raises(UsageError, match="--images"):
+        pipeline.verify(checkpoint, published.path)
+
+
+def test_folders_are_the_classes_that_the_artifact_calls_so(
+    published, checkpoint, folder, tmp_path
+):
+    assert verify(checkpoint, folder, published.path, max_drop=45).accuracy.float_top1 is None
+    names = sorted(path.name for path in (folder / "pictures").iterdir())
+    labelled = tmp_path / "labelled.onnx"
+    labels = json.dumps([*names, "no folder"])
+    labelled.write_bytes(with_metadata(published.path.read_bytes(), labels=labels))
+    assert verify(checkpoint, folder, labelled, max_drop=45).accuracy.float_top1 is not None
+
+
+def test_a_drop_that_is_not_allowed_fails(published, checkpoint, folder):
+    proof = verify(checkpoint, folder, published.path, max_drop=0)
+    assert not proof.passed
+    with pytest.raises(VerificationError, match="On 48 pictures: the same top-1"):
+        proof.raise_if_failed()
+
+
+@pytest.mark.parametrize("name", ["head.weight_quantized", "blocks.3.m.0.bias_quantized"])
+@pytest.mark.usefixtures("published")
+def test_a_changed_weight_is_refused(checkpoint, folder, tmp_path, name):
+    def change(tensors):
+        array = numpy_helper.to_array(tensors[name]).copy()
+        array.flat[3] = -array.flat[3] - 5
+        tensors[name].CopyFrom(numpy_helper.from_array(array, name))
+
+    with pytest.raises(VerificationError, match="not the checkpoint's, rounded"):
+        verify(checkpoint, folder, sabotaged(folder, tmp_path, change), max_drop=45)
+
+
+@pytest.mark.usefixtures("published")
+def test_ranges_that_clip_show_in_the_answers(checkpoint, folder, tmp_path):
+    def change(tensors):  # both who round and who read: a valid grid, far too small
+        for name, tensor in tensors.items():
+            if name.startswith("patch_embed.1") and name.endswith("_scale"):
+                array = numpy_helper.to_array(tensor) / np.float32(1000)
+                tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+    path = sabotaged(folder, tmp_path, change)
+    proof = verify(checkpoint, folder, path)
+    assert proof.accuracy.agreement < 90
+    with pytest.raises(VerificationError, match="the same top-1 on"):
+        proof.raise_if_failed()
+
+
+def test_another_checkpoint_is_refused(published, folder, tmp_path):
+    torch.save({"model": centred(CONFIG, seed=3).state_dict()}, tmp_path / "other.pth")
+    other = read_checkpoint(tmp_path / "other.pth", image_size=CONFIG.image_size)
+    with pytest.raises(VerificationError, match="not the checkpoint's float network"):
+        verify(other, folder, published.path, max_drop=45)
+
+
+def test_a_float_file_that_claims_int8_is_held_to_float(checkpoint, folder, tmp_path):
+    pipeline.export(checkpoint, "onnx", tmp_path / "float.onnx", layout="tokens")
+    model = onnx.load(tmp_path / "float.onnx")
+    next(p for p in model.metadata_props if p.key == "precision").value = "int8"
+    onnx.save(model, tmp_path / "float.onnx")
+    assert verify(checkpoint, folder, tmp_path / "float.onnx").accuracy.agreement == 100
+    tensor = next(t for t in model.graph.initializer if t.name == "head.bias")
+    array = numpy_helper.to_array(tensor) + np.float32(1e-3)
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, tmp_path / "float.onnx")
+    with pytest.raises(VerificationError, match=r"head\.bias is not the checkpoint's"):
+        verify(checkpoint, folder, tmp_path / "float.onnx", max_drop=45)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: setattr(m.opset_import[0], "version", 16),
+        lambda m: setattr(next(p for p in m.metadata_props if p.key == "layout"), "value", "odd"),
+    ],
+)
+@pytest.mark.usefixtures("published")
+def test_a_layout_or_opset_that_is_none_of_ours_is_refused(checkpoint, folder, tmp_path, edit):
+    model = onnx.load(folder / "int8.onnx")
+    edit(model)
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(ArtifactError, match="Expected one of tokens, spatial, and 17 to 23"):
+        verify(checkpoint, folder, tmp_path / "odd.onnx", max_drop=45)
+
+
+def test_a_program_that_claims_int8_is_refused(checkpoint, tmp_path):
+    pipeline.fuse(checkpoint, tmp_path / "fused.safetensors")
+    fused = load_artifact(tmp_path / "fused.safetensors")
+    claims = dataclasses.replace(fused, metadata={**fused.metadata, "precision": "int8"})
+    with pytest.raises(ArtifactError, match="is no ONNX file"):
+        proving.prove(checkpoint, claims, ())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"options": ExportOptions(batch_size=3)},
+        {"options": ExportOptions(opset=23)},
+        {"layout": "spatial"},
+        {"head": "distill"},
+    ],
+)
+def test_every_choice_goes_with_int8(checkpoint, folder, tmp_path, options):
+    published = export(checkpoint, folder, tmp_path / "out.onnx", **options)
+    assert published.verification.passed
+    found = verify(checkpoint, folder, tmp_path / "out.onnx", max_drop=45)
+    assert found.cases == published.verification.cases
+
+
+@pytest.mark.slow
+def test_the_same_pictures_give_the_same_bytes(published, checkpoint, folder, tmp_path):
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        export(checkpoint, folder, tmp_path / f"{threads}.onnx")
+    torch.set_num_threads(before)
+    for threads in (1, 2):
+        assert (tmp_path / f"{threads}.onnx").read_bytes() == published.path.read_bytes()
+
+
+def test_nothing_is_published_that_is_not_faster(checkpoint, folder, tmp_path, monkeypatch):
+    from levit_deploy.quantization import quantize as quantization
+    from levit_deploy.timing import Ratio
+
+    monkeypatch.setattr(quantization, "ratio", lambda *_: Ratio(0.98, 0.9, 1.1))
+    with pytest.raises(VerificationError, match=r"int8 is not surely faster .*: 0\.98 times"):
+        export(checkpoint, folder, tmp_path / "out.onnx", int8={"even_if_slower": False})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_cannot_be_read_ends_it_before_the_work(
+    checkpoint, folder, tmp_path, monkeypatch
+):
+    shutil.copytree(folder, tmp_path / "pictures")
+    last = max((tmp_path / "pictures").rglob("*.png"))
+    last.write_bytes(last.read_bytes()[:100])
+    monkeypatch.setattr(pipeline, "quantized", pytest.fail)
+    with pytest.raises(InputError, match=last.name):
+        export(checkpoint, tmp_path / "pictures", tmp_path / "out.onnx")
+
+
+def test_int8_asks_for_pictures(checkpoint, tmp_path):
+    with pytest.raises(UsageError, match="--images DIR"):
+        pipeline.export(checkpoint, "onnx", tmp_path / "x.onnx", precision="int8")
+    with pytest.raises(UsageError, match="not for --format torchscript"):
+        pipeline.export(checkpoint, "torchscript", tmp_path / "x.pt", precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"images": None}, "A NoneType was given for the pictures of int8"),
+        ({"cpu": "arm"}, "--cpu 'arm'"),
+        ({"max_drop": -1}, "--max-drop -1 is no number of points"),
+        ({"max_drop": float("nan")}, "--max-drop nan"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused_at_once(wrong, words):
+    with pytest.raises(UsageError, match=words):
+        Int8Options(**{"images": "pictures", **wrong})
+
+
+def test_verify_refuses_a_drop_that_is_none(checkpoint, folder):
+    with pytest.raises(UsageError, match="--max-drop 101"):
+        verify(checkpoint, folder, "int8.onnx", max_drop=101)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "int8"], "Give --images DIR"),
+        (["--max-drop", "1"], "are for int8"),
+        (["--cpu", "vnni"], "are for int8"),
+        (["--even-if-slower"], "are for int8"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(folder, tmp_path, options, words):
+    code, _, err = run("export", folder / "ckpt.pth", "-o", tmp_path / "x.onnx", *options)
+    assert code == 2
+    assert words in err
+
+
+@pytest.mark.slow
+def test_the_command_line_does_it_too(folder, tmp_path):
+    output, size = tmp_path / "x.onnx", ("--image-size", "32")
+    pictures = ("--images", folder / "pictures", "--max-drop", "45")
+    options = ("--precision", "int8", "--even-if-slower", *pictures, *size)
+    code, out, _ = run("export", folder / "ckpt.pth", "-o", output, *options)
+    assert code == 0
+    assert "left in float: nothing" in out
+    code, out, _ = run("verify", folder / "ckpt.pth", output, *pictures, *size, "--json", "-")
+    assert code == 0
+    assert json.loads(out)["verification"]["accuracy"]["failures"] == []
+    assert run("verify", folder / "ckpt.pth", output, *size)[0] == 2
+
+
+@pytest.mark.slow
+def test_verify_is_told_which_folder_is_which_class(published, folder, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"class{i}" for i in reversed(range(CONFIG.num_classes))))
+    pictures = ("--images", folder / "pictures", "--labels", labels, "--max-drop", "100")
+    size = ("--image-size", "32", "--json", "-")
+    code, out, err = run("verify", folder / "ckpt.pth", published.path, *pictures, *size)
+    found = json.loads(out)["verification"]["accuracy"]
+    assert found["float_top1"] is not None  # which takes labels, as one class has no folder
+    assert found["understood"].endswith(
+        "the classes 1 class5, 2 class4, 3 class3, 4 class2, 5 class1, 6 class0"
+    )
+    assert code == 1  # as any network may lose 100 points
+    assert "they judge nothing. They were prepared as" in err
+
+
+def test_the_report_says_what_each_block_costs(published):
+    from rich.console import Console
+
+    from levit_deploy.report import print_published, published_data, to_json
+
+    data = published_data(published)
+    json.loads(to_json(data))
+    console = Console(width=120, record=True, file=io.StringIO())
+    print_published(data, console)
+    text = console.export_text()
+    for block in published.quantization.costs:
+        assert block in text
+    for words in ("onnx, int8, tokens", "left in float: nothing", "before it is rounded", "lost"):
+        assert words in text
+
+
+@pytest.mark.slow
+def test_int8_between_bytes_and_probabilities(checkpoint, folder, tmp_path):
+    options = ExportOptions(input="uint8", output="probabilities")
+    published = export(checkpoint, folder, tmp_path / "int8.onnx", options=options)
+    found = published.verification
+    assert found.interface == found.unrounded.interface == options.interface()
+    assert [case.name for case in found.cases][-2:] == ["extreme", "pictures"]
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *CONFIG.image_size, 3), dtype=np.uint8)
+    probabilities = load_artifact(published.path).run(pixels)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=0, atol=1e-6)
+    assert verify(checkpoint, folder, published.path, max_drop=45.0).passed
+    model = onnx.load(published.path)
+    tensor = next(t for t in model.graph.initializer if t.name == "pixels.mean")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    with pytest.raises(VerificationError, match=r"pixels\.mean is not the checkpoint's"):
+        verify(checkpoint, folder, tmp_path / "wrong.onnx")
