@@ -1,7 +1,7 @@
 """Measure whether the proof refuses every wrong artifact and no right one.
 
     python examples/mutation_study.py --sabotaged 1000 --clean 500 --seed 0 [--precision fp16]
-        [--input uint8] [--output probabilities]
+        [--input-type uint8] [--output-type probabilities]
 
 exports random LeViTs as they should be and with sabotage of many kinds, and verifies each file. A
 right artifact that is refused is a false alarm. How wrong a sabotaged one is, is found apart from
@@ -11,8 +11,8 @@ Above 1 the proof must refuse it. What no network in float64 can tell (an output
 baked in) breaks the contract and must always be refused. ``sabotage(seed, number, kind)`` makes any
 one case again. In reduced precision, ``--precision``, networks that overflow are counted and left
 out, and those that the proof does not take, as they err too much themselves, are counted. With
-``--input uint8`` or ``--output probabilities`` the artifacts have such ends, which are sabotaged,
-too: everything is measured on bytes, and probabilities by their logarithms.
+``--input-type uint8`` or ``--output-type probabilities`` the artifacts have such ends, which are
+sabotaged, too: everything is measured on bytes, and probabilities by their logarithms.
 """
 
 import argparse
@@ -905,8 +905,8 @@ def main() -> None:
     parser.add_argument("--clean", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    parser.add_argument("--input", choices=INPUTS, default=DEFAULT.input)
-    parser.add_argument("--output", choices=OUTPUTS, default=DEFAULT.output)
+    parser.add_argument("--input-type", choices=INPUTS, default=DEFAULT.input)
+    parser.add_argument("--output-type", choices=OUTPUTS, default=DEFAULT.output)
     parser.add_argument("--json", type=Path, help="a file for every case and its figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -915,7 +915,7 @@ def main() -> None:
         if sys.stderr.isatty():
             print(f"\r{done} of {args.sabotaged + args.clean}", end="", file=sys.stderr)
 
-    interface = Interface(args.input, args.output)
+    interface = Interface(args.input_type, args.output_type)
     result = study(args.sabotaged, args.clean, args.seed, progress, args.precision, interface)
     print(*report(result), sep="\n")
     if args.json:  # where what is infinite becomes null

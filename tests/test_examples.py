@@ -84,7 +84,7 @@ def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path):
 @pytest.mark.slow
 def test_mutation_study_sabotages_what_is_around_the_network(tmp_path):
     path = tmp_path / "study.json"
-    interface = ("--input", "uint8", "--output", "probabilities")
+    interface = ("--input-type", "uint8", "--output-type", "probabilities")
     script("mutation_study.py", *interface, "--sabotaged", 12, "--clean", 2, "--json", path)
     result = json.loads(path.read_text())
     kinds = {case["kind"] for case in result["sabotaged"]}

@@ -190,7 +190,8 @@ def test_probabilities_that_say_nothing_of_the_network_prove_nothing(tmp_path, c
     certain = dataclasses.replace(checkpoint, model=model)
     assert pipeline.export(certain, "onnx", tmp_path / "logits.onnx").verification.passed
     options = ExportOptions(output="probabilities")
-    with pytest.raises(CheckpointError, match=r"the proof proves nothing.*without --output prob"):
+    remedy = r"the proof proves nothing.*without --output-type probabilities"
+    with pytest.raises(CheckpointError, match=remedy):
         pipeline.export(certain, "onnx", tmp_path / "probabilities.onnx", options=options)
     assert not (tmp_path / "probabilities.onnx").exists()
 
@@ -321,7 +322,7 @@ def test_choices_that_do_not_exist_are_usage_errors(tmp_path, checkpoint):
 )
 def test_a_softmax_that_would_be_no_probability_is_refused(tmp_path, checkpoint, changes, expected):
     other = dataclasses.replace(checkpoint, **changes)
-    with pytest.raises(UsageError, match=f"--output probabilities .*{expected}"):
+    with pytest.raises(UsageError, match=f"--output-type probabilities .*{expected}"):
         pipeline.export(other, "onnx", tmp_path / "out.onnx", options=BOTH)
     int8 = pipeline.Int8Options(tmp_path)
     with pytest.raises(UsageError, match=expected):

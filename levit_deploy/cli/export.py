@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from levit_deploy.choices import OUTPUTS, Cpu, Input, LayoutChoice, Output, Precision
+from levit_deploy.choices import Cpu, Input, LayoutChoice, Output, Precision
 from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.inputs import beside, check_paths, json_path, parsed_batch_size, read
 from levit_deploy.cli.options import (
@@ -33,20 +33,6 @@ from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
 
 
-def _output(text: str) -> str:
-    """What the artifact gives; whoever names a file so is told how to."""
-    if text not in OUTPUTS:
-        raise typer.BadParameter(
-            f"{text!r} is not one of {', '.join(OUTPUTS)}. (The file to write is named with -o or "
-            "--out.)"
-        )
-    return text
-
-
-def _completed_output(incomplete: str) -> list[str]:
-    return [output for output in OUTPUTS if output.startswith(incomplete)]
-
-
 def _completed_opset(incomplete: str) -> list[str]:
     return [str(opset) for opset in OPSETS if str(opset).startswith(incomplete)]
 
@@ -59,11 +45,10 @@ def export(
         str | None,
         typer.Option(
             "-o",
-            "--out",
+            "--output",
             metavar="PATH",
             help="Where to write; beside the checkpoint if not given. A folder, as in out/, gets "
-            "what Optimum loads, for a CHECKPOINT of transformers. (--output is another option: "
-            "what the artifact gives.)",
+            "what Optimum loads, for a CHECKPOINT of transformers.",
         ),
     ] = None,
     triton: Annotated[
@@ -79,23 +64,15 @@ def export(
         typer.Option(help="How the trunk lays out its data; auto is the fastest measured."),
     ] = "auto",
     head: HeadOption = "mean",
-    takes: Annotated[
+    input_type: Annotated[
         Input,
         typer.Option(
-            "--input",
             help="float32 images, normalised already, or uint8 (batch, height, width, channels), "
             "as a camera gives them, with the normalisation built in.",
         ),
     ] = "float32",
-    gives: Annotated[
-        Output,
-        typer.Option(
-            "--output",
-            metavar="|".join(OUTPUTS),
-            parser=_output,
-            autocompletion=_completed_output,
-            help="Logits, or their softmax, built in. (The file is named with -o or --out.)",
-        ),
+    output_type: Annotated[
+        Output, typer.Option(help="Logits, or their softmax, built in.")
     ] = "logits",
     precision: Annotated[
         Precision,
@@ -178,7 +155,7 @@ def export(
     choices: dict[str, Any] = {
         "head": head,
         "layout": layout,
-        "options": ExportOptions(opset, batch, takes, gives),
+        "options": ExportOptions(opset, batch, input_type, output_type),
         "force": force,
     }
     with (

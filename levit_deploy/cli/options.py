@@ -26,7 +26,7 @@ ArtifactArgument = Annotated[
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("-o", "--out", help="Where to write; beside the checkpoint if not given."),
+    typer.Option("-o", "--output", help="Where to write; beside the checkpoint if not given."),
 ]
 HeadOption = Annotated[Head, typer.Option(help="Average the two heads, or keep one.")]
 ActivationOption = Annotated[

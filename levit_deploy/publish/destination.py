@@ -52,8 +52,8 @@ def place_of(
     if interface != DEFAULT:
         raise UsageError(
             f"-o names a folder, {folder}, as Optimum loads one, which gives normalised images and "
-            "takes what comes out for logits. Leave --input and --output out, or name a file with "
-            "-o."
+            "takes what comes out for logits. Leave --input-type and --output-type out, or name a "
+            "file with -o."
         )
     return Place(folder / MODEL, staged_hub_folder(folder, checkpoint, force=force))
 

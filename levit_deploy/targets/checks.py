@@ -29,7 +29,7 @@ def interface_of(checkpoint: Checkpoint, options: ExportOptions) -> Interface:
     reason = why_no_softmax(checkpoint.problem_type, checkpoint.config.num_classes)
     if interface.output == "probabilities" and reason:
         raise UsageError(
-            f"--output probabilities is the softmax of the logits, and {reason}. Leave the option "
-            "out, and make of the logits what the network was trained for."
+            f"--output-type probabilities is the softmax of the logits, and {reason}. Leave the "
+            "option out, and make of the logits what the network was trained for."
         )
     return interface

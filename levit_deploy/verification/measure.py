@@ -123,7 +123,7 @@ def _refuse_what_proves_nothing(found: Verification) -> None:
     what = "the logarithms of probabilities" if probabilities else "logits"
     remedy = REMEDY[found.precision]
     if probabilities:
-        remedy = "Export logits, without --output probabilities."
+        remedy = "Export logits, without --output-type probabilities."
     raise CheckpointError(
         f"In {DTYPES[found.precision]} the checkpoint's own errors are as large as what sets one "
         f"image apart from another (on {first.name} inputs an RMSE of {first.budget.rmse:.1e} is "

@@ -294,7 +294,7 @@ def test_what_a_folder_says_of_its_logits_is_told_and_keeps_them_from_being_answ
     stated = {"problem_type": "multi_label_classification"}
     path.write_text(json.dumps(json.loads(path.read_text()) | stated))
     assert "problem type multi_label_classification" in " ".join(run("inspect", hub)[1].split())
-    code, _, err = run("export", hub, "--output", "probabilities")
+    code, _, err = run("export", hub, "--output-type", "probabilities")
     assert code == 2
     assert "a problem_type of multi_label_classification" in " ".join(err.split())
     assert run("export", hub, "-q")[0] == 0
@@ -819,7 +819,7 @@ def test_a_reader_that_leaves_is_no_error(folder, report):
 def test_bytes_probabilities_labels_and_preprocessing(folder):
     (folder / "labels.txt").write_text("a\nb\nc\nd\ne\nf\ng\n")
     told = ("--preprocessing", "mean 0.5, std 0.25")
-    ends = ("--input", "uint8", "--output", "probabilities")
+    ends = ("--input-type", "uint8", "--output-type", "probabilities")
     labels = ("--labels", folder / "labels.txt")
     artifact = folder / "out.onnx"
     code, out, _ = run("export", folder / "ckpt.pth", "-o", artifact, *ends, *told, *labels)
@@ -841,7 +841,7 @@ def test_bytes_probabilities_labels_and_preprocessing(folder):
     assert "calls the class 0 'a'" in err
 
     fused = folder / "fused.safetensors"
-    assert run("fuse", folder / "ckpt.pth", "--out", fused, *told, *labels, "-q")[0] == 0
+    assert run("fuse", folder / "ckpt.pth", "--output", fused, *told, *labels, "-q")[0] == 0
     code, out, _ = run("inspect", fused)
     assert "7: a, b, c, ..." in out
     assert "crop 0.875, bicubic, mean 0.5, std 0.25" in out
@@ -866,7 +866,7 @@ def test_how_pictures_are_prepared_is_said_where_it_was_assumed(folder, command)
         (("--labels", "nowhere.txt"), 3, "nowhere.txt cannot be read"),
         (("--labels", "few.txt"), 2, "2 labels were given"),
         (("--labels", "few.txt", "-o", "few.txt", "--force"), 5, "few.txt"),
-        (("--output", "out.onnx"), 2, "logits"),
+        (("--output-type", "out.onnx"), 2, "logits"),
     ],
 )
 def test_what_cannot_be_told_is_refused(folder, monkeypatch, arguments, code, expected):

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import typer
-from command_line import run
 from networks import golden
 
 import levit_deploy
@@ -114,7 +113,7 @@ def test_the_shell_completes_commands_and_options_and_waits_for_nothing_slow():
     ("words", "completed"),
     [
         ("export --layout t", ["tokens"]),
-        ("export --output p", ["probabilities"]),
+        ("export --output-type p", ["probabilities"]),
         ("export --opset 2", ["20", "21", "22", "23"]),
         ("bench LeViT-1", ["LeViT-128S", "LeViT-128", "LeViT-192"]),
         ("bench ckpt", []),  # which the shell completes as a file
@@ -137,16 +136,6 @@ def helps(command):
     """The help of each option of a command, in one line."""
     parameters = COMMANDS[command].params
     return {p.name: p.help for p in parameters}
-
-
-def test_the_two_options_that_may_be_taken_for_one_another_name_each_other():
-    assert "--output" in helps("export")["output"]
-    assert "-o or --out" in helps("export")["gives"]
-    code, _, err = run("export", "ckpt.pth", "--output", "out.onnx")
-    assert code == 2
-    words = " ".join(err.replace("│", " ").split())
-    assert "'out.onnx' is not one of logits, probabilities" in words
-    assert "named with -o or --out" in words
 
 
 def test_only_commands_that_know_int8_speak_of_it():

@@ -183,11 +183,11 @@ def test_pictures_of_another_size_than_the_network_takes_are_known_and_refused(t
     assert names_in(tmp_path) == ["source"]
 
 
-@pytest.mark.parametrize("ends", [("--input", "uint8"), ("--output", "probabilities")])
+@pytest.mark.parametrize("ends", [("--input-type", "uint8"), ("--output-type", "probabilities")])
 def test_ends_that_optimum_would_misread_are_refused(tmp_path, ends):
     code, _, error = export(tmp_path / "out", *ends)
     assert code == 2
-    assert "Leave --input and --output out" in error
+    assert "Leave --input-type and --output-type out" in error
     assert names_in(tmp_path) == []
 
 

@@ -46,7 +46,7 @@ def files_in(folder):
 ONNX_TYPES = {"tensor(float)": "TYPE_FP32", "tensor(uint8)": "TYPE_UINT8"}
 
 
-BYTES = ("--input", "uint8", "--output", "probabilities")
+BYTES = ("--input-type", "uint8", "--output-type", "probabilities")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_configuration_is_the_onnx_files_own_interface(folder, batch, ends, 
 @pytest.mark.slow
 @pytest.mark.parametrize("takes", ["float32", "uint8"])
 def test_a_torchscript_program_goes_by_the_places_of_its_values(folder, takes):
-    assert export(folder, "--format", "torchscript", "--input", takes) == (0, "", "")
+    assert export(folder, "--format", "torchscript", "--input-type", takes) == (0, "", "")
     config = config_in(folder)
     assert config.platform == "pytorch_libtorch"
     assert [value.name for value in config.input] == ["INPUT__0"]
