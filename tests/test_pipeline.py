@@ -141,7 +141,7 @@ def test_a_path_stands_for_its_checkpoint(tmp_path, checkpoint):
     levit_deploy.fuse(path, tmp_path / "out.safetensors")
     with pytest.raises(InputError, match="scans is not a folder"):
         levit_deploy.quantize(path, tmp_path / "int8.onnx", "scans")
-    with pytest.raises(UsageError, match="A LeViT is no checkpoint"):
+    with pytest.raises(UsageError, match="A LeViT is not a checkpoint"):
         levit_deploy.fuse(checkpoint.model, tmp_path / "other.safetensors")
 
 

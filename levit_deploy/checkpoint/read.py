@@ -1,4 +1,4 @@
-"""From a file to a model: family recognised, architecture inferred, weights loaded strictly."""
+"""Read a checkpoint: recognise its family, infer the architecture, load the weights strictly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from levit_deploy.checkpoint.infer import Inferred, infer_config
 from levit_deploy.checkpoint.resize import resize
 from levit_deploy.checkpoint.state import find_state
 from levit_deploy.checkpoint.strict import load_strictly
-from levit_deploy.choices import ACTIVATIONS
+from levit_deploy.choices import ACTIVATIONS, require_one_of
 from levit_deploy.config import Grid, LeViTConfig, size_text
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.interface import SINGLE_LABEL
@@ -35,14 +35,20 @@ from levit_deploy.provenance import is_ours
 class Checkpoint:
     """A loaded checkpoint.
 
-    ``path`` is the weights' file, whose SHA-256 is ``sha256``; ``files`` are all that were read.
-    ``model`` is float32, in evaluation mode, in training form (or plain, where the file was already
-    fused): the reference. ``weights`` is 'model' or 'ema'; ``head`` is what the model's logits are:
-    'mean' of its one or two heads, or what was chosen when it was fused. ``assumed`` says in words
-    what the file did not. ``block_names`` are the file's names of the blocks, by canonical name.
-    ``preprocessing`` turns pictures into images for it; ``labels`` name its classes, in order, and
-    are empty where nothing says them; ``problem_type``, one of PROBLEM_TYPES, is what its logits
-    mean.
+    Attributes:
+        path: The weights' file, whose SHA-256 is ``sha256``.
+        files: Every file that was read.
+        family: The code that saved it, such as 'timm'.
+        weights: 'model' or 'ema'.
+        head: The logits of ``model``: 'mean' of its heads, or the head kept when it was fused.
+        config: The architecture, at the image size asked for.
+        assumed: The assumptions made, in words.
+        model: The reference, in float32 and evaluation mode. A fused file gives plain layers, any
+            other the training form.
+        block_names: The file's own name of each block, by canonical name.
+        preprocessing: How a picture becomes an input.
+        labels: The names of the classes in order, or none.
+        problem_type: The meaning of the logits, one of PROBLEM_TYPES.
     """
 
     path: Path
@@ -71,13 +77,22 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Load the LeViT in a file, or in a folder as timm or transformers save it.
 
-    ``weights`` is 'model' or 'ema' where a training run saved both; ``activation`` says what
-    neither the tensors nor a config do. ``image_size`` (height, width) does, too, where the size
-    is open; another than the model was trained at has its attention biases interpolated.
-    ``preprocessing`` (such as 'crop 0.9, mean 0.5, std 0.5') and ``labels``, names in order or the
-    path of a file as --labels takes it, win over what a config says. Raises CheckpointError,
-    UnsafeInputError, InputError for labels that cannot be read, or UsageError for an option that
-    contradicts the file.
+    Args:
+        path: The file or the folder.
+        weights: 'model' or 'ema', if a training run saved both.
+        activation: The activation, if neither the family's code nor a config names it.
+        image_size: (height, width) in pixels. It settles the size trained at if that is open. For
+            any other size, the attention biases are interpolated.
+        preprocessing: Preprocessing in words, such as 'crop 0.9, mean 0.5, std 0.5'. It overrides
+            the config.
+        labels: The names of the classes in order, or the path of a file with them. They override
+            the config.
+
+    Raises:
+        CheckpointError: The file is not exactly one LeViT, or its config contradicts its tensors.
+        UnsafeInputError: Reading the file could run code.
+        InputError: The file of labels cannot be read.
+        UsageError: An option is malformed, or contradicts the file.
     """
     _require_sensible(activation, image_size)
     if isinstance(labels, str | Path):
@@ -85,51 +100,86 @@ def read_checkpoint(
     files, saved_config = locate(Path(path))
     file = read_file(files[0])
     if is_ours(file.metadata):
-        found = _fused(file, weights, activation, image_size)
+        checkpoint = _read_fused(file, weights, activation, image_size)
     else:
-        found = _unfused(file, files, saved_config, weights, activation, image_size)
+        checkpoint = _read_state_dict(file, files, saved_config, weights, activation, image_size)
     if preprocessing is not None:
-        found = replace(found, preprocessing=told(preprocessing, found.preprocessing))
-    return _labelled(found, labels)
+        stated = told(preprocessing, checkpoint.preprocessing)
+        checkpoint = replace(checkpoint, preprocessing=stated)
+    return _labelled(checkpoint, labels)
 
 
 def checkpoint_of(given: Checkpoint | str | Path) -> Checkpoint:
-    """A checkpoint, or the one at a path, read as ``read_checkpoint`` does when told nothing else.
+    """Return a checkpoint as it is, or read the one at a path without options.
 
-    Raises what that does, and UsageError for anything else.
+    Raises what ``read_checkpoint`` raises, and UsageError for any other type.
     """
     if isinstance(given, Checkpoint):
         return given
     if isinstance(given, str | Path):
         return read_checkpoint(given)
     raise UsageError(
-        f"A {type(given).__name__} is no checkpoint. Expected what load gives, or a path."
+        f"A {type(given).__name__} is not a checkpoint. Expected a path or the result of load."
     )
 
 
-def _labelled(checkpoint: Checkpoint, given: Sequence[str] | None) -> Checkpoint:
-    """The checkpoint with the labels given, else its own: one for each class, or none."""
-    labels, classes = checkpoint.labels, checkpoint.config.num_classes
-    if given is not None:
-        try:
-            labels = in_order(list(given))
-        except ValueError as error:
-            raise UsageError(f"The labels given have {error}. Correct them.") from error
-        if len(labels) != classes:
-            raise UsageError(
-                f"{len(labels)} labels were given, but the network tells {classes} classes apart. "
-                "Expected one for each, in the order of its logits."
-            )
-    if labels and len(labels) != classes:
-        raise CheckpointError(
-            f"{checkpoint.path} comes with {len(labels)} labels, in its config or metadata; the "
-            f"tensors have {classes} classes. Expected one for each. Correct the config, give the "
-            "weights file alone, or give --labels."
+def _require_sensible(activation: str | None, image_size: Grid | None) -> None:
+    """Raise UsageError for options that the command line would refuse."""
+    if activation is not None:
+        require_one_of("--activation", activation, ACTIVATIONS)
+    if image_size is not None and not (
+        isinstance(image_size, tuple)
+        and len(image_size) == 2
+        and all(type(side) is int and side > 0 for side in image_size)
+    ):
+        raise UsageError(
+            f"--image-size {image_size!r} is not a size. Expected (height, width) in pixels."
         )
-    return replace(checkpoint, labels=labels)
 
 
-def _unfused(
+def _read_fused(
+    file: CheckpointFile,
+    weights: str | None,
+    activation: str | None,
+    image_size: Grid | None,
+) -> Checkpoint:
+    if weights is not None:
+        raise UsageError(
+            f"--weights {weights} was given, but {file.path} was fused from one set of weights. "
+            "Leave the option out."
+        )
+    model, provenance = fused.restore(file.contents, file.metadata, file.path)
+    config = provenance.config
+    if activation not in (None, config.activation):
+        raise _contradiction(f"--activation {activation}", file.path, config.activation)
+    if image_size not in (None, config.image_size):
+        option = f"--image-size {size_text(image_size)}"
+        raise _contradiction(option, file.path, size_text(config.image_size))
+    return Checkpoint(
+        path=file.path,
+        files=(file.path,),
+        sha256=file.sha256,
+        family=fused.FAMILY,
+        weights=provenance.weights,
+        head=provenance.head,
+        config=config,
+        assumed=provenance.assumed,
+        model=model,
+        block_names={},
+        preprocessing=provenance.preprocessing,
+        labels=provenance.labels,
+        problem_type=provenance.problem_type,
+    )
+
+
+def _contradiction(option: str, path: Path, fused_with: str) -> UsageError:
+    return UsageError(
+        f"{option} was given, but {path} was fused with {fused_with}. Leave the option out, or "
+        "fuse the original checkpoint again."
+    )
+
+
+def _read_state_dict(
     file: CheckpointFile,
     files: tuple[Path, ...],
     saved_config: Mapping[str, Any],
@@ -142,57 +192,29 @@ def _unfused(
     known = reader.known(saved_config)
     if activation is not None and known.activation not in (None, activation):
         raise UsageError(
-            f"--activation {activation} was asked for, but the code or the config of "
-            f"{reader.FAMILY} says {known.activation}. Leave the option out."
+            f"--activation {activation} was given, but the code or config of {reader.FAMILY} says "
+            f"{known.activation}. Leave the option out."
         )
     inferred, model, names = _build(reader, state, known, activation, image_size)
     config, assumed = inferred.config, [*inferred.assumed, *_stored_precision(state)]
     if image_size is not None and image_size != config.image_size:
         model, config = resize(model, config, image_size)
-        assumed.append(_resized(inferred.config, config))
+        assumed.append(_resizing(inferred.config, config))
     return Checkpoint(
-        file.path,
-        files,
-        file.sha256,
-        reader.FAMILY,
-        weights,
-        "mean",
-        config,
-        tuple(assumed),
-        model,
-        names,
-        _for_this_size(known, (inferred.config.image_size, config.image_size)),
-        known.labels,
-        known.problem_type,
+        path=file.path,
+        files=files,
+        sha256=file.sha256,
+        family=reader.FAMILY,
+        weights=weights,
+        head="mean",
+        config=config,
+        assumed=tuple(assumed),
+        model=model,
+        block_names=names,
+        preprocessing=_preprocessing(known, inferred.config.image_size, config.image_size),
+        labels=known.labels,
+        problem_type=known.problem_type,
     )
-
-
-def _for_this_size(known: Known, sizes: tuple[Grid, Grid]) -> Preprocessing:
-    """What is known of pictures, unsupported where they come out as neither of the network's sizes.
-
-    These are the one it was trained at and the one it is taken to.
-    """
-    if known.picture_size is None or known.picture_size in sizes:
-        return known.preprocessing
-    differs = (
-        f"by the config pictures are cropped to {size_text(known.picture_size)}, and the network "
-        f"takes {size_text(sizes[-1])}"
-    )
-    return replace(known.preprocessing, unsupported=differs, assumed=False)
-
-
-def _require_sensible(activation: str | None, image_size: Grid | None) -> None:
-    """Raise UsageError for what no command line would let through."""
-    if activation not in (None, *ACTIVATIONS):
-        raise UsageError(f"--activation {activation!r} is not one of {', '.join(ACTIVATIONS)}.")
-    if image_size is not None and not (
-        isinstance(image_size, tuple)
-        and len(image_size) == 2
-        and all(type(side) is int and side > 0 for side in image_size)
-    ):
-        raise UsageError(
-            f"--image-size {image_size!r} is no size. Expected (height, width) in pixels."
-        )
 
 
 def _build(
@@ -202,7 +224,7 @@ def _build(
     activation: str | None,
     image_size: Grid | None,
 ) -> tuple[Inferred, LeViT, dict[str, str]]:
-    """The architecture, the model with the weights in it, and the file's names of its blocks."""
+    """Return the architecture, the loaded model, and the file's names of its blocks."""
     try:
         converted = reader.convert(state)
         inferred = infer_config(converted, known, activation=activation, image_size=image_size)
@@ -211,61 +233,10 @@ def _build(
         if reader is official:
             raise
         raise CheckpointError(
-            f"{error} (The file is in the layout of {reader.FAMILY}; names beginning with "
+            f"{error} (The file is in the layout of {reader.FAMILY}. Names beginning with "
             "patch_embed, blocks and head are the official code's for the same tensors.)"
         ) from error
     return inferred, model, block_names(state, converted)
-
-
-def _resized(trained: LeViTConfig, config: LeViTConfig) -> str:
-    """Say in words what another image size has done."""
-    wanted, was = size_text(config.image_size), size_text(trained.image_size)
-    same_grid = config.resolutions == trained.resolutions
-    how = "" if same_grid else ", with interpolated attention biases"
-    return (
-        f"images of {wanted} instead of the {was} it was trained at{how}: re-measure the accuracy"
-    )
-
-
-def _fused(
-    file: CheckpointFile,
-    weights: str | None,
-    activation: str | None,
-    image_size: Grid | None,
-) -> Checkpoint:
-    if weights is not None:
-        raise UsageError(
-            f"--weights {weights} was asked for, but {file.path} was fused from one set of weights "
-            "and holds no other. Leave the option out."
-        )
-    model, provenance = fused.restore(file.contents, file.metadata, file.path)
-    config = provenance.config
-    contradictions = []
-    if activation not in (None, config.activation):
-        contradictions.append((f"--activation {activation}", config.activation))
-    if image_size is not None and image_size != config.image_size:
-        asked, found = size_text(image_size), size_text(config.image_size)
-        contradictions.append((f"--image-size {asked}", found))
-    for asked, found in contradictions:
-        raise UsageError(
-            f"{asked} was asked for, but {file.path} was fused with {found}. Leave the option out, "
-            "or fuse the original checkpoint again."
-        )
-    return Checkpoint(
-        file.path,
-        (file.path,),
-        file.sha256,
-        fused.FAMILY,
-        provenance.weights,
-        provenance.head,
-        config,
-        provenance.assumed,
-        model,
-        block_names={},
-        preprocessing=provenance.preprocessing,
-        labels=provenance.labels,
-        problem_type=provenance.problem_type,
-    )
 
 
 def _stored_precision(state: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -274,3 +245,49 @@ def _stored_precision(state: Mapping[str, Tensor]) -> tuple[str, ...]:
     return tuple(
         f"weights stored as {kind} are computed with in float32" for kind in sorted(map(str, kinds))
     )
+
+
+def _resizing(trained: LeViTConfig, config: LeViTConfig) -> str:
+    """Describe the change of image size, in words."""
+    wanted, was = size_text(config.image_size), size_text(trained.image_size)
+    same_grid = config.resolutions == trained.resolutions
+    how = "" if same_grid else ", with interpolated attention biases"
+    return (
+        f"images of {wanted} instead of the {was} it was trained at{how}: re-measure the accuracy"
+    )
+
+
+def _preprocessing(known: Known, trained: Grid, wanted: Grid) -> Preprocessing:
+    """The known preprocessing, unsupported if its pictures fit neither image size.
+
+    ``trained`` is the size the network was trained at, ``wanted`` the size it takes now.
+    """
+    if known.picture_size in (None, trained, wanted):
+        return known.preprocessing
+    differs = (
+        f"the config crops pictures to {size_text(known.picture_size)}, but the network takes "
+        f"{size_text(wanted)}"
+    )
+    return replace(known.preprocessing, unsupported=differs, assumed=False)
+
+
+def _labelled(checkpoint: Checkpoint, given: Sequence[str] | None) -> Checkpoint:
+    """The checkpoint with the given labels, else its own: one for each class, or none."""
+    labels, classes = checkpoint.labels, checkpoint.config.num_classes
+    if given is not None:
+        try:
+            labels = in_order(list(given))
+        except ValueError as error:
+            raise UsageError(f"The labels given have {error}. Correct them.") from error
+        if len(labels) != classes:
+            raise UsageError(
+                f"{len(labels)} labels were given, but the network tells {classes} classes apart. "
+                "Expected one for each class, in the order of the logits."
+            )
+    if labels and len(labels) != classes:
+        raise CheckpointError(
+            f"{checkpoint.path} has {len(labels)} labels in its config or metadata, but {classes} "
+            "classes in its tensors. Expected one for each class. Correct the config, give the "
+            "weights file alone, or give --labels."
+        )
+    return replace(checkpoint, labels=labels)

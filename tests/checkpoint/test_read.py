@@ -351,8 +351,8 @@ def test_options_that_agree_with_a_fused_file_are_accepted(fused_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"activation": "silu"}, "--activation silu was asked for.* with hardswish"),
-        ({"image_size": (96, 64)}, "--image-size 96x64 was asked for.* with 64x96"),
+        ({"activation": "silu"}, "--activation silu was given.* with hardswish"),
+        ({"image_size": (96, 64)}, "--image-size 96x64 was given.* with 64x96"),
         ({"weights": "ema"}, "--weights"),
     ],
 )
