@@ -1,10 +1,10 @@
-"""The image size a checkpoint was trained at, and the stride of every subsampling."""
+"""Infer the image size a checkpoint was trained at, and the stride of every subsampling."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from levit_deploy.model import offset_indices
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """What a checkpoint shows of its token grids.
+class TokenEvidence:
+    """The tensors that depend on the token grids.
 
-    ``stages`` is the number of tokens of each stage; ``idxs`` the offset indices stored by the
-    first attention, ``down_idxs`` those of each subsampling, None where there are none.
+    ``stages`` is the number of tokens in each stage. ``idxs`` holds the offset indices stored by
+    the first attention, ``down_idxs`` those of each subsampling. They are None if not stored.
     """
 
     stages: tuple[int, ...]
@@ -29,31 +29,56 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Grids:
-    """(height, width) of an image, the stride of each subsampling, and what of it was assumed."""
+class TrainedSize:
+    """The (height, width) trained at, each subsampling's stride, and the assumptions in words."""
 
     image_size: Grid
     strides: tuple[int, ...]
     assumed: tuple[str, ...]
 
 
-def trained_grids(tokens: Tokens, stem_depth: int, known: Known, asked: Grid | None) -> Grids:
-    """Tell the image size by, in order of trust, a config, stored indices, a square, ``asked``.
+def infer_image_size(
+    tokens: TokenEvidence, stem_depth: int, known: Known, asked: Grid | None
+) -> TrainedSize:
+    """Infer the size from, in order of trust: a config, stored indices, a square grid, ``asked``.
 
-    ``asked`` is the size the user gives, who may mean another than the network was trained at: it
-    is believed only where nothing else fits. Raises CheckpointError where nothing does.
+    ``asked`` is the size that the user gives. The network may have been trained at another, so it
+    counts only if nothing else fits. Raises CheckpointError if no size fits.
     """
     if known.image_size is not None:
-        options = _strides(known.image_size, tokens, stem_depth, known)
-        if options is None:
-            raise CheckpointError(
-                f"config.json says that images are {size_text(known.image_size)}, which is "
-                f"{size_text(_grid(known.image_size, stem_depth))} tokens behind the stem; the "
-                f"attention biases are for {_listed(tokens.stages)}. Correct it, or give the "
-                "weights file alone."
-            )
-        return Grids(known.image_size, *_chosen(options))
+        return _stated_size(known.image_size, tokens, stem_depth, known)
+    size = _fitting_size(tokens, stem_depth, known, asked)
+    if size is None:  # the indices may belong to no grid, and the strict loader names those
+        bare = replace(tokens, idxs=None, down_idxs=(None,) * len(tokens.down_idxs))
+        size = _fitting_size(bare, stem_depth, known, asked)
+    if size is None:
+        wrong = f" ({size_text(asked)} is not it)" if asked else ""
+        raise CheckpointError(
+            f"The attention biases are for {_listed(tokens.stages)} tokens, which fit no square "
+            "image. The checkpoint does not tell the size it was trained at. Give that size with "
+            f"--image-size HxW{wrong}, or write it into a config.json beside the weights and give "
+            "the folder. If no size fits, the tensors come from different networks."
+        )
+    return size
 
+
+def _stated_size(
+    image_size: Grid, tokens: TokenEvidence, stem_depth: int, known: Known
+) -> TrainedSize:
+    options = _strides(image_size, tokens, stem_depth, known)
+    if options is None:
+        raise CheckpointError(
+            f"config.json says that images are {size_text(image_size)}, so "
+            f"{size_text(_grid(image_size, stem_depth))} tokens behind the stem. They do not fit "
+            f"the attention biases, which are for {_listed(tokens.stages)} tokens. Correct the "
+            "config, or give the weights file alone."
+        )
+    return TrainedSize(image_size, *_chosen(options))
+
+
+def _fitting_size(
+    tokens: TokenEvidence, stem_depth: int, known: Known, asked: Grid | None
+) -> TrainedSize | None:
     for size in _candidates(tokens, stem_depth, known, asked):
         options = _strides(size, tokens, stem_depth, known)
         if options is not None:
@@ -62,26 +87,15 @@ def trained_grids(tokens: Tokens, stem_depth: int, known: Known, asked: Grid | N
                 grid = size_text(_grid(size, stem_depth))
                 text = f"image size {size_text(size)}, {2**stem_depth} times the {grid} token grid"
                 assumed = (text, *assumed)
-            return Grids(size, strides, assumed)
-    if tokens.idxs is not None or any(idxs is not None for idxs in tokens.down_idxs):
-        # the indices belong to no grid, which the strict loader says by name
-        bare = Tokens(tokens.stages, None, (None,) * len(tokens.down_idxs))
-        return trained_grids(bare, stem_depth, known, asked)
-    wrong = f", and {size_text(asked)} is not it" if asked else ""
-    raise CheckpointError(
-        f"The attention biases are for {_listed(tokens.stages)} tokens, which fit no square image, "
-        "and the checkpoint does not tell its sides. Give the size it was trained at with "
-        f"--image-size HxW{wrong}; or in a config.json beside the weights, and give the folder. "
-        "If no size fits, the tensors come from different networks."
-    )
+            return TrainedSize(size, strides, assumed)
+    return None
 
 
-def same_indices(stored: Tensor, computed: Tensor) -> bool:
-    """Whether indices are the computed ones, as far as the type they are stored in can tell."""
-    return stored.shape == computed.shape and torch.equal(stored, computed.to(stored.dtype))
+def _candidates(
+    tokens: TokenEvidence, stem_depth: int, known: Known, asked: Grid | None
+) -> list[Grid]:
+    """The sizes to try, the most trusted first."""
 
-
-def _candidates(tokens: Tokens, stem_depth: int, known: Known, asked: Grid | None) -> list[Grid]:
     def image(grid: Grid) -> Grid:
         return grid[0] * 2**stem_depth, grid[1] * 2**stem_depth
 
@@ -97,8 +111,10 @@ def _candidates(tokens: Tokens, stem_depth: int, known: Known, asked: Grid | Non
     return [size for size in (*sizes, asked) if size is not None]
 
 
-def _strides(size: Grid, tokens: Tokens, stem_depth: int, known: Known) -> list[list[int]] | None:
-    """The strides each subsampling may have, best first; None where the size does not fit."""
+def _strides(
+    size: Grid, tokens: TokenEvidence, stem_depth: int, known: Known
+) -> list[list[int]] | None:
+    """The possible strides of each subsampling, best first. None if the size does not fit."""
     grid = _grid(size, stem_depth)
     if math.prod(grid) != tokens.stages[0]:
         return None
@@ -108,7 +124,7 @@ def _strides(size: Grid, tokens: Tokens, stem_depth: int, known: Known) -> list[
     for next_tokens, idxs in zip(tokens.stages[1:], tokens.down_idxs, strict=True):
         candidates = [2, 1, *range(3, max(grid) + 1)] if known.stride is None else [known.stride]
         if grid == (1, 1):
-            candidates = candidates[:1]  # of a single token, every stride keeps that token
+            candidates = candidates[:1]  # every stride keeps a single token
         fitting = [
             stride
             for stride in candidates
@@ -117,7 +133,7 @@ def _strides(size: Grid, tokens: Tokens, stem_depth: int, known: Known) -> list[
         ]
         if not fitting:
             return None
-        # indices tell; where several strides have the same, they compute the same
+        # strides with the same indices compute the same
         options.append(fitting if idxs is None else fitting[:1])
         grid = subsampled(grid, fitting[0])
     return options
@@ -133,18 +149,23 @@ def _chosen(options: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[st
     return tuple(strides[0] for strides in options), tuple(assumed)
 
 
+def same_indices(stored: Tensor, computed: Tensor) -> bool:
+    """Whether indices are the computed ones, up to rounding in the type they are stored in."""
+    return stored.shape == computed.shape and torch.equal(stored, computed.to(stored.dtype))
+
+
 def _grid(size: Grid, stem_depth: int) -> Grid:
-    """The token grid behind the stem of an image."""
+    """The token grid behind the stem."""
     for _ in range(stem_depth):
         size = subsampled(size, 2)
     return size
 
 
 def _grid_of_indices(idxs: Tensor) -> Grid:
-    """The sides of a grid from its offset indices |dy| * W + |dx|, token by token in rows.
+    """The sides of a grid, from its offset indices |dy| * W + |dx| in row-major order.
 
-    Seen from the second token, the first of the next row is the first whose |dx| is 1 again with
-    |dy| above 0; its index is W + 1.
+    Seen from the second token, token j has the index j + 1 first at j = W, the start of the next
+    row, with |dy| = |dx| = 1.
     """
     tokens = idxs.shape[0]
     if tokens == 1:

@@ -1,4 +1,4 @@
-"""Read the architecture off the shapes of a checkpoint's tensors."""
+"""Infer the architecture from the shapes of a checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from levit_deploy.checkpoint.families.known import NOTHING, Known, require_agreement
-from levit_deploy.checkpoint.image_size import Tokens, trained_grids
+from levit_deploy.checkpoint.image_size import TokenEvidence, infer_image_size
 from levit_deploy.config import (
     MAX_TOKENS,
     NORMS,
@@ -27,7 +27,7 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Inferred:
-    """An architecture, and in words what nobody said and was assumed."""
+    """An architecture, and the assumptions made, in words."""
 
     config: LeViTConfig
     assumed: tuple[str, ...]
@@ -36,8 +36,8 @@ class Inferred:
 @dataclass(frozen=True)
 class _Trunk:
     stages: list[Stage]
-    downsamples: list[Downsample]  # their strides not known yet
-    tokens: Tokens
+    downsamples: list[Downsample]  # with strides still to be inferred
+    tokens: TokenEvidence
 
 
 def infer_config(
@@ -49,24 +49,24 @@ def infer_config(
 ) -> Inferred:
     """Infer the config of a training-form state dict under canonical names.
 
-    ``activation`` is the user's word where ``known`` has none. ``image_size`` (height, width) is
-    what the user wants, which tells the size trained at only where nothing else fits; the config
-    returned is always that of the size trained at. Raises CheckpointError for a missing tensor,
-    for shapes that fit no LeViT and for a config that says otherwise.
+    ``activation`` counts if ``known`` has none. ``image_size`` is the (height, width) the user
+    wants. It settles the size trained at only if nothing else does, and the config returned always
+    has the size trained at. Raises CheckpointError for a missing tensor, for shapes that fit no
+    LeViT, and for a config that contradicts the tensors.
     """
     stem, trunk = _stem_dims(state), _trunk(state)
-    grids = trained_grids(trunk.tokens, len(stem), known, image_size)
+    trained = infer_image_size(trunk.tokens, len(stem), known, image_size)
     two_heads = any(key.startswith("head_dist.") for key in state)
     try:
         config = LeViTConfig(
-            image_size=grids.image_size,
+            image_size=trained.image_size,
             in_channels=_shape(state, "patch_embed.0", 4)[1],
             num_classes=_num_classes(state, two_heads),
             stem_dims=stem,
             stages=tuple(trunk.stages),
             downsamples=tuple(
                 dataclasses.replace(down, stride=stride)
-                for down, stride in zip(trunk.downsamples, grids.strides, strict=True)
+                for down, stride in zip(trunk.downsamples, trained.strides, strict=True)
             ),
             distillation=two_heads,
             activation=known.activation or activation or "hardswish",
@@ -76,80 +76,12 @@ def infer_config(
             bias_over_scale=known.bias_over_scale,
         )
     except ValueError as error:
-        raise CheckpointError(f"The tensors' shapes fit no LeViT: {error}.") from error
+        raise CheckpointError(f"The shapes of the tensors fit no LeViT: {error}.") from error
     require_agreement(config, known)
     activation_open = activation is None and known.activation is None
     if activation_open and config.variant in TIMM_VARIANTS:
         config = config.replace(activation=TIMM_VARIANTS[config.variant].activation)
-    return Inferred(config, (*_assumed(config, known, activation_open), *grids.assumed))
-
-
-def _assumed(config: LeViTConfig, known: Known, activation_open: bool) -> list[str]:
-    assumed = []
-    if NORMS[config.norm]:
-        assumed.append(f"BatchNorm eps {config.bn_eps}, which no checkpoint stores")
-    if config.norm == "layernorm":
-        assumed.append(f"LayerNorm eps {config.ln_eps}, which no checkpoint stores")
-    if activation_open:
-        variant = config.variant if config.variant in TIMM_VARIANTS else None
-        source = f"timm's {variant}, whose shapes these are" if variant else "every LeViT published"
-        assumed.append(f"activation {config.activation}, as in {source}")
-    if config.distillation and not known.averages_heads:
-        assumed.append("the mean of both heads, as in the paper; the original code returns both")
-    return assumed
-
-
-def _norm(state: State) -> str:
-    """The key of ``NORMS``, by the names in the stem and the first attention block."""
-    if "blocks.0.m.norm.weight" in state:
-        return "layernorm"
-    if "patch_embed.0.c.weight" in state:
-        return "batchnorm"
-    return "batchnorm-in-attention" if "blocks.0.m.qkv.c.weight" in state else "none"
-
-
-def _num_classes(state: State, two_heads: bool) -> int:
-    classes = _shape(state, "head", 2)[0]
-    if two_heads and (others := _shape(state, "head_dist", 2)[0]) != classes:
-        raise CheckpointError(
-            f"The class head has {classes} classes, the distillation head {others}. Expected as "
-            "many: logits of different classes cannot be averaged. Leave the head you do not need "
-            "out of the state dict."
-        )
-    return classes
-
-
-def _weight(state: State, layer: str) -> str | None:
-    """The name of a layer's weight: plain, before a BatchNorm, or in a head behind one."""
-    names = (f"{layer}.weight", f"{layer}.c.weight", f"{layer}.l.weight")
-    return next((name for name in names if name in state), None)
-
-
-def _shape(state: State, layer: str, rank: int) -> tuple[int, ...]:
-    """The shape of a layer's weight."""
-    name = _weight(state, layer)
-    if name is None:
-        leaf = "l" if layer.startswith("head") else "c"
-        raise _missing(f"{layer}.{leaf}.weight")
-    return _tensor_shape(state, name, rank)
-
-
-def _tensor_shape(state: State, key: str, rank: int) -> tuple[int, ...]:
-    if key not in state:
-        raise _missing(key)
-    shape = tuple(state[key].shape)
-    if len(shape) != rank or 0 in shape:
-        raise CheckpointError(
-            f"{key} has the shape {shape}. Expected {rank} dimensions, none of them empty."
-        )
-    return shape
-
-
-def _missing(key: str) -> CheckpointError:
-    return CheckpointError(
-        f"The checkpoint has no {key}, which every LeViT needs. It may be incomplete, or another "
-        "network's. Save the whole model.state_dict()."
-    )
+    return Inferred(config, (*_assumed(config, known, activation_open), *trained.assumed))
 
 
 def _stem_dims(state: State) -> tuple[int, ...]:
@@ -178,24 +110,25 @@ def _trunk(state: State) -> _Trunk:
         elif _weight(state, f"{name}.kv"):
             if len(stages) == len(downsamples):
                 raise CheckpointError(
-                    f"{name} subsamples, but no attention block stands before it. Expected at "
+                    f"{name} subsamples, but no attention block comes before it. Expected at "
                     "least one in every stage."
                 )
             downsamples.append(_downsample(state, name, _mlp_dim(state, i + 1)))
             names.append(name)
         elif not _mlp_dim(state, i):
             raise CheckpointError(
-                f"{name} is neither an attention block, nor a subsampling, nor an MLP: the "
-                f"checkpoint has none of {name}.m.qkv.c.weight, {name}.kv.c.weight and "
-                f"{name}.m.0.c.weight. Save the whole model.state_dict()."
+                f"{name} is neither attention, nor subsampling, nor an MLP. Expected one of "
+                f"{name}.m.qkv.c.weight, {name}.kv.c.weight and {name}.m.0.c.weight. Save the "
+                "whole model.state_dict()."
             )
     if not stages or len(stages) == len(downsamples):
         raise CheckpointError(
             f"The checkpoint has {len(stages)} stages and {len(downsamples)} subsamplings. "
-            "Expected attention blocks (blocks.0.m.qkv.c.weight, ...) first and last."
+            "Expected it to start and end with attention (blocks.0.m.qkv.c.weight, ...). Save the "
+            "whole model.state_dict()."
         )
     idxs = [state.get(f"{name}.attention_bias_idxs") for name in ("blocks.0.m", *names)]
-    return _Trunk(stages, downsamples, Tokens(tuple(tokens), idxs[0], tuple(idxs[1:])))
+    return _Trunk(stages, downsamples, TokenEvidence(tuple(tokens), idxs[0], tuple(idxs[1:])))
 
 
 def _is_block(key: str) -> bool:
@@ -205,14 +138,8 @@ def _is_block(key: str) -> bool:
     )
 
 
-def _mlp_dim(state: State, block: int) -> int:
-    """The hidden width of a block that is an MLP, 0 where it is none."""
-    layer = f"blocks.{block}.m.0"
-    return _shape(state, layer, 2)[0] if _weight(state, layer) else 0
-
-
 def _attention(state: State, name: str, mlp_dim: int) -> tuple[Stage, int]:
-    """A stage of depth 1 and its number of tokens, from its first attention block."""
+    """Read a stage of depth 1 and its number of tokens off its first attention block."""
     heads, tokens = _biases_shape(state, name)
     rows, dim = _shape(state, f"{name}.qkv", 2)
     values = _shape(state, f"{name}.proj.1", 2)[1]
@@ -231,13 +158,13 @@ def _downsample(state: State, name: str, mlp_dim: int) -> Downsample:
 
 
 def _biases_shape(state: State, name: str) -> tuple[int, ...]:
-    """The heads and tokens of an attention."""
+    """The number of heads and of tokens."""
     key = f"{name}.attention_biases"
     shape = _tensor_shape(state, key, 2)
     if shape[1] > MAX_TOKENS:
         raise CheckpointError(
-            f"{key} is for {shape[1]} tokens. Expected at most {MAX_TOKENS}, those of a 1024x1024 "
-            "image: the attention of one block would not fit into memory."
+            f"{key} is for {shape[1]} tokens. Expected at most {MAX_TOKENS}, as for a 1024x1024 "
+            "image, so that the attention of one block fits into memory."
         )
     return shape
 
@@ -245,7 +172,83 @@ def _biases_shape(state: State, name: str) -> tuple[int, ...]:
 def _per_head(width: int, parts: int, layer: str, heads: int) -> int:
     if width < parts or width % parts:
         raise CheckpointError(
-            f"The weight of {layer} does not divide among the {heads} heads that the "
-            "attention_biases beside it have. The tensors come from different networks."
+            f"The weight of {layer} does not divide among the {heads} heads of the "
+            "attention_biases beside it. Expected the tensors of one network. Save its whole "
+            "model.state_dict()."
         )
     return width // parts
+
+
+def _mlp_dim(state: State, block: int) -> int:
+    """The hidden width of an MLP block, or 0 for any other block."""
+    layer = f"blocks.{block}.m.0"
+    return _shape(state, layer, 2)[0] if _weight(state, layer) else 0
+
+
+def _num_classes(state: State, two_heads: bool) -> int:
+    classes = _shape(state, "head", 2)[0]
+    if two_heads and (others := _shape(state, "head_dist", 2)[0]) != classes:
+        raise CheckpointError(
+            f"The class head has {classes} classes, the distillation head {others}. Expected the "
+            "same number, as logits of different classes cannot be averaged. Leave one head out of "
+            "the state dict."
+        )
+    return classes
+
+
+def _norm(state: State) -> str:
+    """Tell the key of ``NORMS`` by the names in the stem and the first attention block."""
+    if "blocks.0.m.norm.weight" in state:
+        return "layernorm"
+    if "patch_embed.0.c.weight" in state:
+        return "batchnorm"
+    return "batchnorm-in-attention" if "blocks.0.m.qkv.c.weight" in state else "none"
+
+
+def _assumed(config: LeViTConfig, known: Known, activation_open: bool) -> list[str]:
+    assumed = []
+    if NORMS[config.norm]:
+        assumed.append(f"BatchNorm eps {config.bn_eps}, which no checkpoint stores")
+    if config.norm == "layernorm":
+        assumed.append(f"LayerNorm eps {config.ln_eps}, which no checkpoint stores")
+    if activation_open:
+        variant = config.variant if config.variant in TIMM_VARIANTS else None
+        source = f"timm's {variant}, whose shapes these are" if variant else "every LeViT published"
+        assumed.append(f"activation {config.activation}, as in {source}")
+    if config.distillation and not known.averages_heads:
+        assumed.append("the mean of both heads, as in the paper; the original code returns both")
+    return assumed
+
+
+def _weight(state: State, layer: str) -> str | None:
+    """The name of a layer's weight, if there is one: plain, before a BatchNorm, or behind one."""
+    names = (f"{layer}.weight", f"{layer}.c.weight", f"{layer}.l.weight")
+    return next((name for name in names if name in state), None)
+
+
+def _shape(state: State, layer: str, rank: int) -> tuple[int, ...]:
+    """The shape of a layer's weight."""
+    name = _weight(state, layer)
+    if name is None:
+        leaf = "l" if layer.startswith("head") else "c"
+        raise _missing(f"{layer}.{leaf}.weight")
+    return _tensor_shape(state, name, rank)
+
+
+def _tensor_shape(state: State, key: str, rank: int) -> tuple[int, ...]:
+    if key not in state:
+        raise _missing(key)
+    shape = tuple(state[key].shape)
+    if len(shape) != rank or 0 in shape:
+        raise CheckpointError(
+            f"{key} has the shape {shape}. Expected {rank} dimensions, none of them empty. Save "
+            "the whole model.state_dict()."
+        )
+    return shape
+
+
+def _missing(key: str) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint has no {key}. Every LeViT needs it. Save the whole model.state_dict(), or "
+        "check that this is a LeViT's checkpoint."
+    )
