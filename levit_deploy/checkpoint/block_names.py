@@ -1,4 +1,4 @@
-"""What a checkpoint calls the blocks of the network."""
+"""Find the names that a checkpoint gives to the blocks of the network."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ _BLOCK = re.compile(r"(patch_embed\.[0-9]+|blocks\.[0-9]+|head(?:_dist)?)\..+")
 
 
 def block_names(state: Mapping[str, Tensor], canonical: Mapping[str, Tensor]) -> dict[str, str]:
-    """The names of the blocks in ``state``, by their canonical ones.
+    """The names of the blocks in ``state``, by canonical name.
 
-    ``canonical`` holds tensors of ``state`` under canonical names, some perhaps put together from
-    several. A block is called what the names of its tensors have in common.
+    ``canonical`` holds the tensors of ``state`` under canonical names, a few merged from several.
+    A block's name is the part that the names of its tensors share.
     """
-    theirs = {tensor.data_ptr(): key for key, tensor in state.items() if tensor.numel()}
+    names_in_file = {tensor.data_ptr(): key for key, tensor in state.items() if tensor.numel()}
     members: dict[str, list[str]] = {}
     for key, tensor in canonical.items():
-        if (match := _BLOCK.fullmatch(key)) and tensor.data_ptr() in theirs:
-            members.setdefault(match[1], []).append(theirs[tensor.data_ptr()])
+        if (match := _BLOCK.fullmatch(key)) and tensor.data_ptr() in names_in_file:
+            members.setdefault(match[1], []).append(names_in_file[tensor.data_ptr()])
     names = {block: _shared(keys) or block for block, keys in members.items()}
-    if "head_dist" in names:  # its logits are averaged with the other head's
+    if "head_dist" in names:  # the logits of both heads are averaged
         names["head"] += f" and {names.pop('head_dist')}"
     return names
 
 
 def _shared(keys: Iterable[str]) -> str:
-    """The leading parts that dotted names have in common, without the last part of any."""
+    """The leading parts that dotted names share, without the last part of any."""
     shared = []
     for parts in zip(*(key.split(".")[:-1] for key in keys), strict=False):
         if len(set(parts)) > 1:

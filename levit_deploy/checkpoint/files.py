@@ -1,4 +1,4 @@
-"""From a path to its contents, without running anything the file brings along."""
+"""Read the contents of a checkpoint file without running any code from it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from levit_deploy.regular_files import open_regular
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What a file holds: nested dicts with tensors for torch files, a flat dict for safetensors.
+    """A file's contents: nested dicts with tensors for torch files, a flat dict for safetensors.
 
-    ``metadata`` is the safetensors header's, empty for torch files.
+    ``metadata`` is from the safetensors header, and empty for torch files.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class CheckpointFile:
 def read_file(path: Path) -> CheckpointFile:
     """Read a ``.pth`` (zip) or ``.safetensors`` file, recognised by its first bytes.
 
-    Raises CheckpointError where it is neither, UnsafeInputError where it needs code to be read.
+    Raises CheckpointError if it is neither, and UnsafeInputError if reading it would run code.
     """
     try:
         with open_regular(path) as file:
@@ -45,8 +45,8 @@ def read_file(path: Path) -> CheckpointFile:
         raise CheckpointError(f"{path} does not exist. Check the path.") from None
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}. Expected a .pth as torch.save writes it, or "
-            "a .safetensors file."
+            f"{path} cannot be read: {error.strerror}. Expected a .pth file from torch.save, or a "
+            ".safetensors file. Check the file and its permissions."
         ) from error
 
     if start.startswith(b"PK\x03\x04"):
@@ -57,11 +57,11 @@ def read_file(path: Path) -> CheckpointFile:
     if start.startswith(b"\x80"):
         raise CheckpointError(
             f"{path} is a bare pickle, as torch wrote before 1.6. Expected torch's zip format or "
-            "safetensors. Load it where you trust it and save it again with torch.save."
+            "safetensors. If you trust the file, load it and save it again with torch.save."
         )
     raise CheckpointError(
-        f"{path} is not a checkpoint: it starts with {start!r}. Expected a .pth as torch.save "
-        "writes it, or a .safetensors file."
+        f"{path} is not a checkpoint: it starts with {start!r}. Expected a .pth file from "
+        "torch.save, or a .safetensors file. Check the path."
     )
 
 
@@ -70,31 +70,31 @@ def _read_torch(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             _require_plain_archive(archive, path)
             _require_harmless_pickle(archive, path)
-        # given a path, torch.load would choose its reader by the file's name
+        # given a path, torch.load chooses its reader by the file's name
         with path.open("rb") as file, torch.serialization.safe_globals(_INERT):
             contents = torch.load(file, map_location="cpu", weights_only=True)
     except (CheckpointError, UnsafeInputError):
         raise
-    except Exception as error:  # the readers raise whatever a damaged archive leads them to
+    except Exception as error:  # a damaged archive can make the readers raise anything
         if is_out_of_memory(error):
             raise
         reason = first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's advice is to load it unsafely
-            reason = "its pickle has an instruction or a value that no weights need"
+        if isinstance(error, pickle.UnpicklingError):  # torch advises to load it unsafely
+            reason = "its pickle has an instruction or a value that weights never need"
         raise CheckpointError(
             f"{path} looks like a torch file but cannot be read: {reason}. It may be truncated or "
-            "damaged, or saved with other than torch.save's defaults. Copy or save it again."
+            "damaged, or saved without torch.save's defaults. Copy it or save it again."
         ) from error
     if not isinstance(contents, dict):
         raise CheckpointError(
-            f"{path} holds a {type(contents).__name__}. Expected a state dict, or a dict with one "
-            "under 'model'. Save model.state_dict()."
+            f"{path} holds a {type(contents).__name__}. Expected a state dict, or a dict with a "
+            "state dict under 'model'. Save model.state_dict()."
         )
     return contents
 
 
 class _Inert:
-    """Stands for what a training run kept beside its weights and nobody needs here."""
+    """Stands for an object that a training run saved beside its weights. It is not used."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -105,13 +105,13 @@ _INERT: list[Any] = [(_Inert, name) for name in sorted(TRAINING - {"_codecs.enco
 
 
 def _require_plain_archive(archive: zipfile.ZipFile, path: Path) -> None:
-    """Raise CheckpointError for an archive that torch.save does not write."""
+    """Raise CheckpointError for an archive that torch.save cannot have written."""
     members, size = archive.infolist(), path.stat().st_size
     names = [member.filename.lower() for member in members]
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
-            f"{path} is a TorchScript program, not a checkpoint. Expected a state dict as "
-            "torch.save writes it. Give the file the program was made from."
+            f"{path} is a TorchScript program, not a checkpoint. Expected a state dict from "
+            "torch.save. Give the checkpoint that the program was made from."
         )
     problems = []
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
@@ -123,32 +123,32 @@ def _require_plain_archive(archive: zipfile.ZipFile, path: Path) -> None:
     if len(set(names)) < len(names):
         problems.append("two members have one name")
     if sum(name.rpartition("/")[2] == "data.pkl" for name in names) != 1:
-        problems.append("it has not one data.pkl")
+        problems.append("it does not have exactly one data.pkl")
     if problems:
         raise CheckpointError(
-            f"{path} is an archive, but not as torch.save writes it: {', '.join(problems)}. Save "
-            "the state dict again with torch.save."
+            f"{path} is an archive unlike those of torch.save: {', '.join(problems)}. Save the "
+            "state dict again with torch.save."
         )
 
 
 def _require_harmless_pickle(archive: zipfile.ZipFile, path: Path) -> None:
-    """Raise UnsafeInputError for names outside the list, CheckpointError for other oddities."""
+    """Raise UnsafeInputError for names that are not allowed, CheckpointError for other oddities."""
     member = next(name for name in archive.namelist() if name.lower().endswith("data.pkl"))
     with archive.open(member) as file:
-        found = scan(file.read(MAX_BYTES + 1))  # enough for the scan to see that it is too long
-    unknown = found.names - WEIGHTS - TRAINING
+        pickle_scan = scan(file.read(MAX_BYTES + 1))  # one byte more shows that it is too long
+    unknown = pickle_scan.names - WEIGHTS - TRAINING
     kinds = unknown & OTHER_TENSORS
     if unsafe := unknown - kinds:
         raise UnsafeInputError(
             f"{path} can only be read by running code it names: {', '.join(sorted(unsafe))}. "
             "Expected tensors, plain values, argparse.Namespace and numpy scalars. Nothing was "
-            "run. Where you trust the file, load it yourself and save its state dict alone."
+            "run. If you trust the file, load it yourself and save its state dict alone."
         )
-    if kinds or found.problem:
-        reason = found.problem or f"it holds tensors of another kind ({', '.join(sorted(kinds))})"
+    if kinds or pickle_scan.problem:
+        others = f"it holds tensors of another kind ({', '.join(sorted(kinds))})"
         raise CheckpointError(
-            f"{path} is no checkpoint of weights: {reason}. Expected what torch.save writes for a "
-            "state dict of ordinary tensors. Save the state dict alone."
+            f"{path} is not a checkpoint of weights: {pickle_scan.problem or others}. Expected a "
+            "state dict of ordinary tensors from torch.save. Save the state dict alone."
         )
 
 
@@ -157,7 +157,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
         return dict(load_file(path)), metadata
-    except Exception as error:  # the library's own, and what a type it does not know leads to
+    except Exception as error:  # the library's own errors, and others for types it does not know
         if is_out_of_memory(error):
             raise
         raise CheckpointError(

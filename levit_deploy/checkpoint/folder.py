@@ -1,4 +1,4 @@
-"""A folder as the hub libraries save it: weights, and a config beside them."""
+"""Find the weights and the config in a folder that a hub library saved."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from levit_deploy.errors import CheckpointError
 from levit_deploy.regular_files import read_regular
 
 CONFIG = "config.json"
-PREPROCESSOR_CONFIG = "preprocessor_config.json"  # transformers' file on pictures
-PROCESSOR_CONFIG = "processor_config.json"  # where newer versions may have it, and look first
+PREPROCESSOR_CONFIG = "preprocessor_config.json"  # of transformers, with the preprocessing
+PROCESSOR_CONFIG = "processor_config.json"  # newer versions look here first
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order the hub libraries prefer
 PAIR = (
-    "The weights beside it are of another kind of LeViT. Put the two files of one model into the "
-    "folder, or give the weights file alone."
+    "The weights beside it are of another kind of LeViT. Expected the two files of one model. Put "
+    "those into the folder, or give the weights file alone."
 )
 MAX_CONFIG_BYTES = 1 << 20  # a thousand class names take 50 kB
 
@@ -25,9 +25,9 @@ MAX_CONFIG_BYTES = 1 << 20  # a thousand class names take 50 kB
 def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
     """Return the files to read at ``path``, a file or a folder, and the folder's config.
 
-    The weights come first. The config is empty for a file; what transformers keeps in other files
-    is in it under their names, PREPROCESSOR_CONFIG and PROCESSOR_CONFIG. Raises CheckpointError for
-    a folder without weights and for a config that is no JSON object.
+    The weights come first. The config is empty for a file. It holds the contents of transformers'
+    other files under their names, PREPROCESSOR_CONFIG and PROCESSOR_CONFIG. Raises CheckpointError
+    for a folder without weights, and for a config that is not a JSON object.
     """
     try:
         if not path.is_dir():
@@ -37,8 +37,8 @@ def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if weights is None:
         raise CheckpointError(
-            f"{path} is a folder with neither {' nor '.join(WEIGHTS)} in it. Expected one as timm "
-            "or transformers save it, or a checkpoint file such as a .pth. Give the file."
+            f"{path} is a folder with neither {' nor '.join(WEIGHTS)} in it. Expected a folder "
+            "that timm or transformers saved, or a checkpoint file such as a .pth. Give the file."
         )
     files: list[Path] = [weights]
     config: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def image_size_of(value: object) -> Grid:
-    """Read (height, width) from a config: one side, both, or channels and both.
+    """Read (height, width) from a config's side, [height, width] or [channels, height, width].
 
     Raises CheckpointError for anything else.
     """
@@ -85,5 +85,5 @@ def image_size_of(value: object) -> Grid:
             return height, width
     raise CheckpointError(
         f"config.json says that the image size is {value!r}. Expected a number of pixels, or "
-        "height and width. Correct it, or give the weights file alone."
+        "height and width. Correct the config, or give the weights file alone."
     )

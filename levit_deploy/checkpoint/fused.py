@@ -1,4 +1,4 @@
-"""What ``levit-deploy fuse`` writes: plain layers in safetensors, the provenance beside them."""
+"""Write and read the files of ``levit-deploy fuse``: plain layers and provenance in safetensors."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ FAMILY = "levit-deploy fused"
 
 
 def serialize(model: LeViT, provenance: Provenance) -> bytes:
-    """The bytes of a fused file: a plain model in the tokens layout."""
+    """The bytes of a fused file, from a plain model in the tokens layout."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     return _in_order(save(tensors, metadata=provenance.to_metadata()))
 
 
 def _in_order(data: bytes) -> bytes:
-    """Safetensors with its metadata sorted; the library writes it in another order every time.
+    """Sort the metadata, which the library writes in another order every time.
 
-    A file is the header's length, 8 bytes little-endian, the header in JSON, padded with spaces to
-    a multiple of 8, and the numbers (the README of huggingface/safetensors, "Format").
+    A file is the header's length in 8 little-endian bytes, then the header, then the numbers. The
+    header is JSON, padded with spaces to a multiple of 8 (README of huggingface/safetensors,
+    "Format").
     """
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
@@ -47,9 +48,9 @@ def _in_order(data: bytes) -> bytes:
 def restore(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
 ) -> tuple[LeViT, Provenance]:
-    """Rebuild the plain model of a fused file, with the provenance it was given.
+    """Rebuild the plain model of a fused file, and return its provenance.
 
-    The config is that of what the file holds: one head. Raises CheckpointError for damage.
+    The config has one head, as the file has. Raises CheckpointError for a damaged file.
     """
     try:
         provenance = Provenance.from_metadata(metadata)
@@ -66,7 +67,7 @@ def restore(
 
 
 def _require_plausible(config: LeViTConfig, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise CheckpointError where a config asks for far more memory than the file has numbers."""
+    """Raise CheckpointError if a config needs far more memory than the file has numbers."""
     stored = sum(tensor.numel() for tensor in tensors.values())
     plausible = sum(stage.depth for stage in config.stages) <= len(tensors)
     if plausible:
@@ -74,12 +75,12 @@ def _require_plausible(config: LeViTConfig, tensors: Mapping[str, Tensor], path:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         biases = [module for module in model.modules() if isinstance(module, AttentionBias)]
         tables = sum(bias.biases.shape[0] * bias.idxs.numel() for bias in biases)
-        # a BatchNorm has two numbers a channel, a layer at least as many
+        # a BatchNorm has two numbers a channel, and its layer at least as many
         plausible = parameters <= 3 * stored and tables <= stored
     if not plausible:
         raise CheckpointError(
-            f"{path} says in its metadata that it is a far larger network than its {stored} "
-            "numbers make. Expected the two to agree. Fuse the original checkpoint again."
+            f"{path} describes a far larger network in its metadata than its {stored} numbers "
+            "make. Expected the two to agree. Fuse the original checkpoint again."
         )
 
 

@@ -1,9 +1,9 @@
 """Look at a pickle's instructions without following any of them.
 
-``torch.load(weights_only=True)`` runs no foreign code, but its own constructors can be made to take
-all memory or time with a few bytes: ``bytearray(10**12)``, a tuple of tuples of tuples that is
-hashed, a codec that doubles its input again and again. So what a checkpoint names is compared with
-an exact list of what weights and training runs need, before anything is built.
+``torch.load(weights_only=True)`` runs no foreign code. But a few bytes can make its own
+constructors take all memory or time: ``bytearray(10**12)``, a hash of deeply nested tuples, or a
+codec that doubles its input again and again. So the names in a checkpoint are compared with an
+exact list, before anything is built. Weights and training runs need no others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from encodings.aliases import aliases
 
 MAX_BYTES = 1 << 19  # timm's levit_256d with its EMA and AdamW state has 227 kB
-MAX_TUPLE = 100_000  # elements, counting those of a shared part every time it occurs
+MAX_TUPLE = 100_000  # elements, with a shared part counted at every use
 
 _STORAGES = {
     f"torch.{kind}Storage"
@@ -31,41 +31,41 @@ _DTYPES = {
     )
 }
 
-# What torch.save writes for state dicts, optimizers, schedulers and scalers.
+# Written by torch.save for state dicts, optimizers, schedulers and scalers.
 WEIGHTS = _STORAGES | _DTYPES
 WEIGHTS |= {"torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"}
 WEIGHTS |= {"torch.nn.parameter.Parameter", "torch.Size", "torch.device"}
 WEIGHTS |= {"collections.OrderedDict", "collections.Counter", "builtins.set", "__builtin__.set"}
 
-# What torch.save writes for tensors that are no arrays of numbers.
+# Written by torch.save for tensors that are not plain arrays of numbers.
 OTHER_TENSORS = {
     f"torch._utils._rebuild_{kind}"
     for kind in ("sparse_tensor", "qtensor", "meta_tensor_no_storage", "nested_tensor")
 }
 
-# What training runs keep beside them: official and timm 'args', numpy scalars as metrics. None of
-# these is ever called: what they would build is replaced by something inert.
+# Written by training runs beside the weights: 'args' of official and timm, metrics as numpy
+# scalars. None of these is ever called. An inert object stands for each.
 NAMESPACE = "argparse.Namespace"
 NUMPY_SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 NUMPY_DTYPE = "numpy.dtype"
 TRAINING = {NAMESPACE, *NUMPY_SCALAR, NUMPY_DTYPE, "_codecs.encode"}
 
-# Codecs from bytes to bytes, which could be chained (docs.python.org, "Binary Transforms").
+# Codecs from bytes to bytes, which can be chained (docs.python.org, "Binary Transforms").
 _BINARY_CODECS = {f"{name}_codec" for name in ("base64", "bz2", "hex", "quopri", "uu", "zlib")}
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The dotted names a pickle wants to import, and in words why it is no checkpoint's."""
+    """The dotted names that a pickle imports, and its problem in words, if it has one."""
 
     names: frozenset[str]
     problem: str | None
 
 
 def scan(pickle: bytes) -> Scan:
-    """Follow the sizes of tuples through a pickle, and collect what it names.
+    """Follow the sizes of tuples through a pickle, and collect the names it imports.
 
-    Raises ValueError where its instructions cannot be read.
+    Raises ValueError if its instructions cannot be read.
     """
     if len(pickle) > MAX_BYTES:
         return Scan(frozenset(), f"its pickle has more than {MAX_BYTES} bytes")
@@ -100,18 +100,18 @@ def scan(pickle: bytes) -> Scan:
         for value in opcode.stack_after:
             stack.append(0 if value is pickletools.markobject else size if builds else 1)
     if "_codecs.encode" in names and not _BINARY_CODECS.isdisjoint(map(_codec, texts)):
-        problem = "its pickle encodes bytes as bytes, which no number needs"
+        problem = "its pickle encodes bytes as bytes, which numbers never need"
     return Scan(frozenset(names), problem)
 
 
 def _codec(name: str) -> str:
-    """The module that Python takes a codec of this name from."""
+    """The module of Python's codec of this name."""
     normal = encodings.normalize_encoding(name).lower()
     return aliases.get(normal, normal)
 
 
 def _pop(stack: list[int], opcode: pickletools.OpcodeInfo) -> int:
-    """Take an instruction's operands off the stack and return their sizes together."""
+    """Take an instruction's operands off the stack and return the sum of their sizes."""
     if pickletools.markobject in opcode.stack_before:
         total = 0
         while stack and (size := stack.pop()):

@@ -1,8 +1,8 @@
 """Take a LeViT to another image size than it was trained at.
 
-Only its attention biases depend on the size: a number for each offset |dy|, |dx| between tokens.
-They are interpolated bilinearly over the offsets, corner to corner, so that a token's bias for
-itself stays what it was and the farthest offset of the old grid becomes that of the new one.
+Only the attention biases depend on the size: one number for each offset |dy|, |dx| of two tokens.
+They are interpolated bilinearly over the offsets, corner to corner. So a token keeps its bias for
+itself, and the farthest offset of the old grid becomes the farthest of the new one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from levit_deploy.model import Attention, AttentionSubsample, LeViT
 def resize(model: LeViT, config: LeViTConfig, image_size: Grid) -> tuple[LeViT, LeViTConfig]:
     """Return a training-form model for images of (height, width), and its config.
 
-    ``model`` is untouched. Raises UsageError for a size that no memory would do for.
+    ``model`` is untouched. Raises UsageError for a size that fits no memory.
     """
     try:
         resized_config = config.replace(image_size=image_size)
@@ -40,7 +40,7 @@ def resize(model: LeViT, config: LeViTConfig, image_size: Grid) -> tuple[LeViT, 
 
 
 def interpolate_biases(biases: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
-    """Biases by offset, (heads, H * W), for another grid: (heads, H' * W'), in their dtype."""
+    """Interpolate biases by offset: (heads, H * W) -> (heads, H' * W'), in the same dtype."""
     table = biases.double().unflatten(1, grid)[None]  # 1, heads, H, W
     table = functional.interpolate(table, new_grid, mode="bilinear", align_corners=True)
     return table[0].flatten(1).to(biases.dtype)

@@ -1,4 +1,4 @@
-"""Find the one state dict in a file's contents, whatever it is wrapped in."""
+"""Find the one state dict in a file's contents, under any wrappers."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from torch import Tensor
 
 from levit_deploy.errors import CheckpointError, UsageError
 
-# Where training code keeps the weights it trains, and their moving average.
+# The keys of training code for the trained weights, and for their moving average.
 PLAIN_KEYS = ("model", "state_dict", "model_state", "model_state_dict", "module")
 EMA_KEY = re.compile(r"(.+_)?(ema|swa|averaged?)(_.+)?")
 MAX_DEPTH = 8  # of wrappers in wrappers
 
-# What wrappers put before every name: DataParallel, torch.compile, Lightning, transformers' timm.
+# The prefixes of wrappers: DataParallel, torch.compile, Lightning, transformers' timm.
 PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
 
-States = dict[str, dict[str, Tensor]]  # by the dotted key they were found under
+States = dict[str, dict[str, Tensor]]  # by kind, or by dotted key in the file
 
 
 def find_state(
     contents: Mapping[str, Any], weights: str | None, path: Path
 ) -> tuple[str, dict[str, Tensor]]:
-    """Return which weights were found, 'model' or 'ema', and the tensors by bare name.
+    """Return the kind of weights found, 'model' or 'ema', and the tensors by bare name.
 
     ``weights`` chooses between a training run's plain weights ('model') and their moving average
-    ('ema'); it may be None where there is no choice to make. Raises CheckpointError where there
-    is no state dict or the choice is open, UsageError where ``weights`` names what is not there.
+    ('ema'). It may be None if there is no choice to make. Raises CheckpointError if there is no
+    state dict or the choice is open, and UsageError if the file lacks the ``weights`` chosen.
     """
-    found: dict[str, States] = {"model": {}, "ema": {}, "other": {}}
+    candidates: dict[str, States] = {"model": {}, "ema": {}, "other": {}}
     for kind, key, state in _states(contents, "model", (), set()):
         with suppress(CheckpointError) if kind == "other" else nullcontext():
-            found[kind][key] = _bare(state, path)
-    states = {kind: _only(found[kind], path) for kind in ("model", "ema") if found[kind]}
+            candidates[kind][key] = _bare(state, path)
+    states = {kind: _only(candidates[kind], path) for kind in ("model", "ema") if candidates[kind]}
     if not states:
         raise CheckpointError(
             f"{path} holds {_some(contents)}, and no state dict among them. Expected tensors by "
@@ -46,37 +46,24 @@ def find_state(
         )
     if len(states) == 2 and states["model"].keys().isdisjoint(states["ema"]):
         del states["ema"]  # an average of something else, such as a count
-    for key, other in found["other"].items():
-        rivals = [state for state in states.values() if state.keys() == other.keys()]
-        if rivals and not any(_equal(state, other) for state in rivals):
-            raise CheckpointError(
-                f"{path} holds weights with the same names under {key!r}, too, and they differ. "
-                "Expected one set. Save the one you mean alone."
-            )
-    if weights is not None:
-        if weights not in states:
-            raise UsageError(
-                f"--weights {weights} was asked for, but {path} holds only {', '.join(states)}. "
-                "Leave the option out."
-            )
-        return weights, states[weights]
-    if len(states) == 2 and not _equal(states["model"], states["ema"]):
-        raise CheckpointError(
-            f"{path} holds the trained weights and their moving average, and they differ. Expected "
-            "one set. Choose with --weights model (what the official code evaluates) or "
-            "--weights ema (what timm loads)."
+    _refuse_rivals(states, candidates["other"], path)
+    if weights is None:
+        weights = _unambiguous(states, path)
+    elif weights not in states:
+        raise UsageError(
+            f"--weights {weights} was given, but {path} holds only {', '.join(states)}. Leave the "
+            "option out."
         )
-    kind = "model" if "model" in states else "ema"
-    return kind, states[kind]
+    return weights, states[weights]
 
 
 def _states(
     contents: Mapping[str, Any], kind: str, keys: tuple[str, ...], seen: set[int]
 ) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
-    """Every state dict: what kind of weights, under which keys, the tensors.
+    """Yield every state dict: its kind of weights, its dotted key, and the tensors.
 
-    The kind is 'other' under keys that are no wrapper's; ``seen`` are the dicts looked into
-    already, as a pickle can hold itself.
+    The kind is 'other' under a key that no wrapper uses. ``seen`` holds the ids of dicts already
+    visited, as a pickle can contain itself.
     """
     if _is_state(contents):
         yield kind, ".".join(keys), dict(contents)
@@ -96,7 +83,7 @@ def _states(
 
 
 def _only(candidates: States, path: Path) -> dict[str, Tensor]:
-    """The one set of weights of a kind; several must be the same."""
+    """Return the one set of weights of a kind. Several sets must be equal."""
     (first, state), *others = candidates.items()
     for key, other in others:
         if not _equal(state, other):
@@ -107,10 +94,32 @@ def _only(candidates: States, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _bare(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors without what wrappers put into their names.
+def _refuse_rivals(states: States, others: States, path: Path) -> None:
+    """Raise CheckpointError for other weights with the same names under an unknown key."""
+    for key, other in others.items():
+        rivals = [state for state in states.values() if state.keys() == other.keys()]
+        if rivals and not any(_equal(state, other) for state in rivals):
+            raise CheckpointError(
+                f"{path} holds weights with the same names under {key!r}, too, and they differ. "
+                "Expected one set. Save the one you mean alone."
+            )
 
-    ``n_averaged`` is torch's own count beside an averaged model's weights.
+
+def _unambiguous(states: States, path: Path) -> str:
+    """Return the kind of the only weights. A moving average must equal the trained ones."""
+    if len(states) == 2 and not _equal(states["model"], states["ema"]):
+        raise CheckpointError(
+            f"{path} holds the trained weights and their moving average, and they differ. Expected "
+            "one set. Choose --weights model, as the official code evaluates, or --weights ema, as "
+            "timm loads."
+        )
+    return "model" if "model" in states else "ema"
+
+
+def _bare(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Take the prefixes of wrappers off the names.
+
+    ``n_averaged``, torch's count beside an averaged model's weights, is left out.
     """
     bare: dict[str, Tensor] = {}
     for key, tensor in state.items():
@@ -120,9 +129,9 @@ def _bare(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             name = name.partition(".")[2]
         if name in bare:
             raise CheckpointError(
-                f"{path} holds {name} twice, once of them as {key}. Expected each name once when "
-                f"prefixes such as {PREFIXES[0]!r} are taken off. Save the state dict of one "
-                "module alone."
+                f"{path} holds {name} twice, one of them as {key}. Expected each name once, "
+                f"without prefixes such as {PREFIXES[0]!r}. Save the state dict of one module "
+                "alone."
             )
         bare[name] = tensor
     if "n_averaged" in bare and bare["n_averaged"].dim() == 0:
@@ -131,18 +140,18 @@ def _bare(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def _require_ordinary(key: str, tensor: Tensor) -> None:
-    """Raise CheckpointError for what is no plain array of numbers, each stored once."""
+    """Raise CheckpointError for anything but a plain array of numbers, each of them stored."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
         raise CheckpointError(
             f"{key} is stored as {tensor.dtype}, {tensor.layout}, on {tensor.device}. Expected an "
-            "ordinary tensor. A quantized or sparse checkpoint has lost what this tool needs; give "
-            "the one it was made from."
+            "ordinary tensor. A quantized or sparse checkpoint has lost its original weights. Give "
+            "the checkpoint it was made from."
         )
     stored = tensor.untyped_storage().nbytes() // tensor.element_size()
     if tensor.numel() > stored:
         raise CheckpointError(
-            f"{key} has the shape {tuple(tensor.shape)}, but {stored} numbers are stored for it. "
-            "Expected each number to be stored. Save the state dict of a trained model, unchanged."
+            f"{key} has the shape {tuple(tensor.shape)}, but only {stored} stored numbers. "
+            "Expected every number to be stored. Save the state dict of a trained model, unchanged."
         )
 
 
@@ -153,7 +162,7 @@ def _is_state(contents: Mapping[str, Any]) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
-    """Whether the numbers are the same; averages are sometimes kept in another precision."""
+    """Whether the numbers are equal. Averages are sometimes kept in another precision."""
     return one.keys() == two.keys() and all(
         torch.equal(one[key].to(two[key].dtype), two[key]) for key in one
     )

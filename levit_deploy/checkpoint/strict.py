@@ -17,13 +17,14 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
-    """Build the model of an architecture from ``state``: float32, in evaluation mode.
+    """Build the model of an architecture from ``state``, in float32 and evaluation mode.
 
-    Only two kinds of tensor may be missing, as they say nothing a trained network computes with:
-    ``num_batches_tracked``, and the offset indices, which follow from the image size. Indices that
-    are there must agree with the ones computed, which are the ones used: a file cast to bfloat16
-    as a whole has them rounded. No memory is taken for weights before every shape has been found
-    in ``state``. Raises CheckpointError for anything missing, surplus, of another shape or type, or
+    Only two kinds of tensor may be missing: ``num_batches_tracked``, which no trained network
+    uses, and the offset indices, which follow from the image size. Stored indices must agree with
+    the computed ones, which are used, as a file cast to bfloat16 has them rounded. No memory is
+    allocated for weights before ``state`` is known to have every shape.
+
+    Raises CheckpointError for any tensor that is missing, surplus, of another shape or type, or
     not finite.
     """
     model = empty_model(config)
@@ -39,8 +40,8 @@ def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
             if key in state and not same_indices(state[key], module.idxs):
                 raise CheckpointError(
                     f"{key} does not hold the offsets of its token grid. Expected |dy| * width + "
-                    "|dx| for every query and key. The file orders its attention biases in a way "
-                    "this tool does not know."
+                    "|dx| for every query and key. Save the state dict again, unchanged, with the "
+                    "attention biases in that order."
                 )
     loaded = {key: torch.zeros(()) for key in optional if key.endswith(COUNTS)}
     loaded |= {key: tensor for key, tensor in state.items() if not key.endswith(INDICES)}
@@ -54,7 +55,7 @@ def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
 def refuse_other_names_or_shapes(
     expected: Mapping[str, Tensor], state: Mapping[str, Tensor], optional: Collection[str] = ()
 ) -> None:
-    """Raise CheckpointError, naming them, for tensors missing, surplus or of another shape."""
+    """Raise CheckpointError, with names, for tensors missing, surplus or of another shape."""
     problems = []
     if missing := expected.keys() - state.keys() - set(optional):
         problems.append(f"missing {_listed(missing)}")
@@ -68,38 +69,38 @@ def refuse_other_names_or_shapes(
         problems.append(f"wrong shapes: {_listed(wrong)}")
     if problems:
         raise CheckpointError(
-            f"The tensors do not add up to one LeViT: {'; '.join(problems)}. Expected exactly the "
-            "parameters of the architecture their shapes describe. Save the whole "
+            f"The tensors do not make one LeViT: {'; '.join(problems)}. Expected exactly the "
+            "parameters of the architecture that their shapes describe. Save the whole "
             "model.state_dict(), unchanged."
         )
 
 
 def empty_model(config: LeViTConfig) -> LeViT:
-    """A model that has every shape and no numbers, on torch's meta device.
+    """Build a model with every shape and no numbers, on torch's meta device.
 
-    Raises CheckpointError for sizes that no memory could have.
+    Raises CheckpointError for sizes that fit no memory.
     """
     try:
         with torch.device("meta"):
             return LeViT(config)
     except RuntimeError as error:
         raise CheckpointError(
-            f"The sizes found fit no memory: {first_line(error)}. Expected those of a LeViT. The "
-            "file is damaged; copy it again."
+            f"The sizes in the file fit no memory: {first_line(error)}. Expected those of a LeViT. "
+            "The file is damaged. Copy it again."
         ) from error
 
 
 def require_numbers(key: str, tensor: Tensor, wanted: torch.dtype) -> None:
-    """Raise CheckpointError for a tensor of another kind of number, or with one that is none."""
+    """Raise CheckpointError for a tensor of another kind of number, or with NaN or infinity."""
     if wanted.is_floating_point and tensor.dtype not in FLOATS:
         raise CheckpointError(
             f"{key} is stored as {tensor.dtype}. Expected floating-point numbers. A quantized "
-            "checkpoint has lost what this tool needs; give the one it was made from."
+            "checkpoint has lost its original weights. Give the checkpoint it was made from."
         )
     if not torch.isfinite(tensor.to(wanted)).all():
         raise CheckpointError(
-            f"{key} holds NaN or infinity in float32, so the network computes nothing of use. "
-            "Check the training run that wrote the file."
+            f"{key} holds NaN or infinity in float32. Expected finite numbers. Check the training "
+            "run that wrote the file."
         )
 
 

@@ -166,7 +166,7 @@ def test_only_whole_prefixes_are_taken_off():
 
 def test_a_name_that_two_prefixes_lead_to_is_refused():
     contents = {"a": ONE["a"], "module.a": TWO["a"]}
-    with pytest.raises(CheckpointError, match=r"holds a twice, once of them as module\.a"):
+    with pytest.raises(CheckpointError, match=r"holds a twice, one of them as module\.a"):
         find_state(contents, None, PATH)
 
 
@@ -254,8 +254,8 @@ def test_repeated_marks_of_compilation_are_all_taken_off():
     [
         (torch.eye(2).to_sparse(), "sparse"),
         (torch.ones(2, device="meta"), "meta"),
-        (torch.ones(1).expand(2**40), "1 numbers are stored"),
-        (torch.ones(1, 1).expand(2**62, 1), "1 numbers are stored"),
+        (torch.ones(1).expand(2**40), "only 1 stored numbers"),
+        (torch.ones(1, 1).expand(2**62, 1), "only 1 stored numbers"),
     ],
 )
 def test_what_is_no_array_of_stored_numbers_is_refused(tensor, reason):
