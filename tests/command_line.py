@@ -1,10 +1,15 @@
-"""Run commands in this process."""
+"""Run commands, in this process or in one of their own."""
 
+import os
+import subprocess
+import sys
+
+import typer
 from typer.testing import CliRunner
 
 from levit_deploy.cli import app
 
-COMMANDS = ("inspect", "fuse", "export", "verify", "predict", "evaluate", "demo")
+COMMANDS = typer.main.get_command(app).commands
 
 
 def run(*arguments):
@@ -15,5 +20,25 @@ def run(*arguments):
     return result.exit_code, result.stdout, result.stderr
 
 
+def as_process(*arguments):
+    """The words that run a command in a process of its own."""
+    return [sys.executable, "-m", "levit_deploy", *map(str, arguments)]
+
+
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def loaded_by(code, **environment):
+    """Which of the slow modules a program has loaded at its end."""
+    slow = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "matplotlib")
+    code += (
+        f"\nimport sys; print([name for name in {slow} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    return done.stdout, done.stderr.strip()

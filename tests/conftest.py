@@ -1,4 +1,40 @@
+from pathlib import Path
+
+import pytest
 import torch
+from interfaces import BOTH, SQUARE
+from networks import trained
+
+from levit_deploy import pipeline
+from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 
 # The networks are tiny: threads cost more than they bring, all the more beside other work.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with nothing in it but a checkpoint, ckpt.pth."""
+    torch.save({"model": trained().state_dict()}, tmp_path / "ckpt.pth")
+    return tmp_path
+
+
+@pytest.fixture
+def checkpoint(folder) -> Checkpoint:
+    return read_checkpoint(folder / "ckpt.pth")
+
+
+@pytest.fixture(scope="session")
+def square(tmp_path_factory) -> Checkpoint:
+    """A square network that is told how its pictures are normalised."""
+    path = tmp_path_factory.mktemp("square") / "ckpt.pth"
+    torch.save({"model": trained(SQUARE).state_dict()}, path)
+    return read_checkpoint(path, preprocessing="mean 0.4 0.5 0.6, std 0.2 0.25 0.3")
+
+
+@pytest.fixture(scope="session")
+def pixels_onnx(square) -> Path:
+    """Its artifact that takes bytes and gives probabilities."""
+    path = square.path.with_suffix(".onnx")
+    pipeline.export(square, "onnx", path, options=BOTH)
+    return path

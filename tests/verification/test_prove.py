@@ -1,0 +1,87 @@
+"""An artifact is held to the checkpoint, at the precision it claims."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from networks import SMALL, trained
+from onnx import numpy_helper
+
+from levit_deploy import pipeline
+from levit_deploy.errors import (
+    ArtifactError,
+    UsageError,
+    VerificationError,
+)
+from levit_deploy.targets.target import EXPORTERS
+
+# a process that runs TorchScript imports torch first, for seconds
+FORMATS = [
+    pytest.param(name, marks=pytest.mark.slow if name == "torchscript" else ())
+    for name in EXPORTERS
+]
+
+
+def test_a_drop_is_for_int8(tmp_path, checkpoint):
+    published = pipeline.export(checkpoint, "onnx", tmp_path / "out.onnx")
+    with pytest.raises(UsageError, match=r"--max-drop is for int8, and .*out\.onnx"):
+        pipeline.verify(checkpoint, published.path, max_drop=3)
+
+
+def edited(path, edit):
+    model = onnx.load(path)
+    edit(model)
+    onnx.save(model, path)
+
+
+def claim(precision):
+    def edit(model):
+        next(p for p in model.metadata_props if p.key == "precision").value = precision
+
+    return edit
+
+
+def test_an_artifact_is_held_to_the_precision_it_claims(tmp_path, checkpoint):
+    output = tmp_path / "out.onnx"
+    pipeline.export(checkpoint, "onnx", output, precision="fp16")
+    edited(output, claim("fp32"))
+    found = pipeline.verify(checkpoint, output)
+    assert not found.passed
+    assert found.precision == "fp32"
+    edited(output, claim("fp12"))
+    with pytest.raises(ArtifactError, match="'fp12' is not one of"):
+        pipeline.verify(checkpoint, output)
+
+
+def test_a_number_beyond_float16_is_found_though_this_processor_may_hide_it(tmp_path, checkpoint):
+    def overflow(model):
+        add = next(node for node in model.graph.node if node.name == "blocks.2.add")
+        last, at = add.output[0], list(model.graph.node).index(add)
+        add.output[0] = "blocks.2.quiet"
+        for name, source, factor in (
+            ("blocks.2.loud", "blocks.2.quiet", 2.0**15),
+            (last, "blocks.2.loud", 2.0**-15),
+        ):
+            at += 1
+            weight = np.array(factor, np.float16)
+            model.graph.initializer.append(numpy_helper.from_array(weight, f"{name}.factor"))
+            node = onnx.helper.make_node("Mul", [source, f"{name}.factor"], [name], f"{name}.mul")
+            model.graph.node.insert(at, node)
+
+    output = tmp_path / "out.onnx"
+    pipeline.export(checkpoint, "onnx", output, precision="fp16", layout="tokens")
+    edited(output, overflow)
+    found = pipeline.verify(checkpoint, output)
+    assert not found.passed
+    assert all("infinit" in " ".join(case.failures) for case in found.cases[:1])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("change", [{"num_classes": 8}, {"image_size": (96, 64)}])
+def test_an_artifact_of_another_network_fails_in_words(tmp_path, checkpoint, format, change):
+    config = SMALL.replace(**change)
+    other = replace(checkpoint, config=config, model=trained(config))
+    pipeline.export(other, format, tmp_path / "artifact")
+    with pytest.raises(VerificationError, match="another network"):
+        pipeline.verify(checkpoint, tmp_path / "artifact")
