@@ -352,7 +352,7 @@ def test_the_bytes_are_the_same_every_time_in_every_process():
     here = [digest(*case) for case in CASES]
     assert [digest(*case) for case in CASES] == here
     folder = Path(__file__).parent.parent
-    code = f"import test_onnx\nprint(*[test_onnx.digest(*case) for case in {CASES}])"
+    code = f"import test_onnx_writer as t\nprint(*[t.digest(*case) for case in {CASES}])"
     environment = dict(os.environ)
     environment["PYTHONHASHSEED"] = "1"
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), *sys.path])

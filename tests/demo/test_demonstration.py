@@ -1,15 +1,15 @@
+"""``levit-deploy demo`` does the whole job, and overwrites nothing."""
+
 import json
 
-import numpy as np
 import pytest
 import torch
 from command_line import run
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.demo.demonstration import read_demo_checkpoint
-from levit_deploy.demo.digits import MEAN, STD, held_out, to_input
+from levit_deploy.demo.digits import held_out
 from levit_deploy.runtime.artifact import load_artifact
 
 FILES = ["digits.fused.safetensors", "digits.onnx", "digits.pth", "digits.torchscript.pt"]
@@ -57,24 +57,6 @@ def test_the_embedded_network_was_trained(tmp_path):
         answers = checkpoint.model.double()(torch.from_numpy(digits.images).double()).argmax(1)
     assert (answers.numpy() == digits.labels).mean() > 0.99
     assert checkpoint.path.stat().st_size < 1_000_000
-
-
-def test_the_held_out_scans_are_real_ones():
-    digits = load_digits()
-    label_of = {
-        image.tobytes(): label
-        for image, label in zip(
-            to_input(digits.images.astype(np.uint8)), digits.target, strict=True
-        )
-    }
-    ours = held_out()
-    assert ours.labels.tolist() == [label_of[image.tobytes()] for image in ours.images]
-    assert len({image.tobytes() for image in ours.images}) == 360
-
-
-def test_the_normalisation_is_that_of_the_scans():
-    pixels = load_digits().images / 16
-    np.testing.assert_allclose((pixels.mean(), pixels.std()), (MEAN, STD), atol=1e-3)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -1,41 +1,20 @@
-"""Every script in examples/ runs, and does what its docstring says."""
+"""The scripts that measure or study something do what their docstrings say."""
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from command_line import run
-from foreign import timm
-from PIL import Image
-from safetensors.torch import save_file
-
-from levit_deploy.demo.demonstration import read_demo_checkpoint
-from levit_deploy.demo.digits import MEAN, STD, held_out
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from example_scripts import EXAMPLES, script
 
 
 def test_every_example_has_a_test():
-    tested = "".join(
-        path.read_text() for path in (Path(__file__), Path(__file__).with_name("test_runtimes.py"))
-    )
-    for script in EXAMPLES.glob("*.py"):
-        assert f'"{script.name}"' in tested
-
-
-def script(name, *arguments, warnings="error"):
-    return subprocess.run(
-        [sys.executable, "-W", warnings, EXAMPLES / name, *map(str, arguments)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={"OMP_NUM_THREADS": "1"},
-    ).stdout
+    tested = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    for path in EXAMPLES.glob("*.py"):
+        assert f'"{path.name}"' in tested
 
 
 @pytest.mark.slow
@@ -143,34 +122,3 @@ def test_quantize_digits_loses_next_to_nothing_where_sums_cannot_saturate():
     before, any_cpu, vnni = ([float(x) for x in re.findall(r"([\d.]+)%", line)] for line in lines)
     assert any_cpu[0] >= before[0] - 0.3  # by the runtime of any processor
     assert vnni[1] >= before[0] - 0.3  # literally, whatever the processor
-
-
-@pytest.mark.slow
-def test_timm_to_int8_keeps_the_answers_of_a_network_fine_tuned_on_digits(tmp_path):
-    checkpoint = read_demo_checkpoint(tmp_path)
-    labels = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    config = {
-        "num_classes": 10,
-        "label_names": labels,
-        "pretrained_cfg": {"crop_pct": 1.0, "mean": [MEAN], "std": [STD]},
-    }
-    folder, pictures = tmp_path / "timm", tmp_path / "pictures"
-    folder.mkdir()
-    save_file(timm(checkpoint.model, checkpoint.config), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
-    digits = held_out()
-    for i, (image, label) in enumerate(zip(digits.images[:160], digits.labels, strict=False)):
-        path = pictures / labels[label] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.rint(255 * (image[0] * STD + MEAN)).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(path)
-
-    out = tmp_path / "int8.onnx"
-    arguments = (folder, pictures, "-o", out, "--max-drop", 1, "--even-if-slower")
-    printed = script("timm_to_int8.py", *arguments)
-    before, after = map(float, re.search(r"top-1: (\S+) %, in int8 (\S+) %", printed).groups())
-    assert before > 98  # so the names, the pictures and what is done to them are right
-    assert after >= before - 1
-    assert out.stat().st_size < 0.6 * (folder / "model.safetensors").stat().st_size
-    first = sorted(pictures.rglob("*.png"))[0]
-    assert printed.splitlines()[-1] == f"{first}: {first.parent.name}"

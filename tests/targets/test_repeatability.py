@@ -1,3 +1,5 @@
+"""The same checkpoint gives the same bytes, whatever surrounds it."""
+
 import hashlib
 import os
 import subprocess
@@ -5,21 +7,13 @@ import sys
 
 import pytest
 import torch
-from networks import trained
 
-from levit_deploy.checkpoint import fused, read_checkpoint
+from levit_deploy.checkpoint import fused
 from levit_deploy.choices import LAYOUTS
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.targets.plain import provenance_of
 from levit_deploy.targets.target import EXPORTERS, ExportOptions
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    torch.save({"model": trained().state_dict()}, tmp_path / "ckpt.pth")
-    return read_checkpoint(tmp_path / "ckpt.pth")
-
 
 FORMS = [  # int8 is in quantization/test_proof.py
     *((format, "fp32", layout) for format in EXPORTERS for layout in LAYOUTS),
