@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.inputs import check_paths, parsed_batch_size, read
 from levit_deploy.cli.options import (
     ActivationOption,
     ForceOption,
@@ -19,9 +18,16 @@ from levit_deploy.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from levit_deploy.cli.outputs import write_report
+from levit_deploy.cli.paths import Inputs, check_paths
+from levit_deploy.cli.reading import Reading
+from levit_deploy.cli.reporting import Reporting
+from levit_deploy.cli.sizes import parsed_batch_size
 from levit_deploy.cli.status import status
 from levit_deploy.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from levit_deploy.config import LeViTConfig
+    from levit_deploy.model import LeViT
 
 
 def _completed_variant(incomplete: str) -> list[str]:
@@ -64,44 +70,21 @@ def bench(
 
     Example: levit-deploy bench LeViT-256 --batch-size 1
     """
-    from levit_deploy.config import VARIANTS
-
-    path = None if network in VARIANTS else Path(network)
-    if path is None and (activation or image_size or weights):
-        raise UsageError(
-            f"--activation, --image-size and --weights are for checkpoints: {network} is timed as "
-            "it was published. Leave them out, or give a checkpoint."
-        )
-    if path is not None and not os.path.lexists(path):
-        raise InputError(
-            f"{network} is no file, and no published network. Expected a checkpoint, or one of "
-            f"{', '.join(VARIANTS)}. Check the path."
-        )
-    check_paths(
-        path,
-        *(artifacts or ()),
-        output=plot_file,
-        output_option="--plot",
-        json_file=json_file,
-        force=force,
-    )
-    sizes = list(dict.fromkeys(parsed_batch_size(size.strip()) for size in batch_size.split(",")))
-    if None in sizes:
-        raise UsageError("--batch-size dynamic cannot be timed. Give numbers, as in 1,8.")
+    reading = Reading(activation=activation, image_size=image_size, weights=weights)
+    reporting = Reporting(json=json_file, quiet=quiet, force=force)
+    checkpoint = _checkpoint(network, reading)
+    inputs = Inputs(checkpoint=checkpoint, artifacts=artifacts or ())
+    check_paths(inputs, {"--plot": plot_file, "--json": reporting.json_file}, force=force)
+    sizes = _sizes(batch_size)
     with status("loading torch", quiet=quiet):
         from levit_deploy import report
-        from levit_deploy.bench.benchmark import benchmark, random_network
+        from levit_deploy.bench.benchmark import benchmark
     from levit_deploy.bench.plot import plot, require_plotting
     from levit_deploy.publish.file import staged
 
     if plot_file is not None:
         require_plotting()
-    if path is None:
-        config, head = VARIANTS[network], "mean"
-        model = random_network(config)
-    else:
-        loaded = read(path, activation, image_size, weights, quiet=quiet)
-        model, config, head = loaded.model, loaded.config, loaded.head
+    model, config, head = _read(network, checkpoint, reading, quiet=quiet)
     with status("making every form", quiet=quiet) as tell:
         result = benchmark(
             model,
@@ -109,7 +92,7 @@ def bench(
             network=network,
             head=head,
             artifacts=list(dict.fromkeys(artifacts or ())),
-            batch_sizes=[size for size in sizes if size is not None],
+            batch_sizes=sizes,
             threads=threads,
             rounds=rounds,
             progress=tell,
@@ -118,4 +101,43 @@ def bench(
     if plot_file is not None:
         with staged(plot_file, sources=(), force=force, option="--plot") as temporary:
             plot(data, str(temporary))
-    write_report(data, report.print_benchmark, json_file, quiet, force)
+    reporting.write(data, report.print_benchmark)
+
+
+def _checkpoint(network: str, reading: Reading) -> Path | None:
+    """The checkpoint's path, or None for the name of a published network."""
+    from levit_deploy.config import VARIANTS
+
+    if network in VARIANTS:
+        reading.refuse_without_checkpoint("a checkpoint in place of the network's name")
+        return None
+    if not os.path.lexists(network):
+        raise InputError(
+            f"{network} is neither a file nor a published network. Expected a checkpoint, or one "
+            f"of {', '.join(VARIANTS)}. Check the path."
+        )
+    return Path(network)
+
+
+def _sizes(text: str) -> list[int]:
+    """The batch sizes to time, each once."""
+    sizes = []
+    for part in text.split(","):
+        size = parsed_batch_size(part.strip())
+        if size is None:
+            raise UsageError("--batch-size dynamic cannot be timed. Give numbers, as in 1,8.")
+        sizes.append(size)
+    return list(dict.fromkeys(sizes))
+
+
+def _read(
+    network: str, checkpoint: Path | None, reading: Reading, *, quiet: bool
+) -> tuple[LeViT, LeViTConfig, str]:
+    """The network to time, with its config and the head of its logits."""
+    from levit_deploy.bench.benchmark import random_network
+    from levit_deploy.config import VARIANTS
+
+    if checkpoint is None:
+        return random_network(VARIANTS[network]), VARIANTS[network], "mean"
+    loaded = reading.read(checkpoint, quiet=quiet)
+    return loaded.model, loaded.config, loaded.head

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.inputs import check_paths, read
 from levit_deploy.cli.options import (
     ActivationOption,
     ArtifactArgument,
@@ -21,9 +20,10 @@ from levit_deploy.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from levit_deploy.cli.outputs import warn_of_assumed, write_report
+from levit_deploy.cli.paths import Inputs, check_paths
+from levit_deploy.cli.reading import Reading
+from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.status import status
-from levit_deploy.errors import UsageError
 
 
 @reports_errors
@@ -56,33 +56,28 @@ def evaluate(
 
     Example: levit-deploy evaluate ckpt.onnx val/ --against ckpt.pth
     """
-    check_paths(against, artifact, images=folder, json_file=json_file, force=force)
-    if against is None and (activation, image_size, weights) != (None, None, None):
-        raise UsageError(
-            "--activation, --image-size and --weights say how to read a checkpoint, and none was "
-            "given. Leave them out, or give --against CHECKPOINT."
-        )
-    loaded = None
-    if against is not None:
-        loaded = read(against, activation, image_size, weights, quiet=quiet)
+    reading = Reading(activation=activation, image_size=image_size, weights=weights)
+    reporting = Reporting(json=json_file, quiet=quiet, force=force)
+    inputs = Inputs(checkpoint=against, artifacts=[artifact], images=folder)
+    check_paths(inputs, {"--json": reporting.json_file}, force=force)
+    original = None
+    if against is None:
+        reading.refuse_without_checkpoint("--against CHECKPOINT")
+    else:
+        original = reading.read(against, quiet=quiet)
     with status("loading torch", quiet=quiet):
         from levit_deploy import evaluation, report
     from levit_deploy.cli.progress import progress_bar
     from levit_deploy.pictures.files import damage_passed_over
 
-    with (
-        damage_passed_over(),
-        progress_bar(quiet=quiet) as done,
-    ):
+    with damage_passed_over(), progress_bar(quiet=quiet) as done:
         result = evaluation.evaluate(
             artifact,
             folder,
-            against=loaded,
+            against=original,
             batch_size=batch_size,
             threads=threads,
             progress=done,
         )
-    warn_of_assumed(result.preprocessing, quiet)
-    write_report(
-        report.evaluation_data(result, loaded), report.print_evaluation, json_file, quiet, force
-    )
+    reporting.warn_of_assumed(result.preprocessing)
+    reporting.write(report.evaluation_data(result, original), report.print_evaluation)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from levit_deploy.choices import Cpu, Input, LayoutChoice, Output, Precision
 from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.inputs import beside, check_paths, json_path, parsed_batch_size, read
 from levit_deploy.cli.options import (
     OPSETS,
     SUFFIXES,
@@ -28,9 +27,15 @@ from levit_deploy.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from levit_deploy.cli.outputs import evidence_of_failure, report_published
+from levit_deploy.cli.paths import Inputs, beside, check_paths
+from levit_deploy.cli.reading import Reading
+from levit_deploy.cli.reporting import Reporting
+from levit_deploy.cli.sizes import parsed_batch_size
 from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from levit_deploy.publish.destination import Destination
 
 
 def _completed_opset(incomplete: str) -> list[str]:
@@ -118,57 +123,100 @@ def export(
 
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
-    from levit_deploy.publish.optimum import hub_folder, refuse_bad_hub_folder
-    from levit_deploy.publish.triton import TritonModel, refuse_bad_model
-
-    if triton is not None and output is not None:
-        raise UsageError("--triton and -o were both given. Leave one of them out.")
-    output = output or str(beside(checkpoint, SUFFIXES[format]))
-    model = TritonModel(triton, beside(checkpoint, "").name) if triton is not None else None
-    folder = hub_folder(output) if model is None else model.folder
-    file = Path(output) if folder is None else None
-    check_paths(
-        checkpoint, labels=labels, images=images, output=file, json_file=json_file, force=force
+    reading = Reading(
+        activation=activation,
+        image_size=image_size,
+        weights=weights,
+        preprocessing=preprocessing,
+        labels=labels,
     )
-    if folder is not None:
-        if model is not None:
-            refuse_bad_model(model, force)
-        else:
-            refuse_bad_hub_folder(folder, force)
-        report = json_path(json_file)
-        if report is not None and folder.resolve() in report.resolve().parents:
-            raise UsageError(
-                f"--json {json_file} is in the folder {folder}, which is to hold what is loaded "
-                "from there and nothing else. Name a file in another folder with --json."
-            )
+    reporting = Reporting(json=json_file, quiet=quiet, force=force)
+    destination = _destination(checkpoint, format, output, triton)
+    inputs = Inputs(checkpoint=checkpoint, labels=labels, images=images)
+    shown = _checked(destination, format, inputs, reporting)
     batch = parsed_batch_size(batch_size)
     if precision != "int8" and (max_drop is not None or cpu != "any" or even_if_slower):
         raise UsageError(
             "--max-drop, --cpu and --even-if-slower are for int8. Leave them out, or give "
             "--precision int8."
         )
-    loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
+    loaded = reading.read(checkpoint, quiet=quiet)
     from levit_deploy import pipeline
     from levit_deploy.quantization.quantize import Int8Options
     from levit_deploy.targets.target import ExportOptions
 
-    choices: dict[str, Any] = {
-        "head": head,
-        "layout": layout,
-        "options": ExportOptions(opset, batch, input_type, output_type),
-        "force": force,
-    }
+    options = ExportOptions(opset, batch, input_type, output_type)
     with (
-        evidence_of_failure(
-            loaded, model.file(format) if model else Path(output), json_file, quiet, force
-        ),
-        status(f"writing and proving {folder or output}", quiet=quiet) as tell,
+        reporting.evidence_of_failure(loaded, shown),
+        status(f"writing and proving {shown}", quiet=quiet) as tell,
     ):
         if precision == "int8" and format == "onnx" and images is not None:
-            int8 = Int8Options(images, max_drop, cpu, even_if_slower)
-            published = pipeline.quantize(loaded, model or output, int8, **choices, progress=tell)
+            published = pipeline.quantize(
+                loaded,
+                destination,
+                Int8Options(images, max_drop, cpu, even_if_slower),
+                head=head,
+                layout=layout,
+                options=options,
+                force=force,
+                progress=tell,
+            )
         else:
             published = pipeline.export(
-                loaded, format, model or output, precision=precision, images=images, **choices
+                loaded,
+                format,
+                destination,
+                head=head,
+                layout=layout,
+                precision=precision,
+                options=options,
+                force=force,
+                images=images,
             )
-    report_published(published, loaded, json_file, quiet, force)
+    reporting.published(published, loaded)
+
+
+def _destination(
+    checkpoint: Path, format: Format, output: str | None, triton: Path | None
+) -> Destination:
+    """Where the artifact goes: to -o, into --triton, or beside the checkpoint."""
+    from levit_deploy.publish.triton import TritonModel
+
+    if triton is None:
+        return output or str(beside(checkpoint, SUFFIXES[format]))
+    if output is not None:
+        raise UsageError("--triton and -o were both given. Leave one of them out.")
+    return TritonModel(triton, beside(checkpoint, "").name)
+
+
+def _checked(
+    destination: Destination, format: Format, inputs: Inputs, reporting: Reporting
+) -> Path:
+    """The artifact's path, once it is known that it can be written."""
+    from levit_deploy.publish.optimum import hub_folder, refuse_bad_hub_folder
+    from levit_deploy.publish.triton import TritonModel, refuse_bad_model
+
+    outputs = {"--json": reporting.json_file}
+    if isinstance(destination, TritonModel):
+        check_paths(inputs, outputs, force=reporting.force)
+        refuse_bad_model(destination, reporting.force)
+        _keep_apart(reporting, destination.folder)
+        return destination.file(format)
+    folder = hub_folder(destination)
+    if folder is None:
+        check_paths(inputs, {"-o": Path(destination), **outputs}, force=reporting.force)
+        return Path(destination)
+    check_paths(inputs, outputs, force=reporting.force)
+    refuse_bad_hub_folder(folder, reporting.force)
+    _keep_apart(reporting, folder)
+    return folder
+
+
+def _keep_apart(reporting: Reporting, folder: Path) -> None:
+    """Raise UsageError if the report would go into a folder that holds only a model."""
+    file = reporting.json_file
+    if file is not None and folder.resolve() in file.resolve().parents:
+        raise UsageError(
+            f"--json {file} is in the folder {folder}. That folder is for the model and nothing "
+            "else. Name a file in another folder with --json."
+        )

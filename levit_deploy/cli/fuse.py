@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.inputs import beside, check_paths, read
 from levit_deploy.cli.options import (
     ActivationOption,
     CheckpointArgument,
@@ -19,7 +18,9 @@ from levit_deploy.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from levit_deploy.cli.outputs import evidence_of_failure, report_published
+from levit_deploy.cli.paths import Inputs, beside, check_paths
+from levit_deploy.cli.reading import Reading
+from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.status import status
 
 
@@ -39,27 +40,29 @@ def fuse(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write the network in plain layers, as safetensors, proven against the original.
+    """Fuse a checkpoint into plain layers, as safetensors, proven against the original.
 
-    Every other command takes the result back as a CHECKPOINT.
+    Every other command takes the result as a CHECKPOINT.
 
     Example: levit-deploy fuse ckpt.pth -o ckpt.fused.safetensors
     """
-    output = output or beside(checkpoint, ".fused.safetensors")
-    check_paths(
-        checkpoint,
+    reading = Reading(
+        activation=activation,
+        image_size=image_size,
+        weights=weights,
+        preprocessing=preprocessing,
         labels=labels,
-        images=images,
-        output=output,
-        json_file=json_file,
-        force=force,
     )
-    loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
+    reporting = Reporting(json=json_file, quiet=quiet, force=force)
+    output = output or beside(checkpoint, ".fused.safetensors")
+    inputs = Inputs(checkpoint=checkpoint, labels=labels, images=images)
+    check_paths(inputs, {"-o": output, "--json": reporting.json_file}, force=force)
+    loaded = reading.read(checkpoint, quiet=quiet)
     from levit_deploy import pipeline
 
     with (
-        evidence_of_failure(loaded, output, json_file, quiet, force),
+        reporting.evidence_of_failure(loaded, output),
         status(f"writing and proving {output}", quiet=quiet),
     ):
         published = pipeline.fuse(loaded, output, head=head, force=force, images=images)
-    report_published(published, loaded, json_file, quiet, force)
+    reporting.published(published, loaded)

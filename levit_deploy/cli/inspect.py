@@ -1,9 +1,8 @@
-"""``levit-deploy inspect``: say what a checkpoint is."""
+"""``levit-deploy inspect``: describe a checkpoint."""
 
 from __future__ import annotations
 
 from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.inputs import check_paths, read
 from levit_deploy.cli.options import (
     ActivationOption,
     CheckpointArgument,
@@ -14,7 +13,9 @@ from levit_deploy.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from levit_deploy.cli.outputs import write_report
+from levit_deploy.cli.paths import Inputs, check_paths
+from levit_deploy.cli.reading import Reading
+from levit_deploy.cli.reporting import Reporting
 
 
 @reports_errors
@@ -28,12 +29,14 @@ def inspect(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Say what a checkpoint is: family, variant, architecture, cost, and what was assumed.
+    """Describe a checkpoint: family, variant, architecture, cost and assumptions.
 
     Example: levit-deploy inspect ckpt.pth
     """
-    check_paths(checkpoint, json_file=json_file, force=force)
-    loaded = read(checkpoint, activation, image_size, weights, quiet=quiet)
+    reading = Reading(activation=activation, image_size=image_size, weights=weights)
+    reporting = Reporting(json=json_file, quiet=quiet, force=force)
+    check_paths(Inputs(checkpoint=checkpoint), {"--json": reporting.json_file}, force=force)
+    loaded = reading.read(checkpoint, quiet=quiet)
     from levit_deploy import report
 
-    write_report(report.checkpoint_data(loaded), report.print_checkpoint, json_file, quiet, force)
+    reporting.write(report.checkpoint_data(loaded), report.print_checkpoint)

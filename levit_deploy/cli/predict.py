@@ -5,17 +5,17 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from levit_deploy.choices import Engine
 from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.inputs import check_paths, open_artifact
 from levit_deploy.cli.options import (
     ArtifactArgument,
     ForceOption,
@@ -25,7 +25,9 @@ from levit_deploy.cli.options import (
     ThreadsOption,
     VerboseOption,
 )
-from levit_deploy.cli.outputs import warn_of_assumed
+from levit_deploy.cli.paths import Inputs, check_paths, file_of
+from levit_deploy.cli.reading import open_artifact
+from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
 
@@ -77,64 +79,86 @@ def predict(
     """
     if json_file is not None and csv_file is not None:
         raise UsageError("--json and --csv were both given. Leave one of them out.")
-    file, option = (json_file, "--json") if csv_file is None else (csv_file, "--csv")
-    check_paths(None, artifact, pictures=pictures, json_file=file, json_option=option, force=force)
+    reporting = Reporting(json=json_file, quiet=quiet, force=force)
+    inputs = Inputs(artifacts=[artifact], pictures=pictures)
+    outputs = {"--json": reporting.json_file, "--csv": file_of(csv_file)}
+    check_paths(inputs, outputs, force=force)
+    work = _Work(
+        artifact=artifact,
+        pictures=pictures,
+        top_k=top_k,
+        batch_size=batch_size,
+        threads=threads,
+        reporting=reporting,
+    )
     if engine == "ray":
-        if parquet is None or file is not None:
+        if parquet is None or json_file is not None or csv_file is not None:
             raise UsageError(
                 "--engine ray writes Parquet, and nothing else. Name a folder for it with "
                 "--parquet DIR, and leave --json and --csv out."
             )
-        run = {"top_k": top_k, "batch_size": batch_size, "threads": threads, "workers": workers}
-        _predict_on_ray(artifact, pictures, parquet, ray_address, force, quiet, **run)
-        return
-    if (parquet, workers, ray_address) != (None, None, None):
+        _predict_on_ray(work, parquet, workers, ray_address)
+    elif (parquet, workers, ray_address) != (None, None, None):
         raise UsageError(
             "--parquet, --workers and --ray-address are for Ray. Leave them out, or give --engine "
             "ray."
         )
+    else:
+        _predict_here(work, csv_file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """Which pictures to classify, by which artifact, and how."""
+
+    artifact: Path
+    pictures: list[Path]
+    top_k: int
+    batch_size: int | None
+    threads: int | None
+    reporting: Reporting
+
+
+def _predict_here(work: _Work, csv_file: str | None) -> None:
+    """Classify pictures one by one, each written before the next is read."""
     from levit_deploy.cli.progress import progress_bar
     from levit_deploy.pictures.files import damage_passed_over
     from levit_deploy.prediction.predict import every_picture, predictions
     from levit_deploy.prediction.processor import read_processor
     from levit_deploy.report.predictions import answers_to, write_csv, write_json, write_text
 
-    paths = every_picture(pictures)
+    reporting, quiet = work.reporting, work.reporting.quiet
+    file, option = (reporting.json, "--json") if csv_file is None else (csv_file, "--csv")
+    paths = every_picture(work.pictures)
     with (
         damage_passed_over(),
-        open_artifact(artifact, threads, quiet) as opened,
-        answers_to(file, force=force, option=option) as stream,
+        open_artifact(work.artifact, work.threads, quiet=quiet) as artifact,
+        answers_to(file, force=reporting.force, option=option) as stream,
         progress_bar(
-            lambda: sum(1 for _ in every_picture(pictures)),
+            lambda: sum(1 for _ in every_picture(work.pictures)),
             shown=not stream.isatty(),
             quiet=quiet,
         ) as done,
-        closing(predictions(opened, paths, top_k=top_k, batch_size=batch_size)) as found,
+        closing(
+            predictions(artifact, paths, top_k=work.top_k, batch_size=work.batch_size)
+        ) as answered,
     ):
         with status("answering the first picture", quiet=quiet or not stream.isatty()):
-            first = list(islice(found, 1))
-        written: Iterable[Prediction] = chain(first, found)
-        if json_file is not None:
-            written = write_json(written, stream, opened)
+            first = list(islice(answered, 1))
+        written: Iterable[Prediction] = chain(first, answered)
+        if reporting.json is not None:
+            written = write_json(written, stream, artifact)
         elif csv_file is not None:
             written = write_csv(written, stream)
         elif not quiet:
             written = write_text(written, stream)
-        warn_of_assumed(read_processor(opened).preprocessing, quiet)
+        reporting.warn_of_assumed(read_processor(artifact).preprocessing)
         for prediction in written:
             done(prediction.problem)
 
 
-def _predict_on_ray(
-    artifact: Path,
-    pictures: Sequence[Path],
-    folder: Path,
-    address: str | None,
-    force: bool,
-    quiet: bool,
-    **run: Any,
-) -> None:
-    """Answer pictures into a folder, and say what was skipped once all is done."""
+def _predict_on_ray(work: _Work, folder: Path, workers: int | None, address: str | None) -> None:
+    """Classify pictures into a folder of Parquet; list the skipped ones once all is done."""
     from levit_deploy.prediction.on_ray import predict_on_ray, require_ray
 
     require_ray()
@@ -143,22 +167,26 @@ def _predict_on_ray(
     from levit_deploy.prediction.processor import read_processor
     from levit_deploy.runtime.isolated import open_isolated
 
+    quiet = work.reporting.quiet
     try:
-        with open_isolated(artifact, 1) as opened:
-            warn_of_assumed(read_processor(opened).preprocessing, quiet)
+        with open_isolated(work.artifact, 1) as artifact:
+            work.reporting.warn_of_assumed(read_processor(artifact).preprocessing)
             total, problems = predict_on_ray(
-                opened,
-                every_picture(pictures),
+                artifact,
+                every_picture(work.pictures),
                 folder,
+                top_k=work.top_k,
+                batch_size=work.batch_size,
+                threads=work.threads,
+                workers=workers,
                 address=address,
-                force=force,
+                force=work.reporting.force,
                 progress=not quiet and sys.stderr.isatty(),
-                **run,
             )
     except BaseException as error:
         if not isinstance(error, Exception):
             # Some of Ray's threads are then still at work, and do not survive the end of the
-            # interpreter; all else has come to its end before it, and so this is left out.
+            # interpreter. All else has ended before it, so nothing is lost by leaving it out.
             atexit.register(os._exit, 130)
         raise
     with progress_bar(lambda: total, quiet=quiet, shown=False) as done:

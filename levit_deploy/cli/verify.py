@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.inputs import check_paths, json_path, read
 from levit_deploy.cli.options import (
     ActivationOption,
     ArtifactArgument,
@@ -24,12 +24,9 @@ from levit_deploy.cli.options import (
     VerboseOption,
     WeightsOption,
 )
-from levit_deploy.cli.outputs import (
-    evidence_of_failure,
-    report_verification,
-    said_first,
-    warn_of_assumed,
-)
+from levit_deploy.cli.paths import Inputs, check_paths
+from levit_deploy.cli.reading import Reading
+from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.status import status
 
 
@@ -61,27 +58,22 @@ def verify(
 
     Example: levit-deploy verify ckpt.pth ckpt.onnx --report proof.html
     """
-    check_paths(
-        checkpoint,
-        artifact,
+    reading = Reading(
+        activation=activation,
+        image_size=image_size,
+        weights=weights,
+        preprocessing=preprocessing,
         labels=labels,
-        images=images,
-        output=page_file,
-        output_option="--report",
-        json_file=json_file,
-        force=force,
     )
-    from levit_deploy.publish.file import remove_earlier
-
-    # an earlier verdict must not be taken for this one's, however this one ends
-    if page_file is not None:
-        remove_earlier(page_file, "--report")
-    if (file := json_path(json_file)) is not None:
-        remove_earlier(file, "--json")
-    loaded = read(checkpoint, activation, image_size, weights, preprocessing, labels, quiet=quiet)
+    reporting = Reporting(json=json_file, quiet=quiet, force=force, page=page_file)
+    inputs = Inputs(checkpoint=checkpoint, artifacts=[artifact], labels=labels, images=images)
+    outputs = {"--report": page_file, "--json": reporting.json_file}
+    check_paths(inputs, outputs, force=force)
+    _remove_earlier_verdicts(outputs)
+    loaded = reading.read(checkpoint, quiet=quiet)
     from levit_deploy import pipeline
 
-    with evidence_of_failure(loaded, artifact, json_file, quiet, force, page_file):
+    with reporting.evidence_of_failure(loaded, artifact):
         with status(f"proving {artifact}", quiet=quiet):
             verification = pipeline.verify(
                 loaded,
@@ -91,7 +83,15 @@ def verify(
                 blocks=page_file is not None,
             )
         if images is not None or verification.interface.input == "uint8":
-            warn_of_assumed(loaded.preprocessing, quiet)
+            reporting.warn_of_assumed(loaded.preprocessing)
         verification.raise_if_failed()
-    with said_first(f"{artifact} is proven"):
-        report_verification(verification, loaded, artifact, json_file, quiet, force, page_file)
+    reporting.proven(verification, loaded, artifact)
+
+
+def _remove_earlier_verdicts(outputs: Mapping[str, Path | None]) -> None:
+    """Remove what an earlier run wrote, or it could be taken for the verdict of this one."""
+    from levit_deploy.publish.file import remove_earlier
+
+    for option, path in outputs.items():
+        if path is not None:
+            remove_earlier(path, option)

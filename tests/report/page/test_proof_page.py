@@ -88,13 +88,14 @@ def test_a_page_has_the_evidence_and_needs_nothing_else(folder):
 @pytest.fixture(scope="module")
 def evidence(folder):
     """What a page is made of, of a right artifact."""
-    from levit_deploy.cli.outputs import report_verification
+    from levit_deploy.cli.reporting import Reporting
     from levit_deploy.pipeline import verify
 
     checkpoint = read_checkpoint(folder / "ckpt.pth")
     found = verify(checkpoint, folder / AWKWARD, blocks=True)
     page, data = folder / "evidence.html", folder / "evidence.json"
-    report_verification(found, checkpoint, folder / AWKWARD, str(data), True, True, page)
+    reporting = Reporting(json=str(data), quiet=True, force=True, page=page)
+    reporting.proven(found, checkpoint, folder / AWKWARD)
     return json.loads(data.read_text())
 
 

@@ -1,4 +1,4 @@
-"""How commands say what came out, to a person and to a machine."""
+"""How commands report a result, to a person and to a machine."""
 
 import json
 import subprocess

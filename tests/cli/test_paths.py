@@ -5,9 +5,7 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from command_line import names_in, run
-from networks import trained
 from PIL import Image
 
 
@@ -76,13 +74,6 @@ def test_what_is_no_picture_may_be_written_among_them(folder, photos):
         command = ("fuse", folder / "ckpt.pth", "--images", photos, "--json", written, "--force")
         assert run(*command)[0] == 0
     assert json.loads(written.read_text())["verification"]["passed"] is True
-
-
-def broken(folder, change):
-    state = trained().state_dict()
-    change(state)
-    torch.save({"model": state}, folder / "broken.pth")
-    return folder / "broken.pth"
 
 
 def test_bad_destinations_are_refused(folder):

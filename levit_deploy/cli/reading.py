@@ -1,0 +1,62 @@
+"""Open the files of a command, which loads torch and takes a second or two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from levit_deploy.choices import Activation, Weights
+from levit_deploy.cli.sizes import parsed_image_size
+from levit_deploy.cli.status import status
+from levit_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from levit_deploy.checkpoint import Checkpoint
+    from levit_deploy.runtime.artifact import Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How to read a checkpoint: what you know about it that its file does not tell."""
+
+    activation: Activation | None
+    image_size: str | None
+    weights: Weights | None
+    preprocessing: str | None = None
+    labels: Path | None = None
+
+    def read(self, path: Path, *, quiet: bool) -> Checkpoint:
+        """Load a checkpoint."""
+        with status(f"reading {path}", quiet=quiet):  # and loading torch
+            from levit_deploy.checkpoint import read_checkpoint
+
+            return read_checkpoint(
+                path,
+                weights=self.weights,
+                activation=self.activation,
+                image_size=parsed_image_size(self.image_size),
+                preprocessing=self.preprocessing,
+                labels=self.labels,
+            )
+
+    def refuse_without_checkpoint(self, remedy: str) -> None:
+        """Raise UsageError if an option was given, since there is no checkpoint to read."""
+        if (self.activation, self.image_size, self.weights) != (None, None, None):
+            raise UsageError(
+                "--activation, --image-size and --weights are for reading a checkpoint, and none "
+                f"was given. Leave them out, or give {remedy}."
+            )
+
+
+@contextmanager
+def open_artifact(path: Path, threads: int | None, *, quiet: bool) -> Iterator[Artifact]:
+    """An artifact in a process of its own."""
+    with ExitStack() as stack:
+        with status(f"opening {path}", quiet=quiet):
+            from levit_deploy.runtime.isolated import open_isolated
+
+            artifact = stack.enter_context(open_isolated(path, threads))
+        yield artifact
