@@ -16,7 +16,7 @@ Grid = tuple[int, int]  # (height, width), in pixels or tokens
 
 MAX_TOKENS = 4096  # attention needs memory for heads x tokens x tokens numbers
 
-# Which parts have a BatchNorm behind each of their linear maps (the heads: before them). With
+# The parts with a BatchNorm behind each of their linear maps, or before it in the heads. With
 # 'layernorm', attention has a LayerNorm before its projection to q, k and v instead.
 NORMS = {
     "batchnorm": {"stem", "attention", "subsampling", "mlp", "head"},  # the paper
@@ -31,7 +31,7 @@ class Stage:
     """Attention and MLP blocks at one resolution.
 
     ``key_dim`` and ``value_dim`` are per head. ``mlp_dim`` is the hidden width of the MLP after
-    each attention; 0 means there is none.
+    each attention, or 0 if there is none.
     """
 
     dim: int
@@ -44,7 +44,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Downsample:
-    """Subsampling attention between two stages, with the MLP that follows it (0: none)."""
+    """Subsampling attention between two stages, and the MLP after it, if ``mlp_dim`` is not 0."""
 
     num_heads: int
     key_dim: int
@@ -57,12 +57,22 @@ class Downsample:
 class LeViTConfig:
     """Everything needed to build a LeViT (Graham et al., arXiv 2104.01136, section 4).
 
-    ``image_size`` is (height, width) in pixels. ``stem_dims`` are the widths of the stride-2
-    convolutions; the last one is the first stage's ``dim``. ``distillation`` is True where the
-    network has two heads. ``activation`` is that of the MLPs, and of the stem and before the
-    projection of attention unless those have their own, which may be 'none'. ``norm`` is a key of
-    ``NORMS``. ``bias_over_scale`` says that attention biases are divided by the scale of the
-    scores, as vit-pytorch does.
+    Attributes:
+        image_size: (height, width) in pixels.
+        in_channels: The channels of an image.
+        num_classes: The classes, one logit each.
+        stem_dims: The widths of the stride-2 convolutions. The last is the first stage's ``dim``.
+        stages: The stages in order.
+        downsamples: The subsamplings between them.
+        distillation: Whether the network has two heads.
+        activation: That of the MLPs, and of the other parts unless they have their own.
+        stem_activation: That of the stem, if another. It may be 'none'.
+        attention_activation: That before attention's projection, if another. It may be 'none'.
+        norm: A key of ``NORMS``.
+        bias_over_scale: Whether attention biases are divided by the scale of the scores, as in
+            vit-pytorch.
+        bn_eps: The eps of every BatchNorm.
+        ln_eps: The eps of every LayerNorm.
     """
 
     image_size: Grid
@@ -113,8 +123,8 @@ class LeViTConfig:
             raise ValueError("every size must be positive")
         if (tokens := math.prod(self.resolutions[0])) > MAX_TOKENS:
             raise ValueError(
-                f"{tokens} tokens behind the stem are more than {MAX_TOKENS}, a 1024x1024 image's: "
-                "the attention of one block would not fit into memory"
+                f"{tokens} tokens behind the stem are more than the {MAX_TOKENS} of a 1024x1024 "
+                "image, so the attention of one block does not fit into memory"
             )
         for name in ("bn_eps", "ln_eps"):
             eps = getattr(self, name)
@@ -137,7 +147,7 @@ class LeViTConfig:
         """The published name (``'LeViT-256'``), or ``'custom'``.
 
         Classes, input channels, image size, heads and activation may differ from the published
-        ones: a fine-tuned LeViT-256 is a LeViT-256. With LayerNorm it is another network.
+        ones, as in a fine-tuned LeViT-256. A network with LayerNorm is always custom.
         """
         for name, published in (VARIANTS | TIMM_VARIANTS).items():
             if self.norm != "layernorm" and (self.stem_dims, self.stages, self.downsamples) == (
@@ -158,7 +168,7 @@ class LeViTConfig:
 
     @classmethod
     def from_json(cls, text: str) -> LeViTConfig:
-        """Read ``to_json``'s text back; ValueError, TypeError or KeyError where it is none."""
+        """Read the text of ``to_json``. Raises ValueError, TypeError or KeyError for any other."""
         fields = json.loads(text)
         fields["image_size"] = tuple(fields["image_size"])
         fields["stem_dims"] = tuple(fields["stem_dims"])
@@ -168,12 +178,12 @@ class LeViTConfig:
 
 
 def size_text(size: Grid) -> str:
-    """A size as the command line takes it: height x width."""
+    """A size in the words of the command line, height x width."""
     return f"{size[0]}x{size[1]}"
 
 
 def subsampled(grid: Grid, stride: int) -> Grid:
-    """The grid left by keeping every ``stride``-th row and column, the first included."""
+    """The grid of every ``stride``-th row and column, starting with the first."""
     height, width = grid
     return (height - 1) // stride + 1, (width - 1) // stride + 1
 
@@ -186,7 +196,7 @@ def _published(
     activation: str = "hardswish",
     stem_depth: int = 4,
 ) -> LeViTConfig:
-    """A row of the paper's table 1; ratios as in the official ``levit.py`` (model_factory)."""
+    """A row of the paper's table 1, with the ratios of the official ``model_factory``."""
     stages = tuple(
         Stage(dim, depth, num_heads, key_dim, value_dim=2 * key_dim, mlp_dim=2 * dim)
         for dim, depth, num_heads in zip(dims, depths, heads, strict=True)
@@ -214,7 +224,7 @@ VARIANTS = {
     "LeViT-384": _published((384, 512, 768), 32, (6, 9, 12), (4, 4, 4)),
 }
 
-# timm's own, in timm/models/levit.py (model_cfgs): other widths, depths and stems, and SiLU.
+# timm's own, in timm/models/levit.py (model_cfgs), with other widths, depths, stems and SiLU.
 TIMM_VARIANTS = {
     "levit_384_s8": _published((384, 512, 768), 32, (6, 9, 12), (4, 4, 4), "silu", 3),
     "levit_512_s8": _published((512, 640, 896), 64, (8, 10, 14), (4, 4, 4), "silu", 3),

@@ -1,4 +1,4 @@
-"""What a LeViT costs: multiply-accumulates, computed from the architecture."""
+"""Count the multiply-accumulates of a LeViT from its architecture."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from levit_deploy.config import LeViTConfig, subsampled
 
 
 def count_macs(config: LeViTConfig) -> int:
-    """Multiply-accumulates for one image, heads included.
+    """Count the multiply-accumulates for one image, heads included.
 
-    Counts what the official ``FLOPS_COUNTER`` (levit.py) counts, so that the figures compare with
-    the published ones: convolutions, linear layers, both products of attention and one operation
-    per softmax entry; no BatchNorm, activation, bias or pooling.
+    Counts the same operations as the official ``FLOPS_COUNTER`` (levit.py), so the figures compare
+    with the published ones. These are convolutions, linear layers, both products of attention, and
+    one operation per softmax entry. BatchNorm, activations, biases and pooling do not count.
     """
     macs, grid = 0, config.image_size
     for in_dim, out_dim in itertools.pairwise((config.in_channels, *config.stem_dims)):

@@ -1,23 +1,23 @@
-"""Every way a command can end, as one tree.
+"""The errors and their exit codes, as one tree.
 
-    LevitDeployError                 70   base class; never raised itself
+    LevitDeployError                 70   base class, never raised itself
     ├── VerificationError             1   the artifact does not compute the same function
-    ├── UsageError                    2   the command line asks for something that makes no sense
+    ├── UsageError                    2   the options make no sense
     ├── InputError                    3   the input is malformed, unsupported or ambiguous
-    │   ├── CheckpointError               ... a checkpoint
-    │   └── ArtifactError                 ... an artifact
+    │   ├── CheckpointError               the same for a checkpoint
+    │   └── ArtifactError                 the same for an artifact
     ├── UnsafeInputError              4   reading the input could run code
     ├── OutputError                   5   the output could not be written
     └── BackendError                  6   a runtime crashed or a resource ran out
 
-A message is one paragraph for the user: what was found, what was expected, what to do next.
+A message is one paragraph for the user: the finding, the expectation and the next step.
 """
 
 import re
 
 
 class LevitDeployError(Exception):
-    """Base class; ``exit_code`` is what the command line exits with."""
+    """Base class, with the ``exit_code`` of the command line."""
 
     exit_code = 70
 
@@ -25,7 +25,7 @@ class LevitDeployError(Exception):
 class VerificationError(LevitDeployError):
     """The artifact differs from the reference by more than the error budget.
 
-    ``evidence`` holds the figures (a ``Verification``) where it came to measuring.
+    ``evidence`` holds the figures (a ``Verification``) if they were measured.
     """
 
     exit_code = 1
@@ -36,7 +36,7 @@ class VerificationError(LevitDeployError):
 
 
 class UsageError(LevitDeployError):
-    """Options that contradict each other or the checkpoint."""
+    """Options that are malformed, or contradict each other or the input."""
 
     exit_code = 2
 
@@ -56,13 +56,13 @@ class ArtifactError(InputError):
 
 
 class UnsafeInputError(LevitDeployError):
-    """An input that could only be read by running code it brings along."""
+    """An input that can only be read by running code from it."""
 
     exit_code = 4
 
 
 class OutputError(LevitDeployError):
-    """A destination that cannot, or must not, be written."""
+    """A destination that cannot or must not be written."""
 
     exit_code = 5
 
@@ -74,17 +74,17 @@ class BackendError(LevitDeployError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out; torch's own is a bare RuntimeError."""
+    """Whether an exception means that memory ran out. torch raises a bare RuntimeError for it."""
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 _TORCHSCRIPT = "The following operation failed in the TorchScript interpreter."
-_RAISED = re.compile(r"[\w.]+: (.+)")  # and not indented, as the code quoted before it is
+_RAISED = re.compile(r"[\w.]+: (.+)")  # not indented, unlike the code quoted before it
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, short enough for one sentence of a message."""
+    """The message of an exception, short enough for one sentence."""
     lines = str(error).strip().splitlines()
-    if lines[:1] == [_TORCHSCRIPT]:  # the cause comes behind two tracebacks
+    if lines[:1] == [_TORCHSCRIPT]:  # the cause comes after two tracebacks
         lines = [match[1] for match in map(_RAISED.fullmatch, lines) if match] or lines
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Packages that only some commands need, and how to get them."""
+"""Check for packages that only some commands need."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import importlib.util
 from levit_deploy.errors import UsageError
 
 
-def require_extra(extra: str, packages: tuple[str, ...], what: str) -> None:
-    """Raise UsageError where packages are missing that the extra ``extra`` of this one installs.
+def require_extra(extra: str, packages: tuple[str, ...], feature: str) -> None:
+    """Raise UsageError if ``packages`` are missing, which the extra ``extra`` installs.
 
-    ``what`` needs them, as the user would call it.
+    ``feature`` is the user's name for the part that needs them.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"{what} needs {' and '.join(missing)}, not installed here. In the checkout of "
-            f"levit-deploy: pip install -c constraints.txt '.[{extra}]'"
+            f"{feature} needs {' and '.join(missing)}, which this Python does not have. In the "
+            f"checkout of levit-deploy, run: pip install -c constraints.txt '.[{extra}]'"
         )

@@ -1,8 +1,8 @@
-"""The two ways to lay out the trunk: tokens (B, N, C), or spatial (B, C, H, W).
+"""Lay out the trunk in one of two ways: tokens (B, N, C), or spatial (B, C, H, W).
 
-A linear layer over tokens is a 1x1 convolution over the map they came from, so the same network can
-keep the stem's layout to the end, without a transpose. Keeping every second row and column before
-a linear layer is the stride of that convolution.
+A linear layer over tokens is a 1x1 convolution over the map they came from. So the same network can
+keep the stem's layout to the end, without a transpose. A subsampling before the layer becomes the
+stride of its convolution.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class SpatialMeanPool(nn.Module):
 def to_spatial(model: LeViT) -> LeViT:
     """Return a copy of a plain model whose trunk keeps the stem's layout.
 
-    What works on pooled features, (B, C), stays a linear layer.
+    Layers over pooled features, (B, C), stay linear.
     """
     pooled = {
         f"{name}.m.{len(block.m) - 1}"

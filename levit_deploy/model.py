@@ -1,15 +1,15 @@
-"""LeViT in training form: what a checkpoint holds, and the reference every artifact is held to.
+"""LeViT in training form, which checkpoints store and every artifact is compared with.
 
 Graham et al., "LeViT: a Vision Transformer in ConvNet's Clothing for Faster Inference", ICCV 2021,
 arXiv 2104.01136. Parameter names are those of the official ``levit.py``, so an official file
 loads as it is.
 
-What only training needs lives in leaves: ``Conv2d_BN``, ``Linear_BN``, ``BN_Linear``,
-``AttentionBias``, ``Scale`` and the second head. The passes put plain modules in their place;
-no ``forward`` here knows whether that has happened.
+Leaves hold all that only training needs: ``Conv2d_BN``, ``Linear_BN``, ``BN_Linear``,
+``AttentionBias``, ``Scale`` and the second head. The passes put plain modules in their place.
+No ``forward`` here knows whether that has happened.
 
-Where other implementations build a layer in another way, the config says so (``norm``, the
-activations, ``bias_over_scale``) and only the choice of leaf differs.
+Other implementations build some layers differently. The config describes the difference (``norm``,
+the activations, ``bias_over_scale``), and only the choice of leaf depends on it.
 
 Shapes: B batch, C channels, H and W the token grid, N = H * W tokens, h heads,
 k and d the key and value widths per head, Nq and Nk the numbers of queries and keys.
@@ -45,7 +45,7 @@ class Conv2d_BN(nn.Sequential):
 class Linear_BN(nn.Sequential):
     """A linear layer, then BatchNorm over the channels: (B, N, C) -> (B, N, C').
 
-    The linear layer has no bias, which BatchNorm would undo, except in vit-pytorch.
+    The linear layer has no bias, as BatchNorm would undo it, except in vit-pytorch.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class Scale(nn.Module):
 class AttentionBias(nn.Module):
     """The learned bias of every (query, key) pair, gathered by offset: () -> (h, Nq, Nk).
 
-    One number a head for each |dy|, |dx| (section 4.2 of the paper), in row-major order
-    |dy| * W + |dx|, times ``factor``. It is gathered at every call, so weights loaded at any time
-    are the ones used.
+    Each head has one number for each |dy|, |dx| (section 4.2 of the paper), in row-major order
+    |dy| * W + |dx|, times ``factor``. It is gathered at every call, so it follows weights loaded at
+    any time.
     """
 
     idxs: Tensor
@@ -115,7 +115,9 @@ def offset_indices(grid: Grid, stride: int) -> Tensor:
     Keys stand on every point of ``grid`` (height, width), queries on every ``stride``-th.
     """
     height, width = grid
-    if torch.get_default_device().type == "meta":  # where torch imports its compiler to subtract
+    if (
+        torch.get_default_device().type == "meta"
+    ):  # here torch would import its compiler to subtract
         queries = len(range(0, height, stride)) * len(range(0, width, stride))
         return torch.empty(queries, height * width, dtype=torch.int64)
     dy = (torch.arange(0, height, stride)[:, None] - torch.arange(height)).abs()  # Hq, H
@@ -127,8 +129,8 @@ def offset_indices(grid: Grid, stride: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention with a bias per offset: (B, N, C) -> (B, N, C).
 
-    The rows of ``qkv`` stand head by head, each head's q, k and v together. ``norm`` does nothing
-    but where a LayerNorm stands before ``qkv``.
+    The rows of ``qkv`` are ordered by head, with each head's q, k and v together. ``norm`` is the
+    identity unless a LayerNorm comes before ``qkv``.
     """
 
     def __init__(self, stage: Stage, grid: Grid, config: LeViTConfig) -> None:
@@ -176,7 +178,7 @@ class Subsample(nn.Module):
 class AttentionSubsample(nn.Module):
     """Attention whose queries are a subsampled grid: (B, N, C) -> (B, Nq, C').
 
-    The rows of ``kv`` stand head by head, each head's k and v together.
+    The rows of ``kv`` are ordered by head, with each head's k and v together.
     """
 
     def __init__(
@@ -231,8 +233,8 @@ class ToTokens(nn.Module):
     """Flatten the stem's feature map: (B, C, H, W) -> (B, N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # element-wise operations would keep the strides, and so would a residual branch: every
-        # linear layer of the first stage would go the slower way that torch has for strided rows
+        # element-wise operations and residual branches would keep the strides, and torch computes
+        # linear layers over strided rows more slowly
         return x.flatten(2).transpose(1, 2).contiguous()
 
 
@@ -256,7 +258,7 @@ def linear(
     bn_weight: float = 1.0,
     bias: bool = False,
 ) -> nn.Module:
-    """A linear layer of the trunk, with the BatchNorm that ``part`` has, or none and a bias."""
+    """A linear layer of the trunk, with a BatchNorm if ``part`` has one, else with a bias."""
     if part in NORMS[config.norm]:
         return Linear_BN(in_features, out_features, config.bn_eps, bn_weight, bias)
     return nn.Linear(in_features, out_features)
@@ -265,7 +267,7 @@ def linear(
 def projection(
     part: str, in_features: int, out_features: int, config: LeViTConfig, bn_weight: float = 1.0
 ) -> nn.Sequential:
-    """What stands behind attention: (B, N, C) -> (B, N, C')."""
+    """The activation and linear layer after attention: (B, N, C) -> (B, N, C')."""
     if config.norm == "layernorm" and part == "attention":
         activation = "none"
     else:
@@ -278,7 +280,7 @@ def projection(
 
 
 def bias_factor(key_dim: int, config: LeViTConfig) -> float:
-    """What attention biases are multiplied by: 1, or 1 / key_dim^-0.5."""
+    """The factor of attention biases: 1, or 1 / key_dim^-0.5."""
     return key_dim**0.5 if config.bias_over_scale else 1.0
 
 
@@ -315,8 +317,8 @@ def classifier(config: LeViTConfig) -> nn.Module:
 class LeViT(nn.Module):
     """The whole network: float (B, in_channels, height, width) -> logits (B, classes).
 
-    In training mode a network with two heads returns both logits, as the distillation loss
-    needs them; in evaluation mode their mean.
+    In training mode a network with two heads returns both logits, for the distillation loss. In
+    evaluation mode it returns their mean.
     """
 
     def __init__(self, config: LeViTConfig) -> None:
@@ -359,8 +361,8 @@ class LeViT(nn.Module):
         return (logits, distilled) if self.training else (logits + distilled) / 2
 
 
-# The official code keeps the bias table on the attention module itself; here it is a leaf, so that
-# a pass can replace it. State dicts speak the official names.
+# The official code keeps the bias table on the attention module itself. Here it is a leaf, so a
+# pass can replace it. State dicts use the official names.
 _OFFICIAL_SUFFIXES = {
     ".attention_bias.biases": ".attention_biases",
     ".attention_bias.idxs": ".attention_bias_idxs",

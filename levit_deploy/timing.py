@@ -1,4 +1,4 @@
-"""Time several callables side by side, fairly on a noisy machine."""
+"""Time several callables side by side, fairly even on a noisy machine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def rounds_side_by_side(
 ) -> dict[str, list[float]]:
     """Return each callable's time in every round, in seconds.
 
-    The callables take turns, one call each a round, so that a change in the machine's speed meets
-    all of them alike. The first ``warmup`` rounds are not counted. ``progress`` is called after
-    every round.
+    The callables take turns, with one call each a round. So a change in the machine's speed affects
+    all of them alike. The first ``warmup`` rounds do not count. ``progress`` is called after every
+    round.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(warmup + rounds):
@@ -33,7 +33,7 @@ def rounds_side_by_side(
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as a baseline: the median over the rounds, and its quartiles."""
+    """The speed relative to a baseline: the median over the rounds, and its quartiles."""
 
     median: float
     low: float
@@ -41,19 +41,19 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """'faster' or 'slower' only where three rounds of four say so, else 'level'."""
+        """'faster' or 'slower' if at least three rounds in four agree, else 'level'."""
         if self.low > 1:
             return "faster"
         return "slower" if self.high < 1 else "level"
 
 
 def ratio(baseline: Sequence[float], taken: Sequence[float]) -> Ratio:
-    """Compare round by round, at least two rounds: the machine was the same for both within one."""
+    """Compare two or more rounds, each within itself, as the machine's speed changes between."""
     ratios = [base / time for base, time in zip(baseline, taken, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return Ratio(middle, low, high)
 
 
 def percentile(taken: Sequence[float], percent: int) -> float:
-    """The time that ``percent`` of the rounds did not exceed; at least two rounds."""
+    """The time that ``percent`` of the rounds, at least two, did not exceed."""
     return statistics.quantiles(taken, n=100, method="inclusive")[percent - 1]

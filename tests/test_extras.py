@@ -15,8 +15,8 @@ def test_what_is_missing_is_named_with_the_extra_that_has_it():
     with pytest.raises(UsageError) as caught:
         require_extra("bench", ("json", "nowhere1", "nowhere2"), "--plot")
     assert str(caught.value) == (
-        "--plot needs nowhere1 and nowhere2, not installed here. In the checkout of levit-deploy: "
-        "pip install -c constraints.txt '.[bench]'"
+        "--plot needs nowhere1 and nowhere2, which this Python does not have. In the checkout of "
+        "levit-deploy, run: pip install -c constraints.txt '.[bench]'"
     )
 
 

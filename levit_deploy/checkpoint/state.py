@@ -110,8 +110,8 @@ def _unambiguous(states: States, path: Path) -> str:
     if len(states) == 2 and not _equal(states["model"], states["ema"]):
         raise CheckpointError(
             f"{path} holds the trained weights and their moving average, and they differ. Expected "
-            "one set. Choose --weights model, as the official code evaluates, or --weights ema, as "
-            "timm loads."
+            "one set. Choose --weights model (evaluated by the official code) or --weights ema "
+            "(loaded by timm)."
         )
     return "model" if "model" in states else "ema"
 

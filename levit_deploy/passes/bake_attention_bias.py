@@ -1,7 +1,7 @@
 """Gather every attention bias once, instead of at every call.
 
-The bias of a (query, key) pair depends on their offset alone (arXiv 2104.01136, section 4.2). With
-the image size fixed, the gathered table is a constant: heads x Nq x Nk.
+The bias of a (query, key) pair depends on their offset alone (arXiv 2104.01136, section 4.2). The
+gathered table, heads x Nq x Nk, is a constant for a fixed image size.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ LayerNorm scales and shifts what it has normalised (Ba et al., arXiv 1607.06450,
 
     W (gamma * n + beta) + b = (W gamma) n + (W beta + b),  n = (x - mean(x)) / sqrt(var(x) + eps)
 
-The normalisation itself stays: its mean and variance are each token's own.
+The normalisation itself stays, as every token has its own mean and variance.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def _fold(attention: Attention, name: str) -> None:
         return
     if not isinstance(qkv, nn.Linear):
         raise CheckpointError(
-            f"{name}.qkv is a {type(qkv).__name__}, not a plain linear layer: the LayerNorm before "
-            "it folds only into one of those."
+            f"{name}.qkv is a {type(qkv).__name__}. Expected a plain linear layer, as the "
+            "LayerNorm before it folds into no other. Fuse its BatchNorm first."
         )
     for field in ("weight", "bias"):
         if not torch.isfinite(getattr(norm, field)).all():
             raise CheckpointError(
-                f"{name}.norm.{field} holds NaN or infinity, so the network computes nothing of "
-                "use. Check the training run that wrote the file."
+                f"{name}.norm.{field} holds NaN or infinity. Expected finite numbers. Check the "
+                "training run that wrote the file."
             )
     weight, bias = qkv.weight.detach().double(), qkv.bias.detach().double()
     gamma, beta = norm.weight.detach().double(), norm.bias.detach().double()

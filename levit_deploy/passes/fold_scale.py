@@ -17,7 +17,7 @@ from levit_deploy.model import Attention, AttentionSubsample, LeViT, Scale
 def fold_scale(model: LeViT) -> LeViT:
     """Scale the q rows of every plain ``qkv`` or ``q`` layer and remove the ``Scale`` behind it.
 
-    Raises CheckpointError where the BatchNorm behind q has not been fused yet.
+    Raises CheckpointError if the BatchNorm behind q has not been fused yet.
     """
     model = copy.deepcopy(model)
     for name, module in model.named_modules():
@@ -32,7 +32,7 @@ def fold_scale(model: LeViT) -> LeViT:
 
 
 def _q_rows(attention: Attention) -> torch.Tensor:
-    """The rows of ``qkv`` that compute q: the first ``key_dim`` of each head's."""
+    """The rows of ``qkv`` that compute q, the first ``key_dim`` of each head."""
     rows_per_head = 2 * attention.key_dim + attention.value_dim
     starts = torch.arange(attention.num_heads)[:, None] * rows_per_head
     return (starts + torch.arange(attention.key_dim)).flatten()
@@ -41,8 +41,8 @@ def _q_rows(attention: Attention) -> torch.Tensor:
 def _scale_rows(layer: nn.Module, rows: torch.Tensor | slice, scale: nn.Module, name: str) -> None:
     if not isinstance(layer, nn.Linear) or not isinstance(scale, Scale):
         raise CheckpointError(
-            f"{name} is a {type(layer).__name__}, not a plain linear layer: the scale of the "
-            "scores folds into it only after its BatchNorm has been fused."
+            f"{name} is a {type(layer).__name__}. Expected a plain linear layer, as the scale of "
+            "the scores folds into no other. Fuse its BatchNorm first."
         )
     with torch.no_grad():
         for parameter in (layer.weight, layer.bias):

@@ -6,9 +6,9 @@ t = beta - mean * s (Ioffe & Szegedy, arXiv 1502.03167, section 3.1).
     after a map,   Conv2d_BN, Linear_BN:  s * (W x + b) + t = (s W) x + (s b + t)    rows of W
     before a map,  BN_Linear:             W (s * x + t) + b = (W s) x + (W t + b)    columns of W
 
-A convolution's output channels are the first axis of its weight whatever its groups, so the first
-line covers grouped convolutions too. The second would not be exact for a padded convolution, where
-the border sees 0 instead of t; it is used for linear layers only.
+The first line holds for grouped convolutions too, as output channels are the first axis of any
+convolution's weight. The second is used for linear layers only. It would not be exact for a padded
+convolution, as the border sees 0 instead of t.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def _fuse_before(leaf: BN_Linear, name: str) -> nn.Module:
 def batchnorm_as_affine(bn: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> tuple[Tensor, Tensor]:
     """Return the float64 (scale, shift), one number a channel, of a BatchNorm in evaluation.
 
-    Raises CheckpointError for statistics that no training can have produced.
+    Raises CheckpointError for statistics that no training can produce.
     """
     if bn.running_mean is None or bn.running_var is None:
         raise CheckpointError(
-            f"{name} has no running statistics, so it normalises by each batch and is not a fixed "
-            "affine map. Only a BatchNorm with tracked statistics can be fused."
+            f"{name} has no running statistics, so its output depends on the batch. Expected a "
+            "BatchNorm with tracked statistics. Train with track_running_stats=True."
         )
     tensors = {
         "weight": bn.weight,
@@ -66,12 +66,12 @@ def batchnorm_as_affine(bn: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> tuple
     for field, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
-                f"{name}.{field} holds NaN or infinity, so the network computes nothing of use. "
-                "Check the training run that wrote the file."
+                f"{name}.{field} holds NaN or infinity. Expected finite numbers. Check the "
+                "training run that wrote the file."
             )
     if (bn.running_var < 0).any():
         raise CheckpointError(
-            f"{name}.running_var holds {bn.running_var.min().item():.3g}: a variance cannot be "
+            f"{name}.running_var holds {bn.running_var.min().item():.3g}. A variance cannot be "
             "negative, so the file is damaged. Load an intact copy."
         )
     gamma, beta = bn.weight.detach().double(), bn.bias.detach().double()
@@ -80,7 +80,7 @@ def batchnorm_as_affine(bn: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> tuple
 
 
 def _with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
-    """A copy of ``layer``, geometry and all, with these parameters in the layer's own dtype."""
+    """A copy of ``layer`` with the same geometry, and these parameters in the layer's dtype."""
     plain = copy.deepcopy(layer)
     dtype = plain.weight.dtype
     assert isinstance(dtype, torch.dtype)

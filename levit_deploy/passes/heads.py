@@ -1,7 +1,7 @@
-"""Make one linear layer of the two heads.
+"""Replace the two heads by one linear layer.
 
-The network's answer is the mean of both (arXiv 2104.01136, section 4.2, "classification heads"),
-and the mean of two affine maps is an affine map:
+The network's output is the mean of both (arXiv 2104.01136, section 4.2, "classification heads").
+The mean of two affine maps is an affine map:
 
     ((W1 x + b1) + (W2 x + b2)) / 2 = ((W1 + W2) / 2) x + (b1 + b2) / 2
 """
@@ -19,9 +19,9 @@ from levit_deploy.model import LeViT
 
 
 def average_heads(model: LeViT) -> LeViT:
-    """Replace two plain heads by their mean; one head is left as it is.
+    """Replace two plain heads by their mean, and leave one head as it is.
 
-    Raises CheckpointError where a head's BatchNorm has not been fused yet.
+    Raises CheckpointError if a head's BatchNorm has not been fused yet.
     """
     model = copy.deepcopy(model)
     if model.head_dist is None:
@@ -29,8 +29,8 @@ def average_heads(model: LeViT) -> LeViT:
     head, dist = model.head, model.head_dist
     if not isinstance(head, nn.Linear) or not isinstance(dist, nn.Linear):
         raise CheckpointError(
-            "the two heads can be averaged only as plain linear layers, after their BatchNorms "
-            f"have been fused; here they are {type(head).__name__} and {type(dist).__name__}."
+            f"The two heads are {type(head).__name__} and {type(dist).__name__}. Expected plain "
+            "linear layers, as no others can be averaged. Fuse their BatchNorms first."
         )
     for name in ("weight", "bias"):
         one, two = getattr(head, name).detach(), getattr(dist, name).detach()
@@ -54,7 +54,7 @@ def _keep(model: LeViT, name: str) -> LeViT:
     model = copy.deepcopy(model)
     if model.head_dist is None:
         raise UsageError(
-            "the checkpoint has one head, so there is none to choose. Leave --head out."
+            "The checkpoint has one head, so there is none to choose. Leave --head out."
         )
     model.head = getattr(model, name)
     model.head_dist = None

@@ -1,4 +1,4 @@
-"""From training form to plain layers, one exact step at a time."""
+"""The passes in order, from training form to plain layers."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def passes(head: Head = "mean") -> tuple[Pass, ...]:
 
 
 def to_plain(model: LeViT, head: Head = "mean") -> LeViT:
-    """Apply every pass in float64 and round to float32 once, at the end.
+    """Apply every pass in float64, and round to float32 once at the end.
 
-    Returns a new float32 model in evaluation mode; ``model`` is untouched. Raises CheckpointError
-    where a pass refuses, and where a folded weight is too large for float32.
+    Returns a new float32 model in evaluation mode and leaves ``model`` untouched. Raises
+    CheckpointError if a pass refuses, or if a folded weight is too large for float32.
     """
     plain = to_plain_float64(model, head).float()
     for name, tensor in plain.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
-                f"{name} holds NaN or infinity in float32 after fusing: a weight is none, or a "
-                "BatchNorm scales it out of any sensible range. Check the training run that wrote "
+                f"{name} holds NaN or infinity in float32 after fusing. Expected finite weights, "
+                "scaled by each BatchNorm into a sensible range. Check the training run that wrote "
                 "the file."
             )
-    return plain.eval()  # what the passes have put in, too
+    return plain.eval()  # including the modules that the passes put in
 
 
 def to_plain_float64(model: LeViT, head: Head = "mean") -> LeViT:
-    """Apply every pass in float64 and leave the result there; ``model`` is untouched."""
+    """Apply every pass and keep the result in float64. ``model`` is untouched."""
     plain = copy.deepcopy(model).double().eval()
     for apply in passes(head):
         plain = apply(plain)
-    return plain.eval()  # what the passes have put in, too
+    return plain.eval()  # including the modules that the passes put in

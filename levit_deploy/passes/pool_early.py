@@ -4,7 +4,7 @@ Mean pooling is linear, so it commutes with the residual sum and with the last M
 
     mean(x + W h(x) + b) = mean(x) + W mean(h(x)) + b,  h(x) the hidden activations, token by token
 
-That layer then runs once an image, not once a token.
+So that layer runs once an image, not once a token.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PooledResidual(nn.Module):
 
 
 def pool_early(model: LeViT) -> LeViT:
-    """Move the pooling into the last block, where that is an MLP of plain layers."""
+    """Move the pooling into the last block, if that is an MLP of plain layers."""
     model = copy.deepcopy(model)
     last = model.blocks[-1]
     if (

@@ -1,4 +1,4 @@
-"""Put one kind of module in the place of another, everywhere in a copy of the model."""
+"""Replace every module of one kind in a copy of the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def replace_modules(
 ) -> LeViT:
     """Return a deep copy of ``model`` with every ``kind`` replaced, at any depth.
 
-    ``replacement`` gets the copied module and its dotted name, and returns what takes its place.
+    ``replacement`` gets the copied module and its dotted name, and returns the new module.
     """
     model = copy.deepcopy(model)
     leaves = [(name, leaf) for name, leaf in model.named_modules() if isinstance(leaf, kind)]

@@ -64,12 +64,14 @@ def test_no_scale_is_left():
 
 
 def test_a_model_with_its_batchnorms_is_refused_by_the_layers_name():
-    with pytest.raises(CheckpointError, match=r"^blocks\.0\.m\.qkv is a Linear_BN, not a plain"):
+    with pytest.raises(
+        CheckpointError, match=r"^blocks\.0\.m\.qkv is a Linear_BN\. Expected a plain"
+    ):
         fold_scale(trained())
 
 
 def test_one_query_layer_left_unfused_is_refused_by_its_name():
     model = fuse_batchnorm(trained())
     model.blocks[4].q[1] = Linear_BN(12, 20, eps=1e-5)
-    with pytest.raises(CheckpointError, match=r"^blocks\.4\.q is a Linear_BN, not a plain"):
+    with pytest.raises(CheckpointError, match=r"^blocks\.4\.q is a Linear_BN\. Expected a plain"):
         fold_scale(model)

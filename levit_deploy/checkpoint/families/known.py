@@ -1,4 +1,4 @@
-"""What tensors do not tell, and the code or the config that saved them does."""
+"""Facts about a checkpoint from its family's code or config, which its tensors cannot tell."""
 
 from __future__ import annotations
 
@@ -15,15 +15,23 @@ from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
 
 @dataclass(frozen=True)
 class Known:
-    """None where code and config are silent.
+    """The facts known. A field is None or has its default if code and config are silent.
 
-    ``image_size`` (height, width) must fit the tensors; ``usual_image_size`` is taken where it
-    does. ``attention_activation`` is also that of the subsamplings, ``stride`` theirs.
-    ``averages_heads`` says that the code averages two heads when it evaluates. ``stated`` is what
-    a config says of the architecture, in the terms of ``facts``, and must agree with the tensors.
-    ``preprocessing`` is the convention where the config is silent, ``picture_size`` (height, width)
-    what a picture comes out as by the config itself; ``labels`` name the classes; ``problem_type``
-    is one of transformers' words for what the logits mean.
+    Attributes:
+        activation: That of the MLPs, and of the parts without one of their own.
+        stem_activation: That of the stem.
+        attention_activation: That of the attentions and the subsamplings.
+        bias_over_scale: Whether attention biases are divided by the scale of the scores.
+        averages_heads: Whether the family's code averages two heads in evaluation.
+        stride: That of every subsampling.
+        image_size: The (height, width) trained at. It must fit the tensors.
+        usual_image_size: A size that is taken if it fits the tensors.
+        stated: The config's facts on the architecture, in the terms of ``facts``. They must agree
+            with the tensors.
+        preprocessing: The config's, or the family's convention.
+        picture_size: The (height, width) of a picture after the config's preprocessing.
+        labels: The names of the classes.
+        problem_type: The meaning of the logits, one of PROBLEM_TYPES.
     """
 
     activation: str | None = None
@@ -45,10 +53,10 @@ NOTHING = Known()
 
 
 def stated_labels(names: object) -> tuple[str, ...]:
-    """The labels in a config, as ``labels.in_order`` reads them; none where it is silent.
+    """The labels in a config, as ``labels.in_order`` reads them, or none.
 
-    Nor where it only counts the classes, LABEL_0, LABEL_1 and so on, as transformers does. Raises
-    CheckpointError where they are no labels.
+    LABEL_0, LABEL_1 and so on, transformers' placeholders, count as none. Raises CheckpointError
+    for anything but labels.
     """
     try:
         labels = in_order(names or ())
@@ -61,9 +69,9 @@ def stated_labels(names: object) -> tuple[str, ...]:
 
 
 def stated_problem_type(config: Mapping[str, Any]) -> str:
-    """What a config of transformers says that the logits mean; single labels where it is silent.
+    """The ``problem_type`` in a config of transformers. If it has none, single labels.
 
-    Raises CheckpointError where that is nothing known.
+    Raises CheckpointError for an unknown one.
     """
     problem_type = config.get("problem_type") or SINGLE_LABEL
     if problem_type not in PROBLEM_TYPES:
@@ -75,7 +83,7 @@ def stated_problem_type(config: Mapping[str, Any]) -> str:
 
 
 def facts(config: LeViTConfig) -> dict[str, object]:
-    """What both a config and the tensors tell, by the words for it."""
+    """The facts that both a config and the tensors can tell, by name."""
     return {
         "classes": config.num_classes,
         "input channels": config.in_channels,
@@ -88,16 +96,16 @@ def facts(config: LeViTConfig) -> dict[str, object]:
 
 
 def require_agreement(config: LeViTConfig, known: Known) -> None:
-    """Raise CheckpointError where a config states what the tensors do not show."""
-    found = facts(config)
+    """Raise CheckpointError if a config contradicts the tensors."""
+    shown = facts(config)
     for name, stated in known.stated.items():
-        if stated != found[name]:
+        if stated != shown[name]:
             raise CheckpointError(
-                f"config.json says {name}: {_shown(stated)}; the tensors say "
-                f"{_shown(found[name])}. Expected a config of this network. Correct it, or give "
-                "the weights file alone."
+                f"config.json says {name}: {_text(stated)}, but the tensors say "
+                f"{_text(shown[name])}. Expected a config of this network. Correct it, or give the "
+                "weights file alone."
             )
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

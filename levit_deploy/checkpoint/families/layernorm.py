@@ -1,7 +1,7 @@
 """The variant with LayerNorm that circulates in notebooks.
 
-The official model, but for its attention blocks: a LayerNorm over the channels (``norm``), then
-plain ``qkv`` and ``proj`` with a bias and no activation between, as in TinyViT.
+Its attention blocks differ from the official model's: a LayerNorm over the channels (``norm``),
+then plain ``qkv`` and ``proj`` with a bias and no activation between, as in TinyViT.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def known(_config: Mapping[str, Any]) -> Known:
-    """Nothing: no code of it saves a config."""
+    """Nothing, as no code of this variant saves a config."""
     return Known()

@@ -1,7 +1,7 @@
 """The official layout, facebookresearch/LeViT ``levit.py``. Its names are the canonical ones.
 
-``levit_c.py`` has the same names and 1x1 convolutions for linear layers. What the official
-``replace_batchnorm`` has fused has no ``c`` and ``bn`` in its names.
+``levit_c.py`` has the same names, with 1x1 convolutions for linear layers. Layers fused by the
+official ``replace_batchnorm`` have no ``c`` and ``bn`` in their names.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def matches(keys: Collection[str]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under their canonical names: their own."""
+    """Return the tensors under their canonical names, which are their own."""
     return rename(state, str)
 
 
 def known(_config: Mapping[str, Any]) -> Known:
-    """Nothing: the official code saves no config."""
+    """Nothing, as the official code saves no config."""
     return Known()

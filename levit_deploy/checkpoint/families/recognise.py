@@ -1,4 +1,4 @@
-"""Which code saved a checkpoint, told by the names of its tensors."""
+"""Recognise the code that saved a checkpoint by the names of its tensors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from levit_deploy.errors import CheckpointError
 class Reader(Protocol):
     """A module for one family of checkpoints.
 
-    ``matches`` says whether these are the family's names; ``convert`` gives the tensors their
-    canonical ones; ``known`` says what tensors do not tell and the family's code fixes or its
-    ``config.json`` (empty where there is none) states.
+    ``matches`` tells whether names are the family's. ``convert`` gives the tensors their canonical
+    names. ``known`` returns the facts that the family's code fixes or its ``config.json`` states.
+    The config is empty if there is none.
     """
 
     FAMILY: str
@@ -33,7 +33,7 @@ class Reader(Protocol):
 
 READERS: tuple[Reader, ...] = (official, timm, transformers, vit_pytorch, layernorm)
 
-# Networks people take for a LeViT, each with names that none has.
+# Networks easily taken for a LeViT, each with names that no LeViT has.
 _OTHER_NETWORKS = {
     "a ViT or DeiT": r"cls_token|pos_embed|blocks\.\d+\.attn\.qkv\.weight",
     "a TinyViT": r"patch_embed\.(seq\.0\.c|conv1\.conv)\..+|(layers|stages)\..+\.local_conv\..+",
@@ -44,17 +44,17 @@ _OTHER_NETWORKS = {
 
 
 def recognise(state: Mapping[str, Tensor], path: Path) -> Reader:
-    """Return the one reader whose names these are.
+    """Return the one reader whose family has these names.
 
-    Raises CheckpointError, with names seen, where none matches or more than one.
+    Raises CheckpointError, with some of the names, if no reader matches or more than one.
     """
     matching = [reader for reader in READERS if reader.matches(state.keys())]
     keys = ", ".join(list(state)[:4])
     if len(matching) > 1:
         families = " and ".join(reader.FAMILY for reader in matching)
         raise CheckpointError(
-            f"{path} holds the names of {families} at once ({keys}, ...). Expected one network as "
-            "one of them saves it. Save the state dict of one model alone."
+            f"{path} holds the names of {families} at once ({keys}, ...). Expected the names of "
+            "one family. Save the state dict of one model alone."
         )
     if matching:
         return matching[0]
@@ -68,7 +68,8 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Reader:
     )
     looks = f", which look like {stranger}'s" if stranger else ""
     raise CheckpointError(
-        f"{path} holds {len(state)} tensors, such as {keys}{looks}: not the names of a LeViT as "
-        f"{', '.join(reader.FAMILY for reader in READERS)} save it. Expected names such as "
-        "patch_embed.0.c.weight or stem.conv1.linear.weight. Give a LeViT's checkpoint."
+        f"{path} holds {len(state)} tensors, such as {keys}{looks}. Expected the names of a LeViT, "
+        "such as patch_embed.0.c.weight (official) or stem.conv1.linear.weight (timm). Known "
+        f"layouts are {', '.join(reader.FAMILY for reader in READERS)}. Check that this is a "
+        "LeViT's checkpoint."
     )

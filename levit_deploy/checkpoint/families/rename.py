@@ -12,10 +12,10 @@ from levit_deploy.errors import CheckpointError
 
 @dataclass(frozen=True)
 class InBlock:
-    """A name in the trunk: where its block stands among the others, and the name within it.
+    """A name in the trunk: the position of its block, and the name within the block.
 
-    Positions are compared like tuples. At each level they count from 0, or start before it where
-    something comes first, without a gap.
+    Positions are compared like tuples. At each level they count from 0 without a gap, or from -1
+    if something comes before the first.
     """
 
     position: tuple[int, ...]
@@ -25,10 +25,10 @@ class InBlock:
 def rename(
     state: Mapping[str, Tensor], canonical: Callable[[str], str | InBlock]
 ) -> dict[str, Tensor]:
-    """Return the tensors under the names ``canonical`` gives, the blocks numbered in order.
+    """Return the tensors under the names ``canonical`` gives, with the blocks numbered in order.
 
-    1x1 convolutions in the trunk, (out, in, 1, 1), become the linear layers they are. Raises
-    CheckpointError where two tensors get one name, and where a block is missing between others.
+    1x1 convolutions in the trunk, (out, in, 1, 1), become linear layers. Raises CheckpointError if
+    two tensors get one name, or if a block is missing between others.
     """
     names = {key: canonical(key) for key in state}
     keys = {name.position: key for key, name in names.items() if isinstance(name, InBlock)}
@@ -41,8 +41,8 @@ def rename(
             name = f"blocks.{numbers[name.position]}.{name.name}"
         if name in renamed:
             raise CheckpointError(
-                f"{key} and another tensor are both {name} in a LeViT. Expected each once. The "
-                "tensors come from different networks."
+                f"{key} and another tensor are both {name} in a LeViT. Expected each name once. "
+                "The tensors come from different networks. Save the state dict of one alone."
             )
         tensor = state[key]
         pointwise = name.startswith("blocks.") and tensor.dim() == 4 and tensor.shape[2:] == (1, 1)
@@ -51,9 +51,9 @@ def rename(
 
 
 def _require_no_gaps(keys: Mapping[tuple[int, ...], str]) -> None:
-    """Raise CheckpointError, with a name, where a block or its first half is missing.
+    """Raise CheckpointError, with a name, if a block or its first half is missing.
 
-    ``keys`` has one of the names for each position.
+    ``keys`` has one name for each position.
     """
     siblings: dict[tuple[int, ...], dict[int, str]] = {}
     for position, key in keys.items():
@@ -63,6 +63,6 @@ def _require_no_gaps(keys: Mapping[tuple[int, ...], str]) -> None:
         for number, key in numbers.items():
             if number > 0 and number - 1 not in numbers:
                 raise CheckpointError(
-                    f"There is nothing in the place before that of {key}: a block or a part of one "
-                    "is missing. Expected all of them. Save the whole model.state_dict()."
+                    f"A block, or a part of one, is missing before {key}. Expected every block. "
+                    "Save the whole model.state_dict()."
                 )

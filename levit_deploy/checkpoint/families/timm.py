@@ -1,7 +1,8 @@
 """timm's layout, ``timm/models/levit.py``, linear and ``conv``.
 
-A stage starts with the subsampling before it, where the official code ends with it. A folder from
-the hub has a ``config.json`` with ``architecture``, ``pretrained_cfg`` and perhaps ``model_args``.
+A stage starts with the subsampling before it. In the official code, a stage ends with one. A folder
+from the hub has a ``config.json`` with ``architecture``, ``pretrained_cfg`` and perhaps
+``model_args``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LAYERS = {"proj.ln": "proj.1", "q.ln": "q.1", "ln1": "0", "ln2": "2"}
 _VARIANTS = {name.lower().replace("-", "_"): config for name, config in VARIANTS.items()}
 _VARIANTS |= TIMM_VARIANTS
 _VARIANT_FACTS = ("stem widths", "stage widths", "blocks a stage", "attention heads a stage")
-# the arguments that make another architecture of a variant (timm's Levit.__init__)
+# arguments that change a variant's architecture (timm's Levit.__init__)
 _ARCHITECTURE = {"embed_dim", "key_dim", "depth", "num_heads", "attn_ratio", "mlp_ratio"}
 _ARCHITECTURE |= {"stem_type", "stem_backbone"}
 
@@ -42,7 +43,7 @@ _ACTIVATIONS = {"hard_swish": "hardswish", "hardswish": "hardswish", "silu": "si
 _ACTIVATIONS |= {"swish": "silu", "gelu": "gelu"}
 
 _USUAL = Preprocessing(crop_fraction=0.9)  # of every LeViT in timm (levit.py's _cfg)
-_SILENT = Preprocessing(crop_fraction=0.875)  # what a config leaves out (PretrainedCfg's defaults)
+_SILENT = Preprocessing(crop_fraction=0.875)  # if a config is silent (PretrainedCfg's defaults)
 
 
 def matches(keys: Collection[str]) -> bool:
@@ -59,8 +60,8 @@ def known(config: Mapping[str, Any]) -> Known:
     """Read a hub folder's ``config.json``.
 
     ``architecture`` names one of timm's variants, which ``model_args`` may change.
-    ``pretrained_cfg`` is what the pretrained weights were made for; fine-tuning at another size
-    does not change it. Raises CheckpointError for another library's config.
+    ``pretrained_cfg`` describes the pretrained weights, and fine-tuning at another size leaves it
+    as it is. Raises CheckpointError for another library's config.
     """
     if (library := config.get("model_type")) not in (None, "timm_wrapper"):
         raise CheckpointError(f"config.json is for {library!r}. {PAIR}")
@@ -97,10 +98,10 @@ def known(config: Mapping[str, Any]) -> Known:
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The names of the classes, or what describes them where all are described.
+    """The names of the classes, or their descriptions if each has one.
 
-    ``label_names`` (``labels`` in older files) may be codes, such as WordNet's for ImageNet, which
-    ``label_descriptions`` explains (timm's ``_hub.py``).
+    ``label_names`` (``labels`` in older files) may be codes, such as WordNet's for ImageNet.
+    ``label_descriptions`` explains them (timm's ``_hub.py``).
     """
     names = stated_labels(config.get("label_names") or config.get("labels"))
     described = config.get("label_descriptions")
@@ -110,13 +111,13 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _preprocessing(pretrained: Mapping[str, Any], usual: Preprocessing) -> Preprocessing:
-    others = ""
+    unsupported = ""
     if (mode := pretrained.get("crop_mode")) not in (None, "center"):
-        others = f"config.json says crop_mode: {mode}"[:200]
+        unsupported = f"config.json says crop_mode: {mode}"[:200]
     return stated(
         usual,
         "config.json",
-        unsupported=others,
+        unsupported=unsupported,
         crop_fraction=pretrained.get("crop_pct"),
         interpolation=pretrained.get("interpolation"),
         mean=pretrained.get("mean"),
@@ -138,7 +139,8 @@ def _activation(name: object) -> str:
     if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise CheckpointError(
             f"config.json says that the activation is {name!r}. Expected one of "
-            f"{', '.join(_ACTIVATIONS)}: no other has an exact counterpart here."
+            f"{', '.join(_ACTIVATIONS)}. No other is supported exactly. Correct the config if "
+            "it is wrong."
         )
     return _ACTIVATIONS[name]
 

@@ -1,7 +1,7 @@
 """The layout of Hugging Face transformers, ``models/levit/modeling_levit.py``.
 
-Two heads for ``LevitForImageClassificationWithTeacher``, one for ``LevitForImageClassification``.
-A stage ends with the subsampling behind it. Its activation is hard-coded.
+``LevitForImageClassificationWithTeacher`` has two heads, ``LevitForImageClassification`` one. A
+stage ends with the subsampling behind it. The activation is hard-coded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from levit_deploy.pictures.preprocessing import Preprocessing, stated
 
 FAMILY = "transformers"
 
-_PREFIX = r"(?:levit\.)?"  # LevitModel itself, which has no head, saves without it
+_PREFIX = r"(?:levit\.)?"  # LevitModel, which has no head, saves names without it
 _OURS = re.compile(
     _PREFIX + r"(patch_embeddings\.embedding_layer_[0-9]\..+"
     r"|encoder\.stages\.[0-9]+\.layers\.[0-9]+\.module\.queries_keys_values\..+)"
@@ -54,7 +54,7 @@ _FACTS = {
 }
 _STEM_GEOMETRY = {"kernel_size": 3, "stride": 2, "padding": 1}
 
-# what LevitImageProcessor does unless its config says otherwise
+# LevitImageProcessor's steps, if its config does not change them
 _STEPS = {
     "do_resize": True,
     "do_center_crop": True,
@@ -62,9 +62,9 @@ _STEPS = {
     "rescale_factor": 1 / 255,
     "do_normalize": True,
 }
-_SIDE = 224  # what it resizes for, and crops to
+_SIDE = 224  # the side it resizes for and crops to, if the config has none
 _USUAL = Preprocessing(truncated=True)
-# by Pillow's number, which is what stands in the config
+# by Pillow's number, which the config has
 _INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
@@ -79,9 +79,9 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def known(config: Mapping[str, Any]) -> Known:
-    """Read ``config.json`` (``LevitConfig``); the activation and the stride are known without it.
+    """Read ``config.json`` (``LevitConfig``). The code fixes the activation and the stride.
 
-    Raises CheckpointError for another network's config, and for a stem built in another way.
+    Raises CheckpointError for another network's config, and for another kind of stem.
     """
     if config.get("model_type", "levit") != "levit":
         raise CheckpointError(f"config.json is for {config['model_type']!r}. {PAIR}")
@@ -89,7 +89,8 @@ def known(config: Mapping[str, Any]) -> Known:
         if config.get(field, expected) != expected:
             raise CheckpointError(
                 f"config.json says that the stem's {field} is {config[field]!r}. Expected "
-                f"{expected}, as in every published LeViT; no other is supported."
+                f"{expected}, as in every published LeViT. No other is supported. Correct the "
+                "config if it is wrong."
             )
     size = config.get("image_size")
     preprocessing, picture_size = _pictures(config)
@@ -106,14 +107,14 @@ def known(config: Mapping[str, Any]) -> Known:
 
 
 def _labels(names: object) -> tuple[str, ...]:
-    """What ``id2label`` names the classes; LevitConfig takes numbers for names, too."""
+    """The names of the classes in ``id2label``. As LevitConfig does, accept numbers as names."""
     if isinstance(names, dict):
         names = {i: str(name) if type(name) is int else name for i, name in names.items()}
     return stated_labels(names)
 
 
 def _stated(config: Mapping[str, Any]) -> dict[str, object]:
-    """What the config says of the architecture; its lists become tuples."""
+    """The config's facts on the architecture, with tuples for lists."""
     stated: dict[str, object] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, field in _FACTS.items()
@@ -127,10 +128,10 @@ def _stated(config: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _pictures(config: Mapping[str, Any]) -> tuple[Preprocessing, Grid | None]:
-    """Read what LevitImageProcessor saves: what it does, and the size that pictures come out as.
+    """Read LevitImageProcessor's config: the preprocessing, and the size of its images.
 
-    It resizes to 256/224 of ``size`` and crops to ``crop_size``; where one is missing it is 224.
-    The size is None where another processor, or no crop, makes it.
+    It resizes to 256/224 of ``size`` and crops to ``crop_size``, each 224 if missing. The size
+    returned is None if another processor, or no crop, determines it.
     """
     source, processor = _processor(config)
     if not isinstance(processor, dict):
@@ -176,7 +177,7 @@ def _pictures(config: Mapping[str, Any]) -> tuple[Preprocessing, Grid | None]:
 
 
 def _processor(config: Mapping[str, Any]) -> tuple[str, object]:
-    """The config of the image processor, and the file that it is from, in transformers' order."""
+    """The config of the image processor and the name of its file, in transformers' order."""
     nested = config.get(PROCESSOR_CONFIG)
     if isinstance(nested, dict) and isinstance(nested.get("image_processor"), dict):
         return PROCESSOR_CONFIG, nested["image_processor"]
@@ -184,9 +185,11 @@ def _processor(config: Mapping[str, Any]) -> tuple[str, object]:
 
 
 def _crop_fraction(side: int, shortest: int) -> float:
-    """The fraction that has ``side`` pixels cropped out of the very number that it resizes to."""
+    """The crop fraction for which ``side`` pixels are cropped from exactly transformers' size."""
     fraction = 224 / 256 * side / shortest
-    while math.floor(side / fraction) < int(256 / 224 * shortest):  # one less, by rounding
+    while math.floor(side / fraction) < int(
+        256 / 224 * shortest
+    ):  # rounding makes it one pixel less
         fraction = math.nextafter(fraction, 0)
     return fraction
 
@@ -196,7 +199,7 @@ def _or_else(value: object, usual: object) -> object:
 
 
 def _pixels(size: object, *sides: str) -> int | None:
-    """The number of pixels that a size gives for all its ``sides``; None where it does not."""
+    """The number of pixels that a size gives for all ``sides``, or None if it gives no such."""
     numbers = [size]
     if isinstance(size, dict) and size.keys() == set(sides):
         numbers = list(size.values())
@@ -220,7 +223,7 @@ def _canonical(key: str) -> str | InBlock:
 
 
 def _leaf(name: str, linear: str) -> str:
-    """``linear.weight`` or ``convolution.weight`` or ``batch_norm.bias`` in canonical terms."""
+    """Rename ``linear.weight``, ``convolution.weight`` and ``batch_norm.bias`` canonically."""
     layer, dot, parameter = name.partition(".")
     layers = {"linear": linear, "convolution": linear, "batch_norm": "bn"}
     return layers.get(layer, layer) + dot + parameter

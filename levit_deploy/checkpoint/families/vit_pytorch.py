@@ -1,9 +1,11 @@
 """The layout of lucidrains' vit-pytorch, ``vit_pytorch/levit.py``, which is a LeViT of its own.
 
-Its stem is bare convolutions, with neither BatchNorm nor activation; its MLPs and heads have no
-BatchNorm; before the projection of attention stands GELU, and a bias under the projection's
-BatchNorm; q, k and v are layers apart; attention biases are divided by the scale. In ``backbone``
-stages and subsamplings take turns.
+- The stem is bare convolutions, with neither BatchNorm nor activation.
+- The MLPs and heads have no BatchNorm.
+- GELU comes before the projection of attention, which has a bias under its BatchNorm.
+- q, k and v are separate layers.
+- Attention biases are divided by the scale.
+- Stages and subsamplings alternate in ``backbone``.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def matches(keys: Collection[str]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under their canonical names, q, k and v in one layer."""
+    """Return the tensors under their canonical names, with q, k and v in one layer."""
     merged = dict(state)
     for key in state:
         if match := _ATTENTION.fullmatch(key):
@@ -51,7 +53,7 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def known(_config: Mapping[str, Any]) -> Known:
-    """What its code fixes; it saves no config."""
+    """The facts that the code fixes. It saves no config."""
     return Known(
         activation="hardswish",
         stem_activation="none",
@@ -63,17 +65,17 @@ def known(_config: Mapping[str, Any]) -> Known:
 
 
 def _subsamples(backbone: int) -> bool:
-    """Stages have even numbers, the subsamplings between them odd ones."""
+    """Whether it is a subsampling: those have odd numbers, stages even ones."""
     return backbone % 2 == 1
 
 
 def _merge(state: dict[str, Tensor], name: str) -> None:
-    """Put k and v, and q where it sees the same tokens, into one layer, head by head."""
+    """Merge k and v into one layer, head by head, and q if it sees the same tokens."""
     biases = state.pop(f"{name}.pos_bias.weight")  # offsets, heads
     if biases.dim() != 2 or 0 in biases.shape:
         raise CheckpointError(
             f"{name}.pos_bias.weight has the shape {tuple(biases.shape)}. Expected one number for "
-            "each offset and head."
+            "each offset and head. Save the whole model.state_dict(), unchanged."
         )
     heads = biases.shape[1]
     state[f"{name}.attention_biases"] = biases.T.contiguous()
@@ -85,7 +87,7 @@ def _merge(state: dict[str, Tensor], name: str) -> None:
     leaves |= {f"1.{p}": f"bn.{p}" for p in ("weight", "bias", "running_mean", "running_var")}
     for theirs, ours in leaves.items():
         keys = [f"{name}.{part}.{theirs}" for part in parts]
-        if all(key in state for key in keys):  # what is missing, the strict loader names
+        if all(key in state for key in keys):  # the strict loader names missing tensors
             tensors = [state.pop(key) for key in keys]
             state[f"{name}.{target}.{ours}"] = _head_by_head(tensors, heads, keys)
     for part in parts:
@@ -98,13 +100,14 @@ def _head_by_head(tensors: list[Tensor], heads: int, keys: list[str]) -> Tensor:
     if len(tails) != 1 or any(
         t.dim() == 0 or t.shape[0] % heads or not t.is_floating_point() for t in tensors
     ):
-        found = ", ".join(
+        described = ", ".join(
             f"{key} {tuple(tensor.shape)} {tensor.dtype}"
             for key, tensor in zip(keys, tensors, strict=True)
         )
         raise CheckpointError(
-            f"{found}: these do not divide among the {heads} heads that the pos_bias beside them "
-            "has, or are no floating-point numbers. The tensors come from different networks."
+            f"{described} cannot be merged into one layer. Expected floating-point numbers that "
+            f"divide among the {heads} heads of the pos_bias beside them, and otherwise one shape. "
+            "The tensors come from different networks. Save the state dict of one alone."
         )
     return torch.cat([t.unflatten(0, (heads, -1)) for t in tensors], dim=1).flatten(0, 1)
 

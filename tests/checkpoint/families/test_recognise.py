@@ -184,7 +184,7 @@ def test_names_of_two_families_are_refused(one, two):
         ),
         ("Swin", ["layers.0.blocks.0.attn.relative_position_bias_table"]),
         ("LeViT-UNet", ["cnn_b1.0.c.weight", "block_1.0.m.qkv.c.weight"]),
-        ("not the names", ["conv1.weight", "layer1.0.conv1.weight", "fc.weight"]),
+        ("Expected the names of a LeViT", ["conv1.weight", "layer1.0.conv1.weight", "fc.weight"]),
     ],
 )
 def test_another_network_is_refused_with_the_names_seen(network, keys):

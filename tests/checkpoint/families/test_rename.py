@@ -49,7 +49,7 @@ def test_two_tensors_under_one_name_are_refused():
 )
 def test_a_gap_between_blocks_is_refused(positions):
     names = {str(position): InBlock(position, "w") for position in positions}
-    with pytest.raises(CheckpointError, match=r"nothing in the place before that of \("):
+    with pytest.raises(CheckpointError, match=r"a part of one, is missing before \("):
         rename(dict.fromkeys(names, torch.ones(1)), names.__getitem__)
 
 
