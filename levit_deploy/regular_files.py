@@ -37,4 +37,4 @@ def _opener(path: str, flags: int) -> int:
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "it is no regular file, but a directory, a pipe or a device")
+    raise OSError(errno.EINVAL, "it is not a regular file, but a directory, a pipe or a device")

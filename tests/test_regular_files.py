@@ -26,13 +26,13 @@ def test_what_is_no_regular_file_is_neither_waited_for_nor_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/zero")
     for path in (tmp_path / "pipe", tmp_path / "link", tmp_path, Path("/dev/zero")):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             read_regular(path, limit=3)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_what_is_refused_does_not_stay_open():
     before = len([*Path("/proc/self/fd").iterdir()])
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         open_regular(Path("/dev/zero"))
     assert len([*Path("/proc/self/fd").iterdir()]) == before

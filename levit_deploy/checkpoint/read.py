@@ -112,7 +112,7 @@ def read_checkpoint(
 def checkpoint_of(given: Checkpoint | str | Path) -> Checkpoint:
     """Return a checkpoint as it is, or read the one at a path without options.
 
-    Raises what ``read_checkpoint`` raises, and UsageError for any other type.
+    Raises the errors of ``read_checkpoint``, and UsageError for any other type.
     """
     if isinstance(given, Checkpoint):
         return given

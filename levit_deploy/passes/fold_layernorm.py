@@ -1,6 +1,6 @@
 """Fold the affine part of a LayerNorm into the linear layer behind it.
 
-LayerNorm scales and shifts what it has normalised (Ba et al., arXiv 1607.06450, section 3):
+LayerNorm scales and shifts its normalised input (Ba et al., arXiv 1607.06450, section 3):
 
     W (gamma * n + beta) + b = (W gamma) n + (W beta + b),  n = (x - mean(x)) / sqrt(var(x) + eps)
 

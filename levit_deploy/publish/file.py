@@ -1,4 +1,4 @@
-"""Write a file so that its name only ever stands for complete, proven bytes."""
+"""Write a file so that its name only ever belongs to complete, proven bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from levit_deploy.errors import OutputError
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where abandoned files stay
+except ImportError:  # Windows has none, so abandoned files stay there
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX = ".levit-deploy.tmp"
@@ -23,12 +23,13 @@ SUFFIX = ".levit-deploy.tmp"
 def staged(
     destination: Path, *, sources: Sequence[Path], force: bool, option: str = "-o"
 ) -> Iterator[Path]:
-    """Yield a temporary file beside ``destination``; rename it there when the block succeeds.
+    """Yield a temporary file beside ``destination``, and rename it if the block succeeds.
 
-    The block fills the temporary file and proves it. Where the block raises, the temporary file is
-    removed and ``destination`` is as it was. One that a killed process left is removed by the next.
-    ``sources`` are never overwritten; any other file only with ``force``. ``option`` is the one
-    that names the destination. Raises OutputError, before the block where it can be known by then.
+    The block fills the temporary file and proves it. If it raises, the temporary file is removed
+    and ``destination`` stays as it was. The next run removes the file of a killed process.
+
+    ``sources`` are never overwritten, and any other file only with ``force``. ``option`` names the
+    destination on the command line. Raises OutputError, before the block if it is known by then.
     """
     refuse_bad_destination(destination, sources, force, option)
     with told_as_output_error(destination, option), reserved(destination) as temporary:
@@ -42,20 +43,19 @@ def staged(
 
 @contextmanager
 def reserved(destination: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Yield a new temporary file, or folder, beside ``destination``; what is left of it is removed.
+    """Yield a new temporary file or folder beside ``destination``, and remove any rest of it after.
 
-    It is locked until then, as one that somebody is at work on. Those that killed processes left
-    are removed before.
+    A lock marks it as in use until then. Those of killed processes are removed before.
     """
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}{SUFFIX}")
     with ExitStack() as cleanup:
-        with _no_other_run_at_it(destination.parent):
+        with _other_runs_waiting(destination.parent):
             _remove_abandoned(destination, folder)
             if folder:
                 temporary.mkdir()
                 cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
             else:
-                temporary.touch(exist_ok=False)  # never through somebody else's link
+                temporary.touch(exist_ok=False)  # never through another process's link
                 cleanup.callback(temporary.unlink, missing_ok=True)
             lock = os.open(temporary, os.O_RDONLY)
             cleanup.callback(os.close, lock)
@@ -64,8 +64,8 @@ def reserved(destination: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def _no_other_run_at_it(folder: Path) -> Iterator[None]:
-    """Make other runs wait, so that none takes a file for abandoned before it is locked."""
+def _other_runs_waiting(folder: Path) -> Iterator[None]:
+    """Make other runs wait, so that none removes a file as abandoned before it is locked."""
     if fcntl is None:
         yield
         return
@@ -79,13 +79,13 @@ def _no_other_run_at_it(folder: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(destination: Path, folder: bool) -> None:
-    """Remove the temporary files, or folders, of processes that were killed, and of no others."""
+    """Remove the temporary files or folders of killed processes, and no others."""
     names = re.compile(rf"\.{re.escape(destination.name)}\.[0-9]+{re.escape(SUFFIX)}")
     for entry in os.scandir(destination.parent):
         is_one = entry.is_dir if folder else entry.is_file
         if not names.fullmatch(entry.name) or not is_one(follow_symlinks=False):
             continue
-        with suppress(OSError):  # locked, or gone by now
+        with suppress(OSError):  # it is locked, or already gone
             descriptor = os.open(entry.path, os.O_RDONLY)
             try:
                 lock_or_fail(descriptor)
@@ -98,7 +98,7 @@ def _remove_abandoned(destination: Path, folder: bool) -> None:
 
 
 def lock_or_fail(descriptor: int) -> None:
-    """Lock a file until it is closed or the process ends; OSError where another one has."""
+    """Lock a file until it is closed or the process ends. Raises OSError if another has it."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -106,20 +106,20 @@ def lock_or_fail(descriptor: int) -> None:
 def refuse_bad_destination(
     destination: Path, sources: Sequence[Path], force: bool, option: str = "-o"
 ) -> None:
-    """Raise OutputError where ``staged`` could not, or must not, write.
+    """Raise OutputError if ``staged`` cannot or must not write there.
 
-    ``option`` is the one that names the destination.
+    ``option`` names the destination on the command line.
     """
     with told_as_output_error(destination, option):
         if not destination.parent.is_dir():
             raise OutputError(
                 f"The folder {destination.parent} does not exist, so {destination.name} cannot be "
-                f"written there. Create it, or choose another with {option}."
+                f"written there. Create it, or name another with {option}."
             )
         if any(_same(destination, source) for source in sources):
             raise OutputError(
-                f"{destination} is one of this command's own files, such as the checkpoint, which "
-                f"is never overwritten. Name another with {option}."
+                f"{destination} is one of this command's own files, such as the checkpoint. Those "
+                f"are never overwritten. Name another file with {option}."
             )
         if not (destination.exists() or destination.is_symlink()):
             return
@@ -127,8 +127,8 @@ def refuse_bad_destination(
             raise OutputError(f"{destination} is a folder. Name a file with {option}.")
         if destination.is_symlink() or not destination.is_file():
             raise OutputError(
-                f"{destination} is a link or a device, and would be replaced by a file. Name the "
-                f"file itself with {option}."
+                f"{destination} is a link or a device, which a file would replace. Name the file "
+                f"itself with {option}."
             )
         if not force:
             raise OutputError(
@@ -138,16 +138,16 @@ def refuse_bad_destination(
 
 
 def remove_earlier(destination: Path, option: str) -> None:
-    """Remove a file that is to be replaced, and must not outlive a failure to.
+    """Remove a file before it is replaced, so that it does not outlive a failure.
 
-    Call ``refuse_bad_destination`` before. Raises OutputError.
+    Call ``refuse_bad_destination`` first. Raises OutputError.
     """
     with told_as_output_error(destination, option):
         destination.unlink(missing_ok=True)
 
 
 def _same(one: Path, two: Path) -> bool:
-    """Whether two paths are one file, by name or, for links to it, by where it stands."""
+    """Whether two paths are one file, by name or by links to it."""
     if one.resolve() == two.resolve():
         return True
     return one.exists() and two.exists() and one.samefile(two)
@@ -160,13 +160,13 @@ def told_as_output_error(destination: Path, option: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{destination} could not be written: {error.strerror or error}. Nothing of it was "
-            f"left behind. Choose another place with {option}."
+            f"{destination} could not be written: {error.strerror or error}. Nothing of it is left "
+            f"behind. Name another place with {option}."
         ) from error
 
 
 def sync(path: Path) -> None:
-    """Have the operating system put a file, or a folder's entries, onto the disk."""
+    """Make the operating system write a file, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Write a folder so that its name only ever stands for a whole one, the old or the new."""
+"""Write a folder so that its name only ever belongs to a whole one, the old or the new."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux, <fcntl.h> and <linux/fs.h>
 def staged_folder(
     destination: Path, *, is_ours: Callable[[Path], bool], force: bool, option: str = "-o"
 ) -> Iterator[Path]:
-    """Yield a temporary folder beside ``destination``; give it that name when the block succeeds.
+    """Yield a temporary folder beside ``destination``, and rename it if the block succeeds.
 
-    The block fills the temporary folder and proves what is in it. Where the block raises, it is
-    removed and ``destination`` is as it was. One that a killed process left is removed by the next.
-    An empty folder is replaced, one with something in it only with ``force`` and where ``is_ours``
-    says so. ``option`` is the one that names the destination. Raises OutputError, before the block
-    where it can be known by then.
+    The block fills the temporary folder and proves its contents. If it raises, the temporary folder
+    is removed and ``destination`` stays as it was. The next run removes the folder of a killed
+    process.
+
+    An empty folder is replaced, any other only with ``force`` and if ``is_ours`` returns True for
+    it. ``option`` names the destination on the command line. Raises OutputError, before the block
+    if it is known by then.
     """
     refuse_bad_folder(destination, is_ours, force, option)
     with (
@@ -47,27 +49,27 @@ def staged_folder(
 def refuse_bad_folder(
     destination: Path, is_ours: Callable[[Path], bool], force: bool, option: str = "-o"
 ) -> None:
-    """Raise OutputError where ``staged_folder`` could not, or must not, write."""
+    """Raise OutputError if ``staged_folder`` cannot or must not write there."""
     with told_as_output_error(destination, option):
         if not destination.parent.is_dir():
             raise OutputError(
                 f"The folder {destination.parent} does not exist, so {destination.name} cannot be "
-                f"made there. Create it, or choose another with {option}."
+                f"made there. Create it, or name another with {option}."
             )
         if not (destination.exists() or destination.is_symlink()):
             return
         if destination.is_symlink() or not destination.is_dir():
             raise OutputError(
-                f"{destination} is no folder, but a file or a link. Expected a folder, or a new "
+                f"{destination} is not a folder, but a file or a link. Expected a folder, or a new "
                 f"name for one. Name another with {option}."
             )
         if not any(destination.iterdir()):
             return
         if not is_ours(destination):
             raise OutputError(
-                f"{destination} is a folder with something in it that levit-deploy did not write, "
-                f"and is left alone. Expected a new name, an empty folder, or one that an export "
-                f"made. Name another with {option}."
+                f"{destination} is a folder whose contents levit-deploy did not write, so it is "
+                f"left alone. Expected a new name, an empty folder, or one from an export. Name "
+                f"another with {option}."
             )
         if not force:
             raise OutputError(
@@ -77,7 +79,7 @@ def refuse_bad_folder(
 
 
 def _put_in_place(temporary: Path, destination: Path) -> None:
-    """Give a folder its name; what had it gets the temporary one, or is gone where it was empty."""
+    """Rename a folder. A full one with its name gets the temporary name, an empty one goes."""
     try:
         temporary.rename(destination)
     except OSError as error:
@@ -87,7 +89,7 @@ def _put_in_place(temporary: Path, destination: Path) -> None:
         return
     if _exchange(temporary, destination):
         return
-    # Not in one step here: killed in between, the old folder is whole under this name.
+    # This takes two steps here. If killed in between, the old folder is whole under this name.
     old = destination.with_name(f".{destination.name}.{os.getpid()}.old")
     destination.rename(old)
     try:
@@ -99,7 +101,7 @@ def _put_in_place(temporary: Path, destination: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step; False where the system or the file system cannot."""
+    """Swap two names in one step. Returns False if the system or the file system cannot."""
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None, use_errno=True)

@@ -89,11 +89,11 @@ def test_a_config_that_is_no_json_object_is_refused(folder, text):
 def test_a_config_that_never_ends_is_refused(folder, name):
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
-    with pytest.raises(CheckpointError, match="no regular file"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         locate(folder)
     (folder / name).unlink()
     (folder / name).symlink_to("/dev/zero")
-    with pytest.raises(CheckpointError, match="no regular file"):
+    with pytest.raises(CheckpointError, match="not a regular file"):
         locate(folder)
 
 

@@ -145,7 +145,7 @@ def test_names_are_read_a_folder_at_a_time(tmp_path):
 def test_what_never_ends_is_no_picture(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(
-        InputError, match=r"a\.png cannot be read as a picture: it is no regular file"
+        InputError, match=r"a\.png cannot be read as a picture: it is not a regular file"
     ):
         read_picture(tmp_path / "a.png", np.asarray)
 

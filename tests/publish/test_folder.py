@@ -85,7 +85,7 @@ def test_what_is_no_folder_is_refused(destination, tmp_path):
     (tmp_path / "file").write_text("kept")
     (tmp_path / "link").symlink_to(destination)
     for name in ("file", "link"):
-        with pytest.raises(OutputError, match="no folder"):
+        with pytest.raises(OutputError, match="not a folder"):
             publish(tmp_path / name)
     with pytest.raises(OutputError, match="does not exist"):
         publish(tmp_path / "nowhere" / "out")

@@ -109,7 +109,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_what_never_ends_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        assert "no regular file" in refusal(path)
+        assert "not a regular file" in refusal(path)
 
 
 def test_a_folder_is_refused(tmp_path):
