@@ -57,7 +57,7 @@ from levit_deploy.passes import to_plain_float64
 from levit_deploy.passes.fuse_batchnorm import batchnorm_as_affine
 from levit_deploy.passes.heads import HEAD_PASSES
 from levit_deploy.pictures.preprocessing import Preprocessing
-from levit_deploy.pictures.transform import channel_statistics, normalise
+from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import Provenance
 from levit_deploy.report import to_json
 from levit_deploy.runtime.artifact import load_artifact
@@ -76,6 +76,7 @@ from levit_deploy.verification.budget import (
 )
 from levit_deploy.verification.inputs import Case, pixel_cases, standard_cases
 from levit_deploy.verification.measure import measure
+from levit_deploy.verification.original import Original
 from levit_deploy.verification.reference import Reference
 from levit_deploy.verification.result import Verification
 
@@ -201,8 +202,7 @@ def network(
     provenance = Provenance(
         "", config, head, "", preprocessing=preprocessing, precision=precision, interface=interface
     )
-    normalised = partial(normalise, config=config, preprocessing=preprocessing)
-    of_bytes = normalised if interface.input == "uint8" else None
+    of_bytes = provenance.transform.normalise if interface.input == "uint8" else None
     reference = Reference(original, precision, None, interface.output, of_bytes)
     own, other = (
         list(heard(reference, cases(provenance, seed))) for seed in (PROOF_SEED, OTHER_SEED)
@@ -226,8 +226,7 @@ def network(
 def with_ends(plain: LeViT, provenance: Provenance) -> LeViT:
     """Put the ends into a plain network, which ``run`` and ``write`` take for what is around it."""
     if provenance.interface.input == "uint8":
-        statistics = channel_statistics(provenance.config, provenance.preprocessing)
-        plain.add_module(PIXELS, Normalise(*statistics))
+        plain.add_module(PIXELS, Normalise(*provenance.transform.statistics()))
     if provenance.interface.output == "probabilities":
         plain.add_module(PROBABILITIES, nn.Softmax(1))
     return plain
@@ -235,7 +234,7 @@ def with_ends(plain: LeViT, provenance: Provenance) -> LeViT:
 
 def cases(provenance: Provenance, seed: int) -> tuple[Case, ...]:
     if provenance.interface.input == "uint8":
-        return pixel_cases(provenance.config, provenance.preprocessing, seed)
+        return pixel_cases(provenance.transform, seed)
     return standard_cases(provenance.config, seed)
 
 
@@ -612,8 +611,7 @@ def own_ends(plain: LeViT) -> Iterator[None]:
         return pixels.mean.numpy(), pixels.std.numpy()
 
     with (
-        patch("levit_deploy.targets.onnx_writer.channel_statistics", statistics),
-        patch("levit_deploy.targets.torchscript.channel_statistics", statistics),
+        patch.object(Transform, "statistics", statistics),
         patch.object(nn, "Softmax", lambda **_: softmax),
     ):
         yield
@@ -627,14 +625,10 @@ def verdict(net: Network, data: bytes) -> tuple[str, Verification | None]:
         path.write_bytes(data)
         try:
             artifact = load_artifact(path, threads=1)
-            found = measure(
-                net.original,
-                made.config,
-                artifact,
-                head=made.head,
-                precision=made.precision,
-                preprocessing=made.preprocessing,
+            original = Original(
+                model=net.original, config=made.config, head=made.head, transform=made.transform
             )
+            found = measure(original, artifact, precision=made.precision)
             found.raise_if_failed()
             if artifact.format == "onnx":
                 check_contract(path)

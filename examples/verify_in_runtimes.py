@@ -32,7 +32,7 @@ from levit_deploy.errors import first_line
 from levit_deploy.provenance import claimed_precision
 from levit_deploy.runtime.artifact import Artifact, load_artifact
 from levit_deploy.verification.measure import measure
-from levit_deploy.verification.prove import original
+from levit_deploy.verification.original import original_of
 
 Run = Callable[[FloatArray], FloatArray]
 
@@ -82,20 +82,14 @@ def runtimes(artifact: Artifact, cpp: Path | None) -> Iterator[tuple[str, Callab
 def prove(checkpoint: Checkpoint, path: Path, cpp: Path | None) -> bool:
     """Print a line for each runtime; whether there are any, and all compute what they should."""
     artifact = load_artifact(path)
-    model, head = original(checkpoint, artifact)
+    original = original_of(checkpoint, artifact)
     precision = claimed_precision(artifact.metadata)
     literal = load_artifact(path, literal=True).run if precision == "int8" else None
     verdicts = []
     for name, load in runtimes(artifact, cpp):
         try:
             found = measure(
-                model,
-                checkpoint.config,
-                replace(artifact, run=load()),
-                head=head,
-                precision=precision,
-                literal=literal,
-                preprocessing=checkpoint.preprocessing,
+                original, replace(artifact, run=load()), precision=precision, literal=literal
             )
         except Exception as error:  # each runtime has its own
             print(f"{path.name:28} {name:26} does not run: {first_line(error)}")

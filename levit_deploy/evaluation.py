@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from levit_deploy.arrays import FloatArray
+from levit_deploy.arrays import FloatArray, Images, Run
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, InputError
 from levit_deploy.pictures.class_folders import class_indices, doubtful, labelled
@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # which imports torch, and only --against needs it
     from levit_deploy.checkpoint import Checkpoint
 
 TOP_K = 5
-
-Run = Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -92,58 +90,64 @@ def evaluate(
     not of that checkpoint's shape.
     """
     folder = Path(folder)
-    checkpoint = None
-    if against is not None:
-        from levit_deploy.checkpoint import checkpoint_of
-
-        checkpoint = checkpoint_of(against)
+    checkpoint = None if against is None else _checkpoint(against)
     with open_isolated(Path(artifact), threads) as opened:
         processor = read_processor(opened)
         paths = list(walk_pictures(folder))  # once: the folder may change meanwhile
         classes = _classes(folder, paths, processor)
         original = None if checkpoint is None else _original(checkpoint, opened, processor)
-        hits, original_hits, n, skipped = np.zeros(2), np.zeros(2), 0, 0
-        disagreements = []
+        n, hits, original_hits, disagreements = 0, np.zeros(2), np.zeros(2), []
         with closing(scored(opened, processor, paths, batch_size)) as pictures:
             for picture in pictures:
                 progress(picture.problem, len(paths))
                 if picture.input is None or picture.scores is None:
-                    skipped += 1
                     continue
-                n += 1
                 expected = classes[picture.path.relative_to(folder).parts[0]]
-                answers = best(
-                    picture.scores, processor.labels, TOP_K, logits=processor.gives_logits
-                )
+                answers, others = _answers(picture.input, picture.scores, processor, original)
+                n += 1
                 hits += _hits(answers, expected)
-                if original is not None:
-                    logits = original(processor.to_floats(picture.input[None]))[0]
-                    others = best(logits, processor.labels, TOP_K, logits=True)
-                    original_hits += _hits(others, expected)
-                    if answers[0].index != others[0].index:
-                        disagreements.append(
-                            Disagreement(picture.path, expected, answers[0], others[0])
-                        )
-        top1, top5 = (100 * hits / n).tolist()
-        original_top1, original_top5 = (100 * original_hits / n).tolist()
-        best_top1 = top1 if original is None else original_top1
-        return Evaluation(
-            opened.path,
-            opened.format,
-            opened.sha256,
-            opened.metadata.get("precision", "fp32"),
-            opened.metadata["checkpoint_sha256"],
-            classes,
-            n,
-            skipped,
-            top1,
-            top5,
-            None if original is None else original_top1,
-            None if original is None else original_top5,
-            tuple(disagreements),
-            processor.preprocessing,
-            tuple(_doubts(opened, processor.labels, classes, best_top1, checkpoint)),
-        )
+                original_hits += _hits(others, expected)
+                if others and answers[0].index != others[0].index:
+                    disagreements.append(
+                        Disagreement(picture.path, expected, answers[0], others[0])
+                    )
+    top1, top5 = (100 * hits / n).tolist()
+    original_top1, original_top5 = (100 * original_hits / n).tolist()
+    best_top1 = top1 if original is None else original_top1
+    return Evaluation(
+        path=opened.path,
+        format=opened.format,
+        sha256=opened.sha256,
+        precision=opened.metadata.get("precision", "fp32"),
+        checkpoint_sha256=opened.metadata["checkpoint_sha256"],
+        classes=classes,
+        pictures=n,
+        skipped=len(paths) - n,
+        top1=top1,
+        top5=top5,
+        original_top1=None if original is None else original_top1,
+        original_top5=None if original is None else original_top5,
+        disagreements=tuple(disagreements),
+        preprocessing=processor.transform.preprocessing,
+        doubts=tuple(_doubts(opened, processor.labels, classes, best_top1, checkpoint)),
+    )
+
+
+def _checkpoint(given: Checkpoint | str | Path) -> Checkpoint:
+    from levit_deploy.checkpoint import checkpoint_of
+
+    return checkpoint_of(given)
+
+
+def _answers(
+    image: Images, scores: FloatArray, processor: Processor, original: Run | None
+) -> tuple[tuple[Answer, ...], tuple[Answer, ...]]:
+    """The best answers of the artifact, and of its original if there is one."""
+    answers = best(scores, processor.labels, TOP_K, logits=processor.gives_logits)
+    if original is None:
+        return answers, ()
+    logits = original(processor.to_floats(image[None]))[0]
+    return answers, best(logits, processor.labels, TOP_K, logits=True)
 
 
 def _doubts(
@@ -202,33 +206,33 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _shape(config: LeViTConfig) -> tuple[int, ...]:
-    return (config.in_channels, *config.image_size, config.num_classes)
-
-
 def _original(checkpoint: Checkpoint, artifact: Artifact, processor: Processor) -> Run:
     """The checkpoint's own network in float32, with the head that the artifact has."""
     import torch
 
-    from levit_deploy.verification.prove import original
+    from levit_deploy.verification.original import original_of
 
-    said, found = (_shape(config) for config in (processor.config, checkpoint.config))
-    if said != found:
+    shape, expected = _shape(processor.config), _shape(checkpoint.config)
+    if shape != expected:
         raise ArtifactError(
-            f"{artifact.path} takes images of {said[:-1]}, channels, height and width, and has "
-            f"{said[-1]} classes; {checkpoint.path} takes {found[:-1]} and has {found[-1]}. Give "
-            "the checkpoint it was made from, with the same options."
+            f"{artifact.path} takes images of {shape[:-1]}, channels, height and width, and has "
+            f"{shape[-1]} classes; {checkpoint.path} takes {expected[:-1]} and has {expected[-1]}. "
+            "Give the checkpoint it was made from, with the same options."
         )
-    model, _ = original(checkpoint, artifact)
+    model = original_of(checkpoint, artifact).model
 
-    def run(images: FloatArray) -> FloatArray:
+    def run(images: Images) -> FloatArray:
         with torch.inference_mode():
             return np.asarray(model(torch.from_numpy(images)).numpy())
 
     return run
 
 
+def _shape(config: LeViTConfig) -> tuple[int, ...]:
+    return (config.in_channels, *config.image_size, config.num_classes)
+
+
 def _hits(answers: Sequence[Answer], expected: int) -> FloatArray:
     """Whether the first answer is right, and whether one of all is."""
     indices = [answer.index for answer in answers]
-    return np.array([indices[0] == expected, expected in indices], np.float32)
+    return np.array([expected in indices[:1], expected in indices], np.float32)

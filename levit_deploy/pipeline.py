@@ -135,8 +135,8 @@ def quantize(
     place = place_of(output, checkpoint, "onnx", interface, force=force)
     calibration, pictures = split_pictures(
         Path(int8.images),
-        checkpoint.config,
-        checkpoint.preprocessing,
+        checkpoint.transform,
+        checkpoint.config.num_classes,
         interface.input,
         checkpoint.labels,
     )
@@ -219,12 +219,19 @@ def verify(
         if images is not None and is_int8:
             pictures = judging_pictures(
                 Path(images),
-                checkpoint.config,
-                checkpoint.preprocessing,
+                checkpoint.transform,
+                checkpoint.config.num_classes,
                 artifact.interface.input,
                 checkpoint.labels or claimed_labels(artifact),
             )
-        return prove(checkpoint, artifact, extra, pictures, max_drop, blocks)
+        return prove(
+            checkpoint,
+            artifact,
+            extra=extra,
+            pictures=pictures,
+            max_drop=max_drop,
+            blocks=blocks,
+        )
 
 
 def _picture_cases(checkpoint: Checkpoint, folder: str | Path | None) -> tuple[Case, ...]:
@@ -253,7 +260,9 @@ def _publish(
         facts = exporter.check_file(temporary) if exporter else {}
         artifact = load(temporary)
         check_batches(artifact)
-        verification = prove(checkpoint, artifact, extra, pictures, max_drop)
+        verification = prove(
+            checkpoint, artifact, extra=extra, pictures=pictures, max_drop=max_drop
+        )
         verification.raise_if_failed()
         place.complete(artifact)
     size = place.path.stat().st_size

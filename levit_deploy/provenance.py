@@ -12,6 +12,7 @@ from levit_deploy.config import LeViTConfig
 from levit_deploy.interface import DEFAULT, SINGLE_LABEL, Interface
 from levit_deploy.pictures.labels import in_order
 from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
+from levit_deploy.pictures.transform import Transform
 
 TOOL = "levit-deploy"
 
@@ -39,6 +40,11 @@ class Provenance:
     interface: Interface = DEFAULT
     labels: tuple[str, ...] = ()
     problem_type: str = SINGLE_LABEL
+
+    @property
+    def transform(self) -> Transform:
+        """How a picture becomes an input."""
+        return Transform(self.config.image_size, self.config.in_channels, self.preprocessing)
 
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""

@@ -15,7 +15,6 @@ from PIL import Image
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.interface import Interface
 from levit_deploy.passes import to_plain
-from levit_deploy.pictures.transform import normalise
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.target import EXPORTERS, ExportOptions
 from levit_deploy.verification.budget import budget, rms
@@ -119,7 +118,7 @@ def serialised(format: str, checkpoint: Checkpoint, options: ExportOptions) -> b
 
 
 def check_probabilities(printed: str, checkpoint: Checkpoint, pixels: np.ndarray) -> None:
-    x = normalise(pixels, checkpoint.config, checkpoint.preprocessing, np.float64)
+    x = checkpoint.transform.normalise(pixels, np.float64)
     expected = np.exp(float64_logits(checkpoint.model, torch.from_numpy(x)))
     expected /= expected.sum(axis=1, keepdims=True)
     found = np.array([line.split() for line in printed.splitlines()], np.float64)

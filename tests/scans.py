@@ -12,12 +12,16 @@ from levit_deploy.demo.digits import MEAN, STD
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.torchscript import to_torchscript
 
 LABELS = digits.LABELS
-PREPROCESSING = Preprocessing(1.0, "bilinear", (MEAN,), (STD,), assumed=False)
+PREPROCESSING = Preprocessing(
+    crop_fraction=1.0, interpolation="bilinear", mean=(MEAN,), std=(STD,), assumed=False
+)
+TRANSFORM = Transform((digits.IMAGE_SIZE, digits.IMAGE_SIZE), 1, PREPROCESSING)
 
 
 def save_scans(folder: Path, n: int = 360, names=tuple("0123456789")) -> Path:

@@ -34,7 +34,7 @@ def artifact(tmp_path_factory):
 
 def original_logits(folder):
     checkpoint = scans.demo_checkpoint()
-    images = read_pictures(find_pictures(folder), checkpoint.config, scans.PREPROCESSING)
+    images = read_pictures(find_pictures(folder), scans.TRANSFORM)
     with torch.inference_mode():
         return checkpoint.model(torch.from_numpy(images)).numpy()
 

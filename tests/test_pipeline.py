@@ -149,7 +149,7 @@ def test_goldens_in_reduced_precision(tmp_path, name, format, precision):
     assert 1e-5 * np.abs(expected).max() < error < 0.1 * np.abs(expected).max()
     # rounded once more than it says, it is no float32 artifact
     as_float32 = replace(load_artifact(output), metadata={"precision": "fp32"})
-    assert not proving.prove(checkpoint, as_float32, ()).passed
+    assert not proving.prove(checkpoint, as_float32).passed
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ def test_metadata_is_strings_and_reads_back():
 
 
 def test_what_becomes_of_pictures_is_carried_along():
-    own = Preprocessing(0.9, "bilinear", (0.5,), (0.25,), assumed=False)
+    own = Preprocessing(
+        crop_fraction=0.9, interpolation="bilinear", mean=(0.5,), std=(0.25,), assumed=False
+    )
     provenance = dataclasses.replace(PROVENANCE, preprocessing=own)
     assert Provenance.from_metadata(provenance.to_metadata()).preprocessing == own
     metadata = PROVENANCE.to_metadata()

@@ -13,7 +13,7 @@ from levit_deploy.bench.benchmark import pinned, processor_name, random_images
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
-from levit_deploy.verification.prove import original
+from levit_deploy.verification.original import original_of
 
 ROUNDS = 20
 
@@ -44,7 +44,7 @@ def time_beside_original(
     Raises ArtifactError and BackendError as ``open_isolated`` does.
     """
     with pinned(1), open_isolated(path, threads=1) as artifact:
-        model, _ = original(checkpoint, artifact)
+        model = original_of(checkpoint, artifact).model
         batch = artifact.batch_size or 1
         images = random_images(checkpoint.config, batch)
         given = images[artifact.interface.input]

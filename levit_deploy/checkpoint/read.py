@@ -28,6 +28,7 @@ from levit_deploy.interface import SINGLE_LABEL
 from levit_deploy.model import LeViT
 from levit_deploy.pictures.labels import in_order, read_labels
 from levit_deploy.pictures.preprocessing import Preprocessing, told
+from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import is_ours
 
 
@@ -64,6 +65,11 @@ class Checkpoint:
     preprocessing: Preprocessing
     labels: tuple[str, ...] = ()
     problem_type: str = SINGLE_LABEL
+
+    @property
+    def transform(self) -> Transform:
+        """How a picture becomes an input."""
+        return Transform(self.config.image_size, self.config.in_channels, self.preprocessing)
 
 
 def read_checkpoint(

@@ -152,7 +152,7 @@ def _predict_here(work: _Work, csv_file: str | None) -> None:
             written = write_csv(written, stream)
         elif not quiet:
             written = write_text(written, stream)
-        reporting.warn_of_assumed(read_processor(artifact).preprocessing)
+        reporting.warn_of_assumed(read_processor(artifact).transform.preprocessing)
         for prediction in written:
             done(prediction.problem)
 
@@ -170,7 +170,7 @@ def _predict_on_ray(work: _Work, folder: Path, workers: int | None, address: str
     quiet = work.reporting.quiet
     try:
         with open_isolated(work.artifact, 1) as artifact:
-            work.reporting.warn_of_assumed(read_processor(artifact).preprocessing)
+            work.reporting.warn_of_assumed(read_processor(artifact).transform.preprocessing)
             total, problems = predict_on_ray(
                 artifact,
                 every_picture(work.pictures),

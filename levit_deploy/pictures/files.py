@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from levit_deploy.arrays import Images
 from levit_deploy.choices import Input
-from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out_of_memory
-from levit_deploy.pictures.preprocessing import Preprocessing
-from levit_deploy.pictures.transform import UnfitPictureError, fit, normalise, require_pictures
+from levit_deploy.pictures.transform import Transform, UnfitPictureError
 from levit_deploy.regular_files import open_regular
-
-if TYPE_CHECKING:  # both import torch, for which a look at the paths does not wait
-    pass
 
 # No others of Pillow's: it has Ghostscript run what is EPS, whatever the file's name.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -125,25 +120,16 @@ def is_picture_below(path: Path, folder: Path) -> bool:
         return False
 
 
-def read_pictures(
-    paths: Sequence[Path],
-    config: LeViTConfig,
-    preprocessing: Preprocessing,
-    input: Input = "float32",
-) -> Images:
+def read_pictures(paths: Sequence[Path], transform: Transform, input: Input = "float32") -> Images:
     """Pictures as the network expects them: float32 (n, channels, height, width).
 
     Or, for ``input`` 'uint8', before they are normalised: (n, height, width, channels). Raises
     InputError, naming the picture, where one cannot be read or prepared.
     """
-    require_pictures(config, preprocessing)
-
-    def fitted(picture: Image.Image) -> npt.NDArray[np.uint8]:
-        return fit(picture, config, preprocessing)
-
+    transform.require_pictures()
     with damage_passed_over():
-        pixels = np.stack([read_picture(path, fitted) for path in paths])
-    return pixels if input == "uint8" else normalise(pixels, config, preprocessing)
+        pixels = np.stack([read_picture(path, transform.fit) for path in paths])
+    return pixels if input == "uint8" else transform.normalise(pixels)
 
 
 @contextmanager

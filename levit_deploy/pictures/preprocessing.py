@@ -16,7 +16,7 @@ def _within(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and type(value) is not bool and low <= value <= high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """What is done to a picture of any size.
 

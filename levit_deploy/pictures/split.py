@@ -11,11 +11,10 @@ import numpy.typing as npt
 
 from levit_deploy.arrays import Images
 from levit_deploy.choices import Input
-from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import InputError
 from levit_deploy.pictures.class_folders import class_indices
 from levit_deploy.pictures.files import find_pictures, read_pictures
-from levit_deploy.pictures.preprocessing import Preprocessing
+from levit_deploy.pictures.transform import Transform
 
 FEWEST = 40  # one in four to calibrate on leaves thirty to judge by
 MOST_CALIBRATING, MOST_JUDGING = 64, 1000
@@ -33,15 +32,14 @@ class Judging:
 
     paths: tuple[Path, ...]
     labels: npt.NDArray[np.int64] | None
-    config: LeViTConfig
-    preprocessing: Preprocessing
+    transform: Transform
     input: Input = "float32"
     classes: dict[str, int] | None = None
 
     @property
     def understood(self) -> str:
         """How the pictures were prepared, and their folders taken for classes, in words."""
-        prepared = f'prepared as "{self.preprocessing}"'
+        prepared = f'prepared as "{self.transform.preprocessing}"'
         if self.classes is None:
             return prepared
         numbered = [
@@ -54,15 +52,13 @@ class Judging:
     def batches(self) -> Iterator[Images]:
         """All pictures in order, up to BATCH at once, as ``read_pictures`` gives them."""
         for start in range(0, len(self.paths), BATCH):
-            yield read_pictures(
-                self.paths[start : start + BATCH], self.config, self.preprocessing, self.input
-            )
+            yield read_pictures(self.paths[start : start + BATCH], self.transform, self.input)
 
 
 def judging_pictures(
     folder: Path,
-    config: LeViTConfig,
-    preprocessing: Preprocessing,
+    transform: Transform,
+    num_classes: int,
     input: Input = "float32",
     class_names: Sequence[str] = (),
 ) -> Judging:
@@ -71,14 +67,14 @@ def judging_pictures(
     Folders named after ``class_names``, where the checkpoint has them, are of these classes.
     """
     found = find_pictures(folder)
-    classes = _classes(found, folder, config, class_names)
-    return _judging(found, folder, classes, config, preprocessing, input)
+    classes = _classes(found, folder, num_classes, class_names)
+    return _judging(found, folder, classes, transform, input)
 
 
 def split_pictures(
     folder: Path,
-    config: LeViTConfig,
-    preprocessing: Preprocessing,
+    transform: Transform,
+    num_classes: int,
     input: Input = "float32",
     class_names: Sequence[str] = (),
 ) -> tuple[Images, Judging]:
@@ -94,11 +90,11 @@ def split_pictures(
             "calibrate on, the others to judge by. Add pictures such as the network will meet."
         )
     calibrating = _spread(found, min(len(found) // 4, MOST_CALIBRATING))
-    classes = _classes(found, folder, config, class_names)
+    classes = _classes(found, folder, num_classes, class_names)
     rest = sorted(set(found) - set(calibrating))
     return (
-        read_pictures(calibrating, config, preprocessing, input),
-        _judging(rest, folder, classes, config, preprocessing, input),
+        read_pictures(calibrating, transform, input),
+        _judging(rest, folder, classes, transform, input),
     )
 
 
@@ -106,15 +102,14 @@ def _judging(
     paths: list[Path],
     folder: Path,
     classes: dict[str, int] | None,
-    config: LeViTConfig,
-    preprocessing: Preprocessing,
+    transform: Transform,
     input: Input,
 ) -> Judging:
     chosen = _spread(paths, MOST_JUDGING)
     labels = None
     if classes is not None:
         labels = np.array([classes[path.relative_to(folder).parts[0]] for path in chosen])
-    return Judging(tuple(chosen), labels, config, preprocessing, input, classes)
+    return Judging(tuple(chosen), labels, transform, input, classes)
 
 
 def _spread(paths: list[Path], most: int) -> list[Path]:
@@ -123,10 +118,10 @@ def _spread(paths: list[Path], most: int) -> list[Path]:
 
 
 def _classes(
-    paths: list[Path], folder: Path, config: LeViTConfig, class_names: Sequence[str]
+    paths: list[Path], folder: Path, num_classes: int, class_names: Sequence[str]
 ) -> dict[str, int] | None:
     """Class indices by folder; None where there is not one for each class, or a picture in none."""
     inside = [path.relative_to(folder).parts for path in paths]
     if any(len(parts) < 2 for parts in inside):
         return None
-    return class_indices({parts[0] for parts in inside}, config.num_classes, class_names)
+    return class_indices({parts[0] for parts in inside}, num_classes, class_names)

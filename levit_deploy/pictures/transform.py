@@ -8,13 +8,14 @@ Normalize on a Pillow picture (``datasets.py`` of the official code, timm's
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from levit_deploy.config import Grid, LeViTConfig
+from levit_deploy.config import Grid
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
 
@@ -22,126 +23,138 @@ MAX_RESIZED_PIXELS = 1 << 26  # 200 MB in colours; a photo takes less than one
 
 
 class UnfitPictureError(ValueError):
-    """A whole picture that is of no use: what about it, and what was expected."""
+    """A whole picture that cannot be used: the reason, and the expected."""
 
 
-def fit(
-    picture: Image.Image, config: LeViTConfig, preprocessing: Preprocessing
-) -> npt.NDArray[np.uint8]:
-    """Resize and crop a picture to a network's image size: uint8 (height, width, channels).
+@dataclass(frozen=True)
+class Transform:
+    """How a picture becomes an input of one network: resized, cropped and normalised.
 
-    It is turned upright, as its EXIF data say; transparency is ignored, as where such networks are
-    trained. Raises UnfitPictureError where this picture cannot be used.
+    The network takes images of ``image_size`` (height, width) with so many ``channels``.
     """
-    picture = _eight_bits(ImageOps.exif_transpose(picture))
-    picture = picture.convert("L" if config.in_channels == 1 else "RGB")
-    height, width = config.image_size
-    covered = _covered(config, preprocessing)
-    rows, columns = _covering((picture.height, picture.width), covered)
-    if rows * columns > MAX_RESIZED_PIXELS:
-        raise UnfitPictureError(
-            f"it is {picture.width} pixels wide and {picture.height} high, which resized would be "
-            f"{columns} and {rows}. Expected sides more alike"
+
+    image_size: Grid
+    channels: int
+    preprocessing: Preprocessing
+
+    def fit(self, picture: Image.Image) -> npt.NDArray[np.uint8]:
+        """Resize and crop a picture to the network's image size: uint8 (height, width, channels).
+
+        It is rotated by its EXIF tag; transparency is ignored, as in the training of such networks.
+        Raises UnfitPictureError if this picture cannot be used.
+        """
+        picture = _eight_bits(ImageOps.exif_transpose(picture))
+        picture = picture.convert("L" if self.channels == 1 else "RGB")
+        cropped = self._cropped(self._resized(picture))
+        return np.asarray(cropped, np.uint8).reshape(*self.image_size, self.channels)
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        covered = self._covered(self.preprocessing)
+        rows, columns = _covering((picture.height, picture.width), covered)
+        if rows * columns > MAX_RESIZED_PIXELS:
+            raise UnfitPictureError(
+                f"it is {picture.width} pixels wide and {picture.height} high, which resized would "
+                f"be {columns} and {rows}. Expected sides more alike"
+            )
+        resample = Image.Resampling[self.preprocessing.interpolation.upper()]
+        return picture.resize((columns, rows), resample)
+
+    def _covered(self, preprocessing: Preprocessing) -> Grid:
+        """The (height, width) that a resized picture has at least."""
+        height, width = self.image_size
+        crop = preprocessing.crop_fraction
+        return math.floor(height / crop), math.floor(width / crop)
+
+    def _cropped(self, picture: Image.Image) -> Image.Image:
+        height, width = self.image_size
+        half = math.floor if self.preprocessing.truncated else round
+        top, left = half((picture.height - height) / 2), half((picture.width - width) / 2)
+        return picture.crop((left, top, left + width, top + height))
+
+    def normalise(
+        self, pixels: npt.NDArray[np.generic], dtype: npt.DTypeLike = np.float32
+    ) -> npt.NDArray[Any]:
+        """Scale to 0..1 and normalise: uint8 (..., H, W, channels) -> (..., channels, H, W).
+
+        It computes in ``dtype``, a float. Raises UsageError as ``statistics`` does.
+        """
+        mean, std = (np.array(x, dtype) for x in self.statistics())
+        normalised = (pixels.astype(dtype) / 255 - mean) / std
+        return np.ascontiguousarray(np.moveaxis(normalised, -1, -3))
+
+    def statistics(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and standard deviation of each channel, of pixels from 0 to 1.
+
+        Those of colours are averaged for grey. Raises UsageError if they are not known for each
+        channel, or if a config states other steps.
+        """
+        how = self.preprocessing
+        if how.unsupported:
+            raise UsageError(
+                f"Bytes cannot be normalised: {how.unsupported}, which is not done here. "
+                f'State every step, as in --preprocessing "{IMAGENET}".'
+            )
+        mean, std = self._of_each(how.mean), self._of_each(how.std)
+        if {len(mean), len(std)} != {self.channels}:
+            raise UsageError(
+                f"Bytes cannot be normalised: {len(how.mean)} means and {len(how.std)} standard "
+                f"deviations are known, and the images have {self.channels} channels. Expected one "
+                "for all, or one for each. Give them, as in --preprocessing "
+                '"mean 0.5, std 0.5".'
+            )
+        return np.array(mean, np.float64), np.array(std, np.float64)
+
+    def same_images(self, other: Preprocessing) -> bool:
+        """Whether every picture becomes the same image by another preprocessing, however spelt."""
+        own = self.preprocessing
+        if own.unsupported or other.unsupported:  # no images are made by such
+            return own.unsupported == other.unsupported
+        steps = [(self._covered(how), how.interpolation, how.truncated) for how in (own, other)]
+        return steps[0] == steps[1] and self.same_normalisation(other)
+
+    def same_normalisation(self, other: Preprocessing) -> bool:
+        """Whether another preprocessing has the same mean and deviation for every channel."""
+        own = self.preprocessing
+        # an average of colours, and the number it was written down as, differ in the last bit
+        return all(
+            len(self._of_each(one)) == len(self._of_each(two))
+            and np.allclose(self._of_each(one), self._of_each(two), rtol=1e-9, atol=0)
+            for one, two in ((own.mean, other.mean), (own.std, other.std))
         )
-    resample = Image.Resampling[preprocessing.interpolation.upper()]
-    picture = picture.resize((columns, rows), resample)
-    half = math.floor if preprocessing.truncated else round
-    top, left = half((rows - height) / 2), half((columns - width) / 2)
-    picture = picture.crop((left, top, left + width, top + height))
-    return np.asarray(picture, np.uint8).reshape(height, width, config.in_channels)
 
+    def _of_each(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """One number for each channel, if there is one for all, or colours for grey."""
+        if self.channels == 1:
+            return (sum(values) / len(values),)
+        return values * self.channels if len(values) == 1 else values
 
-def normalise(
-    pixels: npt.NDArray[np.generic],
-    config: LeViTConfig,
-    preprocessing: Preprocessing,
-    dtype: npt.DTypeLike = np.float32,
-) -> npt.NDArray[Any]:
-    """Scale to 0..1 and normalise: uint8 (..., height, width, channels) -> (..., channels, ...).
+    def require_pictures(self) -> None:
+        """Raise UsageError if ``why_no_pictures`` has a reason."""
+        if self.why_no_pictures:
+            raise UsageError(
+                f"--images was given, but {self.why_no_pictures}. Leave the option out."
+            )
 
-    It computes in ``dtype``, a float. Raises UsageError as ``channel_statistics`` does.
-    """
-    mean, std = (np.array(x, dtype) for x in channel_statistics(config, preprocessing))
-    normalised = (pixels.astype(dtype) / 255 - mean) / std
-    return np.ascontiguousarray(np.moveaxis(normalised, -1, -3))
-
-
-def channel_statistics(
-    config: LeViTConfig, preprocessing: Preprocessing
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation, of pixels from 0 to 1, of each of a network's channels.
-
-    Those of colours are averaged for grey. Raises UsageError where they are not known for each, or
-    a config states other steps.
-    """
-    if preprocessing.unsupported:
-        raise UsageError(
-            f"Bytes cannot be normalised: {preprocessing.unsupported}, which is not done here. "
-            f'State all that is to be done, as in --preprocessing "{IMAGENET}".'
-        )
-    mean, std = _of_each(preprocessing.mean, config), _of_each(preprocessing.std, config)
-    if {len(mean), len(std)} != {config.in_channels}:
-        raise UsageError(
-            f"Bytes cannot be normalised: {len(preprocessing.mean)} means and "
-            f"{len(preprocessing.std)} standard deviations are known, and the images have "
-            f"{config.in_channels} channels. Expected one for all, or one for each. Give them, "
-            'as in --preprocessing "mean 0.5, std 0.5".'
-        )
-    return np.array(mean, np.float64), np.array(std, np.float64)
-
-
-def same_images(config: LeViTConfig, one: Preprocessing, other: Preprocessing) -> bool:
-    """Whether a network's images come out the same of every picture, however that is spelt."""
-    if one.unsupported or other.unsupported:  # of which no images are made
-        return one.unsupported == other.unsupported
-    steps = [(_covered(config, by), by.interpolation, by.truncated) for by in (one, other)]
-    return steps[0] == steps[1] and same_normalisation(config, one, other)
-
-
-def same_normalisation(config: LeViTConfig, one: Preprocessing, other: Preprocessing) -> bool:
-    """Whether all of a network's channels have the same mean and standard deviation by both."""
-    means, stds = (
-        [_of_each(values, config) for values in pair]
-        for pair in ((one.mean, other.mean), (one.std, other.std))
-    )
-    # an average of colours, and the number it was written down as, differ in the last bit
-    return all(
-        len(ours) == len(theirs) and np.allclose(ours, theirs, rtol=1e-9, atol=0)
-        for ours, theirs in (means, stds)
-    )
-
-
-def _of_each(values: tuple[float, ...], config: LeViTConfig) -> tuple[float, ...]:
-    """One number for each channel, where there is one for all, or colours for grey."""
-    if config.in_channels == 1:
-        return (sum(values) / len(values),)
-    return values * config.in_channels if len(values) == 1 else values
-
-
-def require_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> None:
-    """Raise UsageError where ``why_no_pictures`` has a reason."""
-    if reason := why_no_pictures(config, preprocessing):
-        raise UsageError(f"--images was given, but {reason}. Leave the option out.")
-
-
-def why_no_pictures(config: LeViTConfig, preprocessing: Preprocessing) -> str:
-    """Why a network's images are made of no pictures, or in another way; empty where they are."""
-    if config.in_channels not in (1, 3):
-        return (
-            f"the network's images have {config.in_channels} channels, where pictures have one, "
-            "for grey, or three, for colours"
-        )
-    if preprocessing.unsupported:
-        return (
-            f"{preprocessing.unsupported}. Expected pictures to be resized in proportion, cropped "
-            "in the middle, scaled to 0..1 and normalised"
-        )
-    if config.in_channels == 3 and {len(preprocessing.mean), len(preprocessing.std)} - {1, 3}:
-        return (
-            f"its config states {len(preprocessing.mean)} means and {len(preprocessing.std)} "
-            "standard deviations, where pictures have three channels"
-        )
-    return ""
+    @property
+    def why_no_pictures(self) -> str:
+        """Why no picture can become an input of the network; empty if pictures can."""
+        how = self.preprocessing
+        if self.channels not in (1, 3):
+            return (
+                f"the network's images have {self.channels} channels, and pictures have one, for "
+                "grey, or three, for colours"
+            )
+        if how.unsupported:
+            return (
+                f"{how.unsupported}. Expected pictures to be resized in proportion, cropped in the "
+                "middle, scaled to 0..1 and normalised"
+            )
+        if self.channels == 3 and {len(how.mean), len(how.std)} - {1, 3}:
+            return (
+                f"its config states {len(how.mean)} means and {len(how.std)} standard deviations, "
+                "and pictures have three channels"
+            )
+        return ""
 
 
 _DEPTHS = "Expected whole numbers of 8 bits, or of 16, from 0 to 65535"
@@ -166,13 +179,6 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
             )
         return Image.fromarray((pixels // 256).astype(np.uint8))
     return picture
-
-
-def _covered(config: LeViTConfig, preprocessing: Preprocessing) -> Grid:
-    """The (height, width) that a resized picture has at least."""
-    height, width = config.image_size
-    crop = preprocessing.crop_fraction
-    return math.floor(height / crop), math.floor(width / crop)
 
 
 def _covering(size: Grid, target: Grid) -> Grid:

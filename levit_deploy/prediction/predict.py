@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from levit_deploy.arrays import FloatArray
+from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.errors import InputError, UsageError
 from levit_deploy.pictures.files import no_pictures, read_picture, walk_pictures
 from levit_deploy.prediction.ahead import map_ahead
-from levit_deploy.prediction.processor import Array, Processor, read_processor, run
+from levit_deploy.prediction.processor import Processor, read_processor, run
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.text import as_utf8
@@ -51,7 +51,7 @@ class Scored:
     """A picture as the artifact took it and what it computed, (classes,); or the problem."""
 
     path: Path
-    input: Array | None
+    input: Images | None
     scores: FloatArray | None
     problem: str = ""
 
@@ -133,8 +133,8 @@ def scored(
     size = pictures_at_once(artifact, batch_size)
     share = max(1, size // READERS)  # to hand over each small picture takes as long as to read it
 
-    def read(paths: Sequence[Path]) -> list[tuple[Path, Array | InputError]]:
-        found: list[tuple[Path, Array | InputError]] = []
+    def read(paths: Sequence[Path]) -> list[tuple[Path, Images | InputError]]:
+        found: list[tuple[Path, Images | InputError]] = []
         for path in paths:
             try:
                 found.append((path, read_picture(path, processor.to_input)))

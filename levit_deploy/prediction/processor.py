@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from levit_deploy.arrays import FloatArray
+from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError
 from levit_deploy.interface import Interface, why_no_softmax
-from levit_deploy.pictures.preprocessing import Preprocessing
-from levit_deploy.pictures.transform import fit, normalise, why_no_pictures
+from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class Processor:
     """
 
     config: LeViTConfig
-    preprocessing: Preprocessing
+    transform: Transform
     labels: tuple[str, ...]
     interface: Interface
 
@@ -39,22 +34,22 @@ class Processor:
         """Whether the artifact's output is still to be made probabilities."""
         return self.interface.output == "logits"
 
-    def to_input(self, picture: Image.Image) -> Array:
+    def to_input(self, picture: Image.Image) -> Images:
         """What the artifact takes of a picture, without the batch.
 
         uint8 (height, width, channels) or float32 (channels, height, width). Raises
         UnfitPictureError where the picture cannot be used.
         """
-        pixels = fit(picture, self.config, self.preprocessing)
+        pixels = self.transform.fit(picture)
         if self.interface.input == "uint8":
             return pixels
-        return normalise(pixels, self.config, self.preprocessing)
+        return self.transform.normalise(pixels)
 
-    def to_floats(self, inputs: Array) -> FloatArray:
+    def to_floats(self, inputs: Images) -> Images:
         """What the original takes in place of the artifact's inputs, normalised floats."""
         if self.interface.input == "float32":
             return inputs
-        return normalise(inputs, self.config, self.preprocessing)
+        return self.transform.normalise(inputs)
 
 
 def read_processor(artifact: Artifact) -> Processor:
@@ -79,7 +74,7 @@ def read_processor(artifact: Artifact) -> Processor:
             f"mean ({type(error).__name__}: {error}). Expected an artifact that levit-deploy "
             "wrote. Export it again, or upgrade where a later version wrote it."
         ) from error
-    if reason := why_no_pictures(config, provenance.preprocessing):
+    if reason := provenance.transform.why_no_pictures:
         raise ArtifactError(
             f"{artifact.path} takes no pictures from here: {reason}. Run it from code of your own."
         )
@@ -87,10 +82,10 @@ def read_processor(artifact: Artifact) -> Processor:
         raise ArtifactError(
             f"{artifact.path} has no most probable class: {reason}. Run it from code of your own."
         )
-    return Processor(config, provenance.preprocessing, provenance.labels, interface)
+    return Processor(config, provenance.transform, provenance.labels, interface)
 
 
-def run(artifact: Artifact, processor: Processor, inputs: Array) -> FloatArray:
+def run(artifact: Artifact, processor: Processor, inputs: Images) -> FloatArray:
     """Run inputs, no more than a fixed batch takes, which is filled up: (n, ...) -> (n, classes).
 
     Raises BackendError where that is not what comes out, in finite numbers.

@@ -83,10 +83,9 @@ def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
             f"and a pipeline would fail. Correct crop_size in {of_pictures}, or name a file with "
             "-o."
         )
-    from levit_deploy.pictures.transform import same_images
 
     same_labels = checkpoint.labels == saved.labels
-    alike = same_images(checkpoint.config, checkpoint.preprocessing, saved.preprocessing)
+    alike = checkpoint.transform.same_images(saved.preprocessing)
     for option, same, where in (
         ("--labels", same_labels, f"id2label of {CONFIG}"),
         ("--preprocessing", alike, of_pictures),

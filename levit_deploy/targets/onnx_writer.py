@@ -9,7 +9,6 @@ import onnxsim
 from levit_deploy.choices import Precision
 from levit_deploy.interface import DEFAULT, OUTPUT_NAME, Interface
 from levit_deploy.model import LeViT
-from levit_deploy.pictures.transform import channel_statistics
 from levit_deploy.provenance import TOOL, Provenance
 from levit_deploy.targets.onnx_attention import ATTENTION_EMITTERS
 from levit_deploy.targets.onnx_contract import broken_clauses
@@ -53,7 +52,7 @@ def to_onnx(
     shape = [batch, *interface.image_shape(config)]
     given = x = ir.val(interface.input_name, dtype=kind, shape=shape)
     if interface.input == "uint8":
-        x = normalised_pixels(graph, x, *channel_statistics(config, provenance.preprocessing))
+        x = normalised_pixels(graph, x, *provenance.transform.statistics())
     if dtype != ir.DataType.FLOAT:
         x = graph.cast(x, "patch_embed.cast", dtype)
     for name in ("patch_embed", "to_tokens", "blocks", "pool", "head"):

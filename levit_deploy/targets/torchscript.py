@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from levit_deploy.model import LeViT
-from levit_deploy.pictures.transform import channel_statistics
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import PROVENANCE_FILE, deprecation_accepted
 
@@ -50,7 +49,7 @@ def _with_ends(network: nn.Module, provenance: Provenance) -> nn.Module:
     """The network between what its interface takes and gives."""
     modules = [network]
     if provenance.interface.input == "uint8":
-        statistics = channel_statistics(provenance.config, provenance.preprocessing)
+        statistics = provenance.transform.statistics()
         modules.insert(0, Normalise(*statistics))
     if provenance.interface.output == "probabilities":
         modules.append(nn.Softmax(dim=1))

@@ -16,8 +16,7 @@ from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import UsageError
 from levit_deploy.interface import Interface
 from levit_deploy.pictures.files import find_pictures, read_pictures
-from levit_deploy.pictures.preprocessing import Preprocessing
-from levit_deploy.pictures.transform import channel_statistics, normalise
+from levit_deploy.pictures.transform import Transform
 
 LARGE = 10.0  # times normal noise
 MOST_PICTURES = 64  # enough for steady figures, and seconds for the largest LeViT in float64
@@ -91,15 +90,15 @@ def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
     )
 
 
-def pixel_cases(config: LeViTConfig, preprocessing: Preprocessing, seed: int) -> tuple[Case, ...]:
+def pixel_cases(transform: Transform, seed: int) -> tuple[Case, ...]:
     """The same for an artifact that takes bytes, as far as there are such bytes.
 
     The mean colour takes the place of zeros, to the nearest byte. Constants begin with black and
     white, the farthest from what pads the borders. The loudest noise there is has every byte at 0
     or 255. Tiny values there are none: the least step of a byte is what "zeros" differ by.
     """
-    shape = (*config.image_size, config.in_channels)
-    mean, std = channel_statistics(config, preprocessing)
+    shape = (*transform.image_size, transform.channels)
+    mean, std = transform.statistics()
 
     def normal(n: int) -> Images:
         noise = np.random.default_rng(seed).standard_normal((n, *shape))
@@ -138,9 +137,7 @@ def _bytes(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def as_taken(
-    case: Case, interface: Interface, config: LeViTConfig, preprocessing: Preprocessing
-) -> Case:
+def as_taken(case: Case, interface: Interface, transform: Transform) -> Case:
     """A case for an artifact of this interface: bytes are normalised for one that takes images.
 
     Raises UsageError for images that are normalised already where bytes are taken.
@@ -153,7 +150,7 @@ def as_taken(
             f"The inputs {case.name!r} are {given}, and the artifact takes {interface.input}. "
             "Expected bytes (n, height, width, channels)."
         )
-    return replace(case, draw=lambda n: normalise(case.draw(n), config, preprocessing))
+    return replace(case, draw=lambda n: transform.normalise(case.draw(n)))
 
 
 def image_case(name: str, images: Images) -> Case:
@@ -175,7 +172,7 @@ def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
     found = find_pictures(Path(folder))
     taken = min(len(found), MOST_PICTURES)
     chosen = [found[i * len(found) // taken] for i in range(taken)]
-    images = read_pictures(chosen, checkpoint.config, checkpoint.preprocessing, "uint8")
+    images = read_pictures(chosen, checkpoint.transform, "uint8")
 
     def draw(n: int) -> Images:
         # what few pictures leave to chance is settled by the same, darker and darker

@@ -12,16 +12,12 @@ is the float network with its numbers rounded, and each of the four steps can be
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
-from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import UsageError
-from levit_deploy.model import LeViT
-from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.pictures.split import Judging
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.isolated import open_isolated
@@ -29,28 +25,26 @@ from levit_deploy.runtime.sessions import filled
 from levit_deploy.verification.accuracy import accuracy, top1
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.measure import measure
+from levit_deploy.verification.original import Original
 from levit_deploy.verification.result import Verification
 from levit_deploy.verification.rounding import check_rounding
 
 
 def measure_int8(
-    model: LeViT,
-    config: LeViTConfig,
+    original: Original,
     artifact: Artifact,
     plain: bytes,
     *,
-    head: str,
-    names: Mapping[str, str],
-    extra: tuple[Case, ...],
     pictures: Judging | None,
-    max_drop: float | None,
-    preprocessing: Preprocessing,
+    max_drop: float | None = None,
+    extra: tuple[Case, ...] = (),
     blocks: bool = False,
 ) -> Verification:
     """Compare an int8 artifact with its original, and with ``plain``, its float form in ONNX.
 
-    The rest is as for ``measure``. Raises UsageError where there are no pictures to judge by, and
-    VerificationError where the artifact is not its float form, rounded.
+    ``pictures`` judge its answers, and it may lose ``max_drop`` points on them. The rest is as for
+    ``measure``. Raises UsageError if there are no pictures, and VerificationError if the artifact
+    is not its float form, rounded.
     """
     if pictures is None:
         raise UsageError(
@@ -63,28 +57,17 @@ def measure_int8(
         path = Path(folder) / "float.onnx"
         path.write_bytes(plain)
         with open_isolated(path) as unrounded:
-            float_proof = measure(
-                model,
-                config,
-                unrounded,
-                head=head,
-                names=names,
-                extra=extra,
-                preprocessing=preprocessing,
-            )
-            answers = top1(filled(unrounded.run, batch), pictures)
-    with open_isolated(artifact.path, literal=True) as literal:
-        found = measure(
-            model,
-            config,
+            float_proof = measure(original, unrounded, extra=extra)
+            float_answers = top1(filled(unrounded.run, batch), pictures)
+    with open_isolated(artifact.path, literal=True) as opened:
+        proof = measure(
+            original,
             artifact,
-            head=head,
             precision="int8",
-            names=names,
             extra=extra,
-            literal=filled(literal.run, batch),
-            preprocessing=preprocessing,
+            literal=filled(opened.run, batch),
             blocks=blocks,
         )
-    figures = accuracy(answers, top1(filled(artifact.run, batch), pictures), pictures, max_drop)
-    return replace(found, unrounded=float_proof, accuracy=figures)
+    answers = top1(filled(artifact.run, batch), pictures)
+    figures = accuracy(float_answers, answers, pictures, max_drop)
+    return replace(proof, unrounded=float_proof, accuracy=figures)

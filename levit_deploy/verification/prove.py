@@ -7,14 +7,11 @@ from itertools import zip_longest
 import onnx
 
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.choices import HEADS, LAYOUTS, known
+from levit_deploy.choices import HEADS, LAYOUTS, Precision, known
 from levit_deploy.errors import ArtifactError, VerificationError
 from levit_deploy.interface import SINGLE_LABEL
-from levit_deploy.model import LeViT
-from levit_deploy.passes.heads import HEAD_PASSES
 from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.pictures.split import Judging
-from levit_deploy.pictures.transform import same_images, same_normalisation
 from levit_deploy.provenance import Provenance, claimed_precision, is_ours
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.targets.onnx_writer import OPSETS
@@ -23,73 +20,48 @@ from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.int8 import measure_int8
 from levit_deploy.verification.measure import measure
+from levit_deploy.verification.original import original_of
 from levit_deploy.verification.result import Verification
 
 
 def prove(
     checkpoint: Checkpoint,
     artifact: Artifact,
-    extra: tuple[Case, ...],
+    *,
+    extra: tuple[Case, ...] = (),
     pictures: Judging | None = None,
     max_drop: float | None = None,
     blocks: bool = False,
 ) -> Verification:
-    """Measure an artifact against the checkpoint, in the precision that it says it computes in.
+    """Measure an artifact against the checkpoint, in the precision that its metadata names.
 
-    Raises ArtifactError where it says what cannot be measured, VerificationError where it says
-    that it is used in another way than the checkpoint states: for other pictures or classes.
+    The rest is as for ``measure`` and ``measure_int8``. Raises ArtifactError if the metadata cannot
+    be measured by, VerificationError if they name other pictures or classes than the checkpoint.
     """
-    model, head = original(checkpoint, artifact)
+    original = original_of(checkpoint, artifact)
+    precision = _precision(artifact)
+    _require_same_use(checkpoint, artifact)
+    if precision == "int8":
+        return measure_int8(
+            original,
+            artifact,
+            _float_form(checkpoint, artifact),
+            pictures=pictures,
+            max_drop=max_drop,
+            extra=extra,
+            blocks=blocks,
+        )
+    return measure(original, artifact, precision=precision, extra=extra, blocks=blocks)
+
+
+def _precision(artifact: Artifact) -> Precision:
     try:
-        precision = claimed_precision(artifact.metadata)
+        return claimed_precision(artifact.metadata)
     except ValueError as error:
         raise ArtifactError(
             f"{artifact.path} cannot be held to a budget: {error}. A later version of this tool "
             "may have written it. Upgrade, or export it again."
         ) from error
-    _require_same_use(checkpoint, artifact)
-    if precision == "int8":
-        return measure_int8(
-            model,
-            checkpoint.config,
-            artifact,
-            _float_form(checkpoint, artifact),
-            head=head,
-            names=checkpoint.block_names,
-            extra=extra,
-            pictures=pictures,
-            max_drop=max_drop,
-            preprocessing=checkpoint.preprocessing,
-            blocks=blocks,
-        )
-    return measure(
-        model,
-        checkpoint.config,
-        artifact,
-        head=head,
-        precision=precision,
-        names=checkpoint.block_names,
-        extra=extra,
-        preprocessing=checkpoint.preprocessing,
-        blocks=blocks,
-    )
-
-
-def original(checkpoint: Checkpoint, artifact: Artifact) -> tuple[LeViT, str]:
-    """The network that an artifact is held to, with the head it says it has, and that head.
-
-    Raises ArtifactError where the checkpoint has no such head.
-    """
-    head = artifact.metadata.get("head", checkpoint.head)
-    if head == checkpoint.head:
-        return checkpoint.model, head
-    chosen = known(head, HEADS)
-    if chosen is not None and checkpoint.config.distillation:
-        return HEAD_PASSES[chosen](checkpoint.model), head
-    raise ArtifactError(
-        f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those of "
-        f"{checkpoint.head!r}. Give the checkpoint it was made from."
-    )
 
 
 def _require_same_use(checkpoint: Checkpoint, artifact: Artifact) -> None:
@@ -108,10 +80,10 @@ def _require_same_use(checkpoint: Checkpoint, artifact: Artifact) -> None:
                 "Expected them as levit-deploy writes them. Export it again."
             )
         return
-    config, own, theirs = checkpoint.config, checkpoint.preprocessing, claimed.preprocessing
-    differs = not own.assumed and not same_images(config, own, theirs)
+    own, theirs = checkpoint.preprocessing, claimed.preprocessing
+    differs = not own.assumed and not checkpoint.transform.same_images(theirs)
     if artifact.interface.input == "uint8":
-        differs |= not same_normalisation(config, own, theirs)
+        differs |= not checkpoint.transform.same_normalisation(theirs)
     if differs:
         raise VerificationError(
             f"{artifact.path} says that pictures are prepared for it by {_said(theirs)}, where it "

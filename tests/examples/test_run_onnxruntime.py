@@ -44,7 +44,7 @@ def test_it_crops_and_resizes_as_the_metadata_says(files, tmp_path, truncated):
 
     model = onnx.load(files / "small.spatial")
     entry = next(entry for entry in model.metadata_props if entry.key == "preprocessing")
-    how = Preprocessing(0.9, truncated=truncated)
+    how = Preprocessing(crop_fraction=0.9, truncated=truncated)
     entry.value = how.to_json()
     onnx.save(model, tmp_path / "small.onnx")
     path, saved = tmp_path / "odd.png", tmp_path / "prepared.npy"

@@ -7,7 +7,7 @@ import pytest
 from networks import SMALL
 from pictures_on_disk import BROKEN, save, unlisted
 from PIL import Image
-from prepared import prepare
+from prepared import prepare, transform_of
 
 from levit_deploy.errors import InputError, UsageError
 from levit_deploy.pictures import files as pictures
@@ -21,16 +21,17 @@ from levit_deploy.pictures.files import (
     walk_pictures,
 )
 from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
-from levit_deploy.pictures.transform import normalise
+from levit_deploy.pictures.transform import Transform
 from levit_deploy.verification.inputs import MOST_PICTURES, picture_case
 
 CONFIG = SMALL.replace(image_size=(16, 16))
-CHECKPOINT = SimpleNamespace(config=CONFIG, preprocessing=IMAGENET)
+OTHER = Preprocessing(crop_fraction=0.9, interpolation="bilinear", mean=(0.5,), std=(0.25,))
+CHECKPOINT = SimpleNamespace(transform=transform_of(CONFIG))
 
 
 def images(folder, checkpoint=CHECKPOINT):
     case = picture_case(checkpoint, folder)
-    return normalise(case.draw(case.sizes[0]), checkpoint.config, checkpoint.preprocessing)
+    return checkpoint.transform.normalise(case.draw(case.sizes[0]))
 
 
 def test_pictures_are_found_below_the_folder_and_nothing_else(tmp_path):
@@ -51,8 +52,8 @@ def test_a_folder_may_itself_be_hidden(tmp_path):
 
 def test_they_come_in_order_as_the_network_expects_them(tmp_path):
     second, first = save(tmp_path / "b.png", seed=1), save(tmp_path / "a.png", seed=2)
-    for preprocessing in (IMAGENET, Preprocessing(0.9, "bilinear", (0.5,), (0.25,))):
-        found = images(tmp_path, SimpleNamespace(config=CONFIG, preprocessing=preprocessing))
+    for preprocessing in (IMAGENET, OTHER):
+        found = images(tmp_path, SimpleNamespace(transform=transform_of(CONFIG, preprocessing)))
         assert found.shape == (2, 3, 16, 16)
         np.testing.assert_array_equal(found[0], prepare(first, CONFIG, preprocessing))
         np.testing.assert_array_equal(found[1], prepare(second, CONFIG, preprocessing))
@@ -62,9 +63,8 @@ def test_they_come_in_order_as_the_network_expects_them(tmp_path):
 def test_of_many_some_are_taken_evenly_spread(tmp_path, count):
     for i in range(count):
         Image.new("L", (1, 1), i).save(tmp_path / f"{i:03}.png")
-    grey = SimpleNamespace(
-        config=CONFIG.replace(in_channels=1), preprocessing=Preprocessing(mean=(0,), std=(1,))
-    )
+    unchanged = Preprocessing(mean=(0,), std=(1,))
+    grey = SimpleNamespace(transform=transform_of(CONFIG.replace(in_channels=1), unchanged))
     numbers = np.rint(images(tmp_path, grey)[:, 0, 0, 0] * 255).astype(int)
     assert len(numbers) == MOST_PICTURES == len(set(numbers))
     assert numbers[0] == 0
@@ -179,7 +179,7 @@ UNFIT = {
 def test_a_whole_picture_that_is_of_no_use_is_not_called_broken(tmp_path, case):
     make, expected = UNFIT[case]
     make(tmp_path / "b.png")
-    config = SimpleNamespace(config=SMALL.replace(image_size=(64, 64)), preprocessing=IMAGENET)
+    config = SimpleNamespace(transform=transform_of(SMALL.replace(image_size=(64, 64))))
     with pytest.raises(InputError, match=rf"b\.png cannot be used: .*{expected}\. Convert it"):
         picture_case(config, tmp_path)
 
@@ -188,7 +188,7 @@ def test_a_whole_picture_that_is_of_no_use_is_not_called_broken(tmp_path, case):
 def test_one_picture_that_cannot_be_read_refuses_them_all(tmp_path, case):
     save(tmp_path / "a.png")
     BROKEN[case](tmp_path / "b.png")
-    config = SimpleNamespace(config=SMALL.replace(image_size=(64, 64)), preprocessing=IMAGENET)
+    config = SimpleNamespace(transform=transform_of(SMALL.replace(image_size=(64, 64))))
     with pytest.raises(InputError, match=r"b\.png cannot be read as a picture: .*take it out"):
         picture_case(config, tmp_path)
 
@@ -203,7 +203,7 @@ def test_a_picture_that_would_take_all_memory_is_refused(tmp_path, monkeypatch, 
 
 def test_pictures_the_network_cannot_take_are_no_fault_of_the_pictures(tmp_path):
     save(tmp_path / "a.png")
-    checkpoint = SimpleNamespace(config=CONFIG.replace(in_channels=4), preprocessing=IMAGENET)
+    checkpoint = SimpleNamespace(transform=transform_of(CONFIG.replace(in_channels=4)))
     with pytest.raises(UsageError, match="4 channels"):
         picture_case(checkpoint, tmp_path)
 
@@ -213,7 +213,7 @@ def test_neither_is_a_machine_out_of_memory(tmp_path, monkeypatch):
         raise MemoryError
 
     save(tmp_path / "a.png")
-    monkeypatch.setattr(pictures, "fit", exhausted)
+    monkeypatch.setattr(Transform, "fit", exhausted)
     with pytest.raises(MemoryError):
         picture_case(CHECKPOINT, tmp_path)
 

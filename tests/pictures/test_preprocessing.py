@@ -47,11 +47,23 @@ def test_a_silent_config_leaves_what_is_usual():
 def test_what_a_config_states_is_no_assumption():
     found = stated(TIMM, "config.json", mean=[0.5, 0.4, 0.3], std=None, interpolation="bilinear")
     mean = (0.5, 0.4, 0.3)
-    assert found == Preprocessing(0.9, "bilinear", mean, TIMM.std, assumed=False)
+    assert found == Preprocessing(
+        crop_fraction=0.9, interpolation="bilinear", mean=mean, std=TIMM.std, assumed=False
+    )
 
 
 def test_it_reads_back():
-    for one in (IMAGENET, Preprocessing(1, "box", (0.5,), (1.0,), assumed=False, unsupported="x")):
+    for one in (
+        IMAGENET,
+        Preprocessing(
+            crop_fraction=1,
+            interpolation="box",
+            mean=(0.5,),
+            std=(1.0,),
+            assumed=False,
+            unsupported="x",
+        ),
+    ):
         assert Preprocessing.from_json(one.to_json()) == one
 
 
@@ -59,16 +71,31 @@ def test_it_reads_back():
 
 
 def test_what_is_printed_of_pictures_can_be_told():
-    own = Preprocessing(0.9, "bilinear", (0.5, 0.25, 0.125), (0.1,), assumed=False)
+    own = Preprocessing(
+        crop_fraction=0.9,
+        interpolation="bilinear",
+        mean=(0.5, 0.25, 0.125),
+        std=(0.1,),
+        assumed=False,
+    )
     assert told(str(own), IMAGENET) == own
     # 248 / 224 in no short decimal number, and transformers' way to crop
-    longer = Preprocessing(224 / 248, "box", (1 / 3,), (0.1,), assumed=False, truncated=True)
+    longer = Preprocessing(
+        crop_fraction=224 / 248,
+        interpolation="box",
+        mean=(1 / 3,),
+        std=(0.1,),
+        assumed=False,
+        truncated=True,
+    )
     assert told(str(longer), IMAGENET) == longer
     assert "0.9032258064516129 truncated, box" in str(longer)
     assert told(str(own), longer) == own
     assert told("nearest", longer).truncated
     part = told("std 0.5 , nearest", own)
-    assert part == Preprocessing(0.9, "nearest", own.mean, (0.5,), assumed=False)
+    assert part == Preprocessing(
+        crop_fraction=0.9, interpolation="nearest", mean=own.mean, std=(0.5,), assumed=False
+    )
 
 
 def test_other_steps_are_forgotten_only_where_all_is_told():

@@ -4,17 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SMALL
 from PIL import Image
-from prepared import prepare
+from prepared import prepare, transform_of
 
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
-from levit_deploy.pictures.transform import (
-    channel_statistics,
-    fit,
-    normalise,
-    same_images,
-    same_normalisation,
-)
 
 MEAN = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -99,7 +92,9 @@ def test_the_resized_picture_just_covers_what_is_cropped(
     by_hand = picture.resize((columns, rows), Image.Resampling[interpolation.upper()])
     top, left = round((rows - height) / 2), round((columns - width) / 2)
     expected = normalised(np.asarray(by_hand)[top : top + height, left : left + width])
-    preprocessing = Preprocessing(preprocessing.crop_fraction, interpolation)
+    preprocessing = Preprocessing(
+        crop_fraction=preprocessing.crop_fraction, interpolation=interpolation
+    )
     image = prepare(picture, config, preprocessing)
     np.testing.assert_allclose(image, expected, rtol=0, atol=1e-6)
 
@@ -112,7 +107,7 @@ def test_the_resized_picture_just_covers_what_is_cropped(
 )
 def test_no_border_shows(size, target, crop):
     picture = Image.new("RGB", size, (200, 100, 50))
-    image = prepare(picture, SMALL.replace(image_size=target), Preprocessing(crop))
+    image = prepare(picture, SMALL.replace(image_size=target), Preprocessing(crop_fraction=crop))
     expected = (np.array([200, 100, 50]).reshape(3, 1, 1) / 255 - MEAN) / STD
     assert image.shape == (3, *target)
     np.testing.assert_allclose(image, np.broadcast_to(expected, image.shape), rtol=0, atol=1e-5)
@@ -218,7 +213,7 @@ def test_black_is_black_in_16_bits_too():
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_a_network_of_other_channels_takes_no_pictures(channels):
-    with pytest.raises(UsageError, match=f"{channels} channels, where pictures have one"):
+    with pytest.raises(UsageError, match=f"{channels} channels, and pictures have one"):
         prepare(Image.new("RGB", (80, 80)), SQUARE.replace(in_channels=channels), IMAGENET)
 
 
@@ -241,22 +236,23 @@ def test_what_a_config_asks_for_and_is_not_done_is_said(preprocessing, expected)
 def test_a_picture_is_fitted_in_bytes_and_then_normalised():
     pixels = np.random.default_rng(0).integers(0, 256, (70, 80, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
-    fitted = fit(picture, SQUARE, IMAGENET)
+    transform = transform_of(SQUARE)
+    fitted = transform.fit(picture)
     assert (fitted.dtype, fitted.shape) == (np.uint8, (*SQUARE.image_size, 3))
     expected = (fitted / 255 - np.array(IMAGENET.mean)) / np.array(IMAGENET.std)
-    found = normalise(fitted[None], SQUARE, IMAGENET, np.float64)
+    found = transform.normalise(fitted[None], np.float64)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found[0], expected.transpose(2, 0, 1), rtol=0, atol=1e-14)
-    np.testing.assert_array_equal(
-        prepare(picture, SQUARE, IMAGENET), normalise(fitted, SQUARE, IMAGENET)
-    )
+    np.testing.assert_array_equal(prepare(picture, SQUARE, IMAGENET), transform.normalise(fitted))
 
 
 def test_one_number_is_for_all_channels_and_grey_has_their_mean():
     four = SQUARE.replace(in_channels=4)
-    mean, std = channel_statistics(four, Preprocessing(mean=(0.5,), std=(0.1, 0.2, 0.3, 0.4)))
+    mean, std = transform_of(
+        four, Preprocessing(mean=(0.5,), std=(0.1, 0.2, 0.3, 0.4))
+    ).statistics()
     assert (list(mean), list(std)) == ([0.5] * 4, [0.1, 0.2, 0.3, 0.4])
-    mean, std = channel_statistics(GREY, Preprocessing(mean=(0.1, 0.2, 0.6), std=(0.5,)))
+    mean, std = transform_of(GREY, Preprocessing(mean=(0.1, 0.2, 0.6), std=(0.5,))).statistics()
     assert (list(mean), list(std)) == (pytest.approx([0.3]), [0.5])
 
 
@@ -275,8 +271,8 @@ GREYS = (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3
     ],
 )
 def test_the_same_is_the_same_however_it_is_spelt(config, one, other):
-    assert same_images(config, Preprocessing(**one), Preprocessing(**other))
-    assert same_images(config, Preprocessing(**other), Preprocessing(**one))
+    assert transform_of(config, Preprocessing(**one)).same_images(Preprocessing(**other))
+    assert transform_of(config, Preprocessing(**other)).same_images(Preprocessing(**one))
 
 
 @pytest.mark.parametrize(
@@ -293,6 +289,6 @@ def test_the_same_is_the_same_however_it_is_spelt(config, one, other):
     ],
 )
 def test_another_way_is_another(one, other):
-    pair = Preprocessing(**one), Preprocessing(**other)
-    assert not same_images(SQUARE, *pair)
-    assert same_normalisation(SQUARE, *pair) == (not {"mean", "std"} & other.keys())
+    transform, changed = transform_of(SQUARE, Preprocessing(**one)), Preprocessing(**other)
+    assert not transform.same_images(changed)
+    assert transform.same_normalisation(changed) == (not {"mean", "std"} & other.keys())

@@ -38,9 +38,7 @@ def path(tmp_path_factory):
 def plain_softmax(data: bytes, folder: Path) -> np.ndarray:
     """What onnxruntime itself computes of the pictures, one by one."""
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    images = read_pictures(
-        find_pictures(folder), scans.demo_checkpoint().config, scans.PREPROCESSING
-    )
+    images = read_pictures(find_pictures(folder), scans.TRANSFORM)
     logits = np.concatenate([session.run(None, {"pixel_values": x[None]})[0] for x in images])
     powers = np.exp(logits.astype(np.float64))
     return powers / powers.sum(1, keepdims=True)

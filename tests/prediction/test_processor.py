@@ -15,7 +15,13 @@ from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
 
 CONFIG = SMALL.replace(image_size=(32, 48))
-PREPROCESSING = Preprocessing(0.9, "bilinear", (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), assumed=False)
+PREPROCESSING = Preprocessing(
+    crop_fraction=0.9,
+    interpolation="bilinear",
+    mean=(0.4, 0.5, 0.6),
+    std=(0.2, 0.3, 0.25),
+    assumed=False,
+)
 
 
 def artifact(

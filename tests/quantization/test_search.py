@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 from float_graphs import CONFIG, centred, float_graph, noise, save_pictures
+from prepared import transform_of
 
 from levit_deploy.errors import VerificationError
-from levit_deploy.pictures.preprocessing import IMAGENET
 from levit_deploy.pictures.split import split_pictures
 from levit_deploy.quantization.calibration import METHODS
 from levit_deploy.quantization.rounding import quantized_blocks
@@ -17,7 +17,7 @@ from levit_deploy.verification.rounding import check_rounding
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     folder = save_pictures(tmp_path_factory.mktemp("pictures"), CONFIG.num_classes, each=8)
-    calibration, judging = split_pictures(folder, CONFIG, IMAGENET)
+    calibration, judging = split_pictures(folder, transform_of(CONFIG), CONFIG.num_classes)
     return calibration, dataclasses.replace(judging, labels=None)  # a random network is never right
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from float_graphs import CONFIG
+from prepared import transform_of
 
 from levit_deploy.pictures.preprocessing import IMAGENET
 from levit_deploy.pictures.split import Judging
@@ -13,7 +14,7 @@ LABELS = np.arange(1000) % 7
 
 
 def judging(labels):
-    return Judging((Path("x.png"),) * 1000, labels, CONFIG, IMAGENET)
+    return Judging((Path("x.png"),) * 1000, labels, transform_of(CONFIG))
 
 
 def with_others(answers, *places):

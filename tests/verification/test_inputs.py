@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 from networks import SMALL
+from prepared import transform_of
 
 from levit_deploy.errors import UsageError
 from levit_deploy.interface import Interface
 from levit_deploy.pictures.preprocessing import Preprocessing
-from levit_deploy.pictures.transform import normalise
 from levit_deploy.verification.inputs import as_taken, image_case, pixel_cases, standard_cases
 
 CASES = {case.name: case for case in standard_cases(SMALL, seed=0)}
@@ -57,7 +57,8 @@ def test_given_images_are_taken_as_they_are():
 # --- bytes ----------------------------------------------------------------------------------------
 
 PREPROCESSING = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
-PIXEL_CASES = {case.name: case for case in pixel_cases(SMALL, PREPROCESSING, seed=0)}
+TRANSFORM = transform_of(SMALL, PREPROCESSING)
+PIXEL_CASES = {case.name: case for case in pixel_cases(TRANSFORM, seed=0)}
 
 
 @pytest.mark.parametrize("name", PIXEL_CASES)
@@ -67,12 +68,12 @@ def test_bytes_are_the_same_every_time_and_all_different(name, n):
     assert pixels.dtype == np.uint8
     assert pixels.shape == (n, 64, 96, 3)
     assert len({image.tobytes() for image in pixels}) == n
-    again = {case.name: case for case in pixel_cases(SMALL, PREPROCESSING, seed=0)}[name]
+    again = {case.name: case for case in pixel_cases(TRANSFORM, seed=0)}[name]
     assert pixels.tobytes() == again.draw(n).tobytes()
 
 
 def test_each_kind_of_bytes_is_what_its_name_says():
-    normal = normalise(PIXEL_CASES["normal"].draw(8), SMALL, PREPROCESSING)
+    normal = TRANSFORM.normalise(PIXEL_CASES["normal"].draw(8))
     np.testing.assert_allclose(normal.mean((0, 2, 3)), 0, atol=0.05)  # a little is cut off
     np.testing.assert_allclose(normal.std((0, 2, 3)), 0.95, atol=0.05)
     zeros = PIXEL_CASES["zeros"].draw(4).astype(int)
@@ -91,9 +92,9 @@ def test_each_kind_of_bytes_is_what_its_name_says():
 
 def test_bytes_are_normalised_for_who_takes_images_and_not_the_other_way():
     pixels = PIXEL_CASES["normal"].draw(2)
-    taken = as_taken(image_case("mine", pixels), Interface(), SMALL, PREPROCESSING)
-    np.testing.assert_array_equal(taken.draw(2), normalise(pixels, SMALL, PREPROCESSING))
+    taken = as_taken(image_case("mine", pixels), Interface(), TRANSFORM)
+    np.testing.assert_array_equal(taken.draw(2), TRANSFORM.normalise(pixels))
     own = image_case("mine", pixels)
-    assert as_taken(own, Interface("uint8"), SMALL, PREPROCESSING) is own
+    assert as_taken(own, Interface("uint8"), TRANSFORM) is own
     with pytest.raises(UsageError, match="'normal' are float32"):
-        as_taken(CASES["normal"], Interface("uint8"), SMALL, PREPROCESSING)
+        as_taken(CASES["normal"], Interface("uint8"), TRANSFORM)

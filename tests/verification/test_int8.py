@@ -187,7 +187,7 @@ def test_a_program_that_claims_int8_is_refused(checkpoint, tmp_path):
     fused = load_artifact(tmp_path / "fused.safetensors")
     claims = dataclasses.replace(fused, metadata={**fused.metadata, "precision": "int8"})
     with pytest.raises(ArtifactError, match="is no ONNX file"):
-        proving.prove(checkpoint, claims, ())
+        proving.prove(checkpoint, claims)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_a_forgotten_head_is_refused_in_any_precision(
     monkeypatch.setattr(compare, "TWINS", (0,))  # the first look will do
     pipeline.export(checkpoint, format, tmp_path / "artifact", precision=precision, head="class")
     claimed = load_artifact(tmp_path / "artifact")
-    found = proving.prove(checkpoint, replace(claimed, metadata={"precision": precision}), ())
+    found = proving.prove(checkpoint, replace(claimed, metadata={"precision": precision}))
     assert not found.passed
     assert "head" in found.parting.block
 

@@ -130,9 +130,17 @@ def test_what_timm_has_fused_is_read_too():
 
 def test_the_config_states_what_becomes_of_pictures():
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    assert timm.known({}).preprocessing == Preprocessing(0.9, "bicubic", mean, std)
+    assert timm.known({}).preprocessing == Preprocessing(
+        crop_fraction=0.9, interpolation="bicubic", mean=mean, std=std
+    )
     own = {"crop_pct": 0.95, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.25] * 3}
-    expected = Preprocessing(0.95, "bilinear", (0.5,) * 3, (0.25,) * 3, assumed=False)
+    expected = Preprocessing(
+        crop_fraction=0.95,
+        interpolation="bilinear",
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        assumed=False,
+    )
     assert timm.known(hub(pretrained_cfg=own)).preprocessing == expected
     assert timm.known({"architecture": "levit_256", **own}).preprocessing == expected  # older
     own |= {"crop_pct": 1, "crop_mode": "center", "interpolation": None}

@@ -68,7 +68,14 @@ def preprocessing(**fields):
 def test_the_golden_folder_states_what_becomes_of_pictures():
     _, config = locate(GOLDENS / "transformers")
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = Preprocessing(0.875, "bicubic", mean, std, assumed=False, truncated=True)
+    expected = Preprocessing(
+        crop_fraction=0.875,
+        interpolation="bicubic",
+        mean=mean,
+        std=std,
+        assumed=False,
+        truncated=True,
+    )
     known = transformers.known(config)
     assert (known.preprocessing, known.picture_size) == (expected, (96, 96))
 

@@ -1,0 +1,58 @@
+"""The original network that an artifact is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.choices import HEADS, known
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import ArtifactError
+from levit_deploy.model import LeViT
+from levit_deploy.passes.heads import HEAD_PASSES
+from levit_deploy.pictures.transform import Transform
+from levit_deploy.runtime.artifact import Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """The original network, with the head that an artifact computes.
+
+    ``model`` is float32 and in evaluation mode, with ``head`` as its only output: 'mean', 'class'
+    or 'distill'. ``transform`` makes its inputs of pictures. ``block_names`` has the checkpoint's
+    names of the blocks, by canonical name.
+    """
+
+    model: LeViT
+    config: LeViTConfig
+    head: str
+    transform: Transform
+    block_names: Mapping[str, str] = field(default_factory=dict)
+
+
+def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:
+    """The network that an artifact is held to, with the head that its metadata names.
+
+    Raises ArtifactError if the checkpoint has no such head.
+    """
+    head = artifact.metadata.get("head", checkpoint.head)
+    return Original(
+        model=_with_head(checkpoint, head, artifact),
+        config=checkpoint.config,
+        head=head,
+        transform=checkpoint.transform,
+        block_names=checkpoint.block_names,
+    )
+
+
+def _with_head(checkpoint: Checkpoint, head: str, artifact: Artifact) -> LeViT:
+    if head == checkpoint.head:
+        return checkpoint.model
+    chosen = known(head, HEADS)
+    if chosen is not None and checkpoint.config.distillation:
+        return HEAD_PASSES[chosen](checkpoint.model)
+    raise ArtifactError(
+        f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those of "
+        f"{checkpoint.head!r}. Give the checkpoint it was made from."
+    )
