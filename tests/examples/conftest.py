@@ -1,9 +1,13 @@
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from example_scripts import FORMS, NETWORKS
+from example_scripts import EXAMPLES, FORMS, NETWORKS, NODE_PACKAGE
 from networks import images, trained
 
 from levit_deploy.checkpoint import read_checkpoint
@@ -32,3 +36,28 @@ def files(tmp_path_factory) -> Path:
             data = EXPORTERS[format].serialize(model, provenance, ExportOptions(opset))
             (folder / f"{network}.{name}").write_bytes(data)
     return folder
+
+
+@pytest.fixture
+def node() -> str:
+    """The program that runs examples/node."""
+    program = shutil.which("node")
+    if program is None or not NODE_PACKAGE.is_dir():
+        pytest.skip("onnxruntime-node is not installed: npm install --ignore-scripts")
+    return program
+
+
+@pytest.fixture
+def refused(monkeypatch, capfd) -> Callable[..., str]:
+    """Runs a script, in this process, that ends with a sentence; returns what it said."""
+
+    def run(name: str | Path, *arguments: object, path: Path | None = None) -> str:
+        monkeypatch.setattr(sys, "argv", [str(name), *map(str, arguments)])
+        if path is not None:
+            monkeypatch.setenv("PATH", str(path))
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        assert isinstance(ended.value.code, str)  # which Python prints, and exits with 1
+        return capfd.readouterr().err + ended.value.code
+
+    return run

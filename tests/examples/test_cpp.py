@@ -25,7 +25,8 @@ from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.targets.target import ExportOptions
 
 
-@pytest.mark.slow
+@pytest.mark.study
+@pytest.mark.cpp
 def test_a_cpp_program_computes_the_original_s_logits(files, tmp_path):
     for tool in ("cmake", "g++"):
         if shutil.which(tool) is None:

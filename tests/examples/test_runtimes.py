@@ -1,6 +1,5 @@
 """Runtimes that are not ours run an artifact unchanged, each by its script in examples/."""
 
-import shutil
 import subprocess
 import sys
 
@@ -9,7 +8,6 @@ import pytest
 from example_scripts import (
     EXAMPLES,
     NETWORKS,
-    NODE_PACKAGE,
     TOLD,
     check_images,
     check_probabilities,
@@ -35,25 +33,25 @@ def test_a_python_runtime_computes_the_original_s_logits(files, name, module, fo
     check_images(printed, files, network)
 
 
+@pytest.mark.node
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("form", ["spatial", "attention"])
-def test_node_computes_the_original_s_logits(files, form, network):
-    node = shutil.which("node")
-    if node is None or not NODE_PACKAGE.is_dir():
-        pytest.skip("onnxruntime-node is not installed: npm install --ignore-scripts")
+def test_node_computes_the_original_s_logits(node, files, form, network):
     arguments = files / f"{network}.{form}", files / f"{network}.npy"
     check_images(printed_by(node, EXAMPLES / "node" / "run.mjs", *arguments), files, network)
 
 
 @pytest.mark.parametrize(
-    "name", ["run_openvino.py", "run_opencv.py", "run_reference.py", "node/run.mjs"]
+    "name",
+    [
+        *("run_openvino.py", "run_opencv.py", "run_reference.py"),
+        pytest.param("node/run.mjs", marks=pytest.mark.node),
+    ],
 )
-def test_a_runtime_takes_bytes_and_gives_probabilities(files, tmp_path, name):
+def test_a_runtime_takes_bytes_and_gives_probabilities(request, files, tmp_path, name):
     interpreter = sys.executable
     if name.endswith(".mjs"):
-        interpreter = shutil.which("node")
-        if interpreter is None or not NODE_PACKAGE.is_dir():
-            pytest.skip("onnxruntime-node is not installed: npm install --ignore-scripts")
+        interpreter = request.getfixturevalue("node")
     elif name != "run_reference.py":
         pytest.importorskip(name[4:-3].replace("opencv", "cv2"))
     checkpoint = read_checkpoint(files / "small.pth", preprocessing=TOLD)
@@ -65,10 +63,9 @@ def test_a_runtime_takes_bytes_and_gives_probabilities(files, tmp_path, name):
     check_probabilities(printed, checkpoint, pixels)
 
 
-def test_node_says_how_to_call_it():
-    if shutil.which("node") is None or not NODE_PACKAGE.is_dir():
-        pytest.skip("onnxruntime-node is not installed: npm install --ignore-scripts")
-    done = subprocess.run(["node", EXAMPLES / "node" / "run.mjs"], capture_output=True, text=True)
+@pytest.mark.node
+def test_node_says_how_to_call_it(node):
+    done = subprocess.run([node, EXAMPLES / "node" / "run.mjs"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "Usage: node run.mjs ARTIFACT.onnx IMAGES.npy\n")
 
 

@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 from example_scripts import (
-    NODE_PACKAGE,
+    EXAMPLES,
     check_both_answers,
-    refused,
+    executable,
     script,
 )
 from foreign import timm
@@ -17,15 +17,15 @@ from networks import GOLDENS
 from PIL import Image
 from safetensors.torch import save_file
 
+import levit_deploy
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import MEAN, STD, held_out
 
 
-@pytest.mark.slow
+@pytest.mark.node
+@pytest.mark.usefixtures("node")
 def test_a_folder_of_transformers_runs_in_node(tmp_path):
-    if shutil.which("node") is None or not NODE_PACKAGE.is_dir():
-        pytest.skip("onnxruntime-node is not installed: npm install --ignore-scripts")
     checkpoint = GOLDENS / "transformers"
     arguments = (checkpoint, "-o", tmp_path / "levit.onnx")
     printed = script("transformers_to_node.py", *arguments)
@@ -37,7 +37,7 @@ WAYS = ("transformers_to_node.py", "official_to_cpp.py", "timm_to_int8.py")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
-def test_a_whole_way_overwrites_nothing_and_ends_in_a_sentence(files, tmp_path, name):
+def test_a_way_overwrites_nothing_and_ends_in_a_sentence(refused, files, tmp_path, name):
     output = tmp_path / "out"
     pictures = (tmp_path,) if name == "timm_to_int8.py" else ()
     for i in range(40 * len(pictures)):  # the least it takes
@@ -49,30 +49,44 @@ def test_a_whole_way_overwrites_nothing_and_ends_in_a_sentence(files, tmp_path, 
     assert output.read_text() == "mine"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "tool"), [(WAYS[0], "node"), (WAYS[1], "cmake")])
-def test_a_whole_way_says_which_program_is_missing(files, tmp_path, name, tool):
-    said = refused(name, files / "small.pth", "-o", tmp_path / "out", path=tmp_path)
-    assert f"No such file or directory: '{tool}'" in said
-    assert said.endswith("installed?\n")
+@pytest.mark.parametrize(
+    ("name", "there", "missing"),
+    [
+        ("transformers_to_node.py", (), "npm"),
+        ("transformers_to_node.py", ("npm",), "node"),
+        ("official_to_cpp.py", (), "cmake"),
+    ],
+)
+def test_a_way_names_the_program_that_is_missing(
+    refused, files, tmp_path, monkeypatch, name, there, missing
+):
+    monkeypatch.setattr(levit_deploy, "export", lambda *_, **__: None)  # takes seconds
+    examples, programs = tmp_path / "examples", tmp_path / "bin"
+    shutil.copytree(EXAMPLES, examples, ignore=shutil.ignore_patterns("node_modules"))
+    programs.mkdir()
+    for program in there:
+        executable(programs / program, "exit 0")
+    arguments = (files / "small.pth", "-o", tmp_path / "out")
+    said = refused(examples / name, *arguments, path=programs)
+    assert f"No such file or directory: '{missing}'" in said
+    assert said.endswith("installed?")
 
 
 @pytest.mark.slow
-def test_a_runtime_that_computes_something_else_is_refused(files, tmp_path):
+def test_a_runtime_that_computes_something_else_is_refused(refused, files, tmp_path):
     # two shell scripts stand in for a Node that is wrong, as the real one is right
-    for name, does in (("npm", "exit 0"), ("node", "echo 0 1 2 3 4 5 6; " * 3)):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
+    executable(tmp_path / "npm", "exit 0")
+    executable(tmp_path / "node", "echo 0 1 2 3 4 5 6; " * 3)
     arguments = (files / "small.pth", "-o", tmp_path / "out")
     assert "Do not ship it" in refused("transformers_to_node.py", *arguments, path=tmp_path)
-    (tmp_path / "node").write_text("#!/bin/sh\necho the reason >&2; exit 3\n")
+    executable(tmp_path / "node", "echo the reason >&2; exit 3")
     said = refused("transformers_to_node.py", *arguments, "--force", path=tmp_path)
     assert "the reason" in said
     assert "exit status 3" in said
 
 
 @pytest.mark.slow
-def test_timm_to_int8_keeps_the_answers_of_a_network_fine_tuned_on_digits(tmp_path):
+def test_timm_to_int8_keeps_the_answers(tmp_path):
     checkpoint = read_demo_checkpoint(tmp_path)
     labels = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     config = {
