@@ -59,11 +59,7 @@ class LeViTConfig:
 
     Attributes:
         image_size: (height, width) in pixels.
-        in_channels: The channels of an image.
-        num_classes: The classes, one logit each.
         stem_dims: The widths of the stride-2 convolutions. The last is the first stage's ``dim``.
-        stages: The stages in order.
-        downsamples: The subsamplings between them.
         distillation: Whether the network has two heads.
         activation: That of the MLPs, and of the other parts unless they have their own.
         stem_activation: That of the stem, if another. It may be 'none'.
@@ -71,8 +67,6 @@ class LeViTConfig:
         norm: A key of ``NORMS``.
         bias_over_scale: Whether attention biases are divided by the scale of the scores, as in
             vit-pytorch.
-        bn_eps: The eps of every BatchNorm.
-        ln_eps: The eps of every LayerNorm.
     """
 
     image_size: Grid

@@ -4,7 +4,7 @@ Graham et al., "LeViT: a Vision Transformer in ConvNet's Clothing for Faster Inf
 arXiv 2104.01136. Parameter names are those of the official ``levit.py``, so an official file
 loads as it is.
 
-Leaves hold all that only training needs: ``Conv2d_BN``, ``Linear_BN``, ``BN_Linear``,
+Parts that only training needs are leaves: ``Conv2d_BN``, ``Linear_BN``, ``BN_Linear``,
 ``AttentionBias``, ``Scale`` and the second head. The passes put plain modules in their place.
 No ``forward`` here knows whether that has happened.
 
@@ -115,9 +115,7 @@ def offset_indices(grid: Grid, stride: int) -> Tensor:
     Keys stand on every point of ``grid`` (height, width), queries on every ``stride``-th.
     """
     height, width = grid
-    if (
-        torch.get_default_device().type == "meta"
-    ):  # here torch would import its compiler to subtract
+    if torch.get_default_device().type == "meta":  # to subtract, torch imports its compiler there
         queries = len(range(0, height, stride)) * len(range(0, width, stride))
         return torch.empty(queries, height * width, dtype=torch.int64)
     dy = (torch.arange(0, height, stride)[:, None] - torch.arange(height)).abs()  # Hq, H

@@ -21,8 +21,8 @@ def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
 
     Only two kinds of tensor may be missing: ``num_batches_tracked``, which no trained network
     uses, and the offset indices, which follow from the image size. Stored indices must agree with
-    the computed ones, which are used, as a file cast to bfloat16 has them rounded. No memory is
-    allocated for weights before ``state`` is known to have every shape.
+    the computed ones, up to rounding. The model gets the computed ones, as a cast to bfloat16
+    rounds them. No memory is allocated for weights before ``state`` is known to have every shape.
 
     Raises CheckpointError for any tensor that is missing, surplus, of another shape or type, or
     not finite.
@@ -33,16 +33,7 @@ def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
     refuse_other_names_or_shapes(expected, state, optional)
 
     model.to_empty(device="cpu")
-    for name, module in model.named_modules():
-        if isinstance(module, AttentionBias):
-            module.idxs = offset_indices(module.grid, module.stride)
-            key = name.removesuffix(".attention_bias") + INDICES
-            if key in state and not same_indices(state[key], module.idxs):
-                raise CheckpointError(
-                    f"{key} does not hold the offsets of its token grid. Expected |dy| * width + "
-                    "|dx| for every query and key. Save the state dict again, unchanged, with the "
-                    "attention biases in that order."
-                )
+    _set_indices(model, state)
     loaded = {key: torch.zeros(()) for key in optional if key.endswith(COUNTS)}
     loaded |= {key: tensor for key, tensor in state.items() if not key.endswith(INDICES)}
     for key, tensor in loaded.items():
@@ -50,6 +41,20 @@ def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
     indices = {key: tensor for key, tensor in model.state_dict().items() if key.endswith(INDICES)}
     model.load_state_dict({**loaded, **indices})
     return model.eval()
+
+
+def _set_indices(model: LeViT, state: Mapping[str, Tensor]) -> None:
+    """Compute the offset indices. Raises CheckpointError if stored ones differ."""
+    for name, module in model.named_modules():
+        if isinstance(module, AttentionBias):
+            module.idxs = offset_indices(module.grid, module.stride)
+            key = name.removesuffix(".attention_bias") + INDICES
+            if key in state and not same_indices(state[key], module.idxs):
+                raise CheckpointError(
+                    f"{key} does not hold the offsets of its token grid. Expected |dy| * width + "
+                    "|dx| for every query and key. No other order of the attention biases is "
+                    "supported. Save the state dict again, unchanged."
+                )
 
 
 def refuse_other_names_or_shapes(

@@ -19,7 +19,6 @@ class Known:
 
     Attributes:
         activation: That of the MLPs, and of the parts without one of their own.
-        stem_activation: That of the stem.
         attention_activation: That of the attentions and the subsamplings.
         bias_over_scale: Whether attention biases are divided by the scale of the scores.
         averages_heads: Whether the family's code averages two heads in evaluation.
@@ -30,7 +29,6 @@ class Known:
             with the tensors.
         preprocessing: The config's, or the family's convention.
         picture_size: The (height, width) of a picture after the config's preprocessing.
-        labels: The names of the classes.
         problem_type: The meaning of the logits, one of PROBLEM_TYPES.
     """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from levit_deploy.checkpoint.families.known import Known, facts, stated_labels, stated_problem_type
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.folder import PAIR, image_size_of
-from levit_deploy.config import TIMM_VARIANTS, VARIANTS
+from levit_deploy.config import TIMM_VARIANTS, VARIANTS, LeViTConfig
 from levit_deploy.errors import CheckpointError
 from levit_deploy.pictures.preprocessing import Preprocessing, stated
 
@@ -77,24 +77,31 @@ def known(config: Mapping[str, Any]) -> Known:
         activation = _activation(arguments["act_layer"])
     attention_activation = arguments.get("attn_act_layer")
     image_size, input_size = arguments.get("img_size"), pretrained.get("input_size")
-    architecture: dict[str, object] = {}
-    if variant is not None and not _ARCHITECTURE & arguments.keys():
-        architecture = {key: facts(variant)[key] for key in _VARIANT_FACTS}
-    if type(classes := config.get("num_classes")) is int:
-        architecture["classes"] = classes
     return Known(
         activation=activation,
         stride=2,
         attention_activation=_activation(attention_activation) if attention_activation else None,
         image_size=None if image_size is None else image_size_of(image_size),
         usual_image_size=None if input_size is None else image_size_of(input_size),
-        stated=architecture,
+        stated=_stated(config, variant, arguments),
         preprocessing=_preprocessing(
             pretrained, _SILENT if config.keys() & {"architecture", "pretrained_cfg"} else _USUAL
         ),
         labels=_labels({**pretrained, **config}),
         problem_type=stated_problem_type(config),
     )
+
+
+def _stated(
+    config: Mapping[str, Any], variant: LeViTConfig | None, arguments: Mapping[str, Any]
+) -> dict[str, object]:
+    """The config's facts on the architecture."""
+    architecture: dict[str, object] = {}
+    if variant is not None and not _ARCHITECTURE & arguments.keys():
+        architecture = {name: facts(variant)[name] for name in _VARIANT_FACTS}
+    if type(classes := config.get("num_classes")) is int:
+        architecture["classes"] = classes
+    return architecture
 
 
 def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:

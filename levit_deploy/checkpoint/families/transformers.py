@@ -62,6 +62,7 @@ _STEPS = {
     "rescale_factor": 1 / 255,
     "do_normalize": True,
 }
+_KINDS = ("image_processor_type", "feature_extractor_type")  # the latter in older files
 _SIDE = 224  # the side it resizes for and crops to, if the config has none
 _USUAL = Preprocessing(truncated=True)
 # by Pillow's number, which the config has
@@ -130,35 +131,14 @@ def _stated(config: Mapping[str, Any]) -> dict[str, object]:
 def _pictures(config: Mapping[str, Any]) -> tuple[Preprocessing, Grid | None]:
     """Read LevitImageProcessor's config: the preprocessing, and the size of its images.
 
-    It resizes to 256/224 of ``size`` and crops to ``crop_size``, each 224 if missing. The size
-    returned is None if another processor, or no crop, determines it.
+    The size is None if another processor, or no crop, determines it.
     """
     source, processor = _processor(config)
     if not isinstance(processor, dict):
         return _USUAL, None
-    others = {
-        name: processor[name]
-        for name, usual in _STEPS.items()
-        if processor.get(name) not in (None, usual)
-    }
-    kinds = ("image_processor_type", "feature_extractor_type")  # the latter in older files
-    kind = next((name for name in kinds if processor.get(name)), None)
-    if kind is not None and not str(processor[kind]).startswith("Levit"):
-        others[kind] = processor[kind]
-    size, crop = (_or_else(processor.get(name), _SIDE) for name in ("size", "crop_size"))
-    if kind == "feature_extractor_type" and type(size) is int:
-        crop = _or_else(processor.get("crop_size"), size)  # LevitFeatureExtractor had one for both
-    shortest, side = _pixels(size, "shortest_edge"), _pixels(crop, "height", "width")
-    if shortest is None:
-        others["size"] = size
-    if side is None:
-        others["crop_size"] = crop
-
-    fraction = None
-    if shortest and side and (processor.keys() & {"size", "crop_size"}):
-        fraction = _crop_fraction(side, shortest)
-        if fraction > 1:  # it pads with black
-            fraction, others["size"], others["crop_size"] = None, size, crop
+    other_steps = _other_steps(processor)
+    fraction, side, other_sizes = _crop(processor)
+    others = other_steps | other_sizes
     resample = processor.get("resample")
     if type(resample) is int and 0 <= resample < len(_INTERPOLATIONS):
         resample = _INTERPOLATIONS[resample]
@@ -172,7 +152,7 @@ def _pictures(config: Mapping[str, Any]) -> tuple[Preprocessing, Grid | None]:
         mean=[mean] if isinstance(mean, int | float) else mean,
         std=[std] if isinstance(std, int | float) else std,
     )
-    cropped = side and not others.keys() & {"do_center_crop", *kinds}
+    cropped = side and not other_steps.keys() & {"do_center_crop", *_KINDS}
     return preprocessing, (side, side) if side and cropped else None
 
 
@@ -182,6 +162,47 @@ def _processor(config: Mapping[str, Any]) -> tuple[str, object]:
     if isinstance(nested, dict) and isinstance(nested.get("image_processor"), dict):
         return PROCESSOR_CONFIG, nested["image_processor"]
     return PREPROCESSOR_CONFIG, config.get(PREPROCESSOR_CONFIG)
+
+
+def _other_steps(processor: Mapping[str, Any]) -> dict[str, object]:
+    """The parts of a config that change LevitImageProcessor's steps or name another processor."""
+    others = {
+        name: processor[name]
+        for name, usual in _STEPS.items()
+        if processor.get(name) not in (None, usual)
+    }
+    kind = _kind(processor)
+    if kind is not None and not str(processor[kind]).startswith("Levit"):
+        others[kind] = processor[kind]
+    return others
+
+
+def _kind(processor: Mapping[str, Any]) -> str | None:
+    """The key that names the class of the processor."""
+    return next((name for name in _KINDS if processor.get(name)), None)
+
+
+def _crop(processor: Mapping[str, Any]) -> tuple[float | None, int | None, dict[str, object]]:
+    """The crop fraction, the side of the crop in pixels, and the sizes that are not supported.
+
+    LevitImageProcessor resizes to 256/224 of ``size`` and crops to ``crop_size``, each 224 if
+    missing. The fraction is None if the config gives neither, or if there is none.
+    """
+    size, crop = (_or_else(processor.get(name), _SIDE) for name in ("size", "crop_size"))
+    if _kind(processor) == "feature_extractor_type" and type(size) is int:
+        crop = _or_else(processor.get("crop_size"), size)  # LevitFeatureExtractor had one for both
+    shortest, side = _pixels(size, "shortest_edge"), _pixels(crop, "height", "width")
+    unsupported: dict[str, object] = {}
+    if shortest is None:
+        unsupported["size"] = size
+    if side is None:
+        unsupported["crop_size"] = crop
+    if shortest is None or side is None or not processor.keys() & {"size", "crop_size"}:
+        return None, side, unsupported
+    fraction = _crop_fraction(side, shortest)
+    if fraction > 1:  # it pads with black
+        return None, side, {"size": size, "crop_size": crop}
+    return fraction, side, {}
 
 
 def _crop_fraction(side: int, shortest: int) -> float:
