@@ -13,25 +13,25 @@ from levit_deploy.errors import OutputError
 
 
 def printable(message: str) -> str:
-    """The message without what names in a file could do to a terminal."""
+    """The message with control characters spelled out: a name must not drive the terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in as_utf8(message))
 
 
 def as_utf8(name: str | Path) -> str:
-    r"""A path, or what is said of one, with \xff for such a byte of a name that is no UTF-8.
+    r"""A path, or a text with one, with \xff for a byte that is not UTF-8.
 
-    Python has half a surrogate pair in its place, which few other programs read.
+    Python has half a surrogate pair for such a byte, which few other programs read.
     """
     return re.sub("[\udc80-\udcff]", lambda half: f"\\x{ord(half[0]) - 0xDC00:02x}", str(name))
 
 
 @contextmanager
 def writing_output() -> Iterator[None]:
-    """Go on when whoever reads our output has seen enough, as in ``| head``.
+    """Go on when the reader of standard output has seen enough, as in ``| head``.
 
-    Raises OutputError where it cannot be written for another reason, such as a full disk.
+    Raises OutputError if it cannot be written for another reason, such as a full disk.
     """
-    if sys.stdout is None:  # what Python has for one that was closed before it started
+    if sys.stdout is None:  # it was closed before Python started
         raise OutputError("Standard output is closed. Open it, or give -q and --json FILE.")
     try:
         yield
@@ -46,5 +46,5 @@ def writing_output() -> Iterator[None]:
 
 
 def _write_no_more() -> None:
-    """Drop what is still to be written, or the end of the process would try again and fail."""
+    """Drop the rest, or the end of the process would try again and fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

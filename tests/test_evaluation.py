@@ -286,7 +286,9 @@ def test_the_command_prints_and_reports(folder, biased, tmp_path):
     assert f"original {data['original_top1']:.2f} %" in words
     assert "doubtful: " in words  # the demo's artifact does not know what it was made from
     assert "are right" not in words
-    assert f"another first answer than the original: {len(data['disagreements'])} pictures" in words
+    assert (
+        f"classified differently from the original: {len(data['disagreements'])} pictures" in words
+    )
     assert data["checkpoint"]["sha256"] == scans.demo_checkpoint().sha256
     first = data["disagreements"][0]
     number = first["original"]["index"]

@@ -43,7 +43,7 @@ def bench(
         typer.Argument(
             metavar="CHECKPOINT|VARIANT",
             autocompletion=_completed_variant,
-            help="A checkpoint, or a published network such as LeViT-256, with random weights.",
+            help="A checkpoint, or a published network with random weights, such as LeViT-256.",
         ),
     ],
     artifacts: Annotated[
@@ -54,7 +54,7 @@ def bench(
         str, typer.Option(metavar="N[,N...]", help="Batch sizes to time.")
     ] = "1,8",
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
-    rounds: Annotated[int, typer.Option(min=2, help="How often each form has its turn.")] = 50,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of each form.")] = 50,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the result as PNG.")
     ] = None,
@@ -66,7 +66,7 @@ def bench(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Time the original, the plain export and every form of ours, in turns, in one process.
+    """Time the original, the plain export and all our forms, in turns, in one process.
 
     Example: levit-deploy bench LeViT-256 --batch-size 1
     """

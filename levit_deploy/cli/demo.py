@@ -1,4 +1,4 @@
-"""``levit-deploy demo``: the whole job on a network that the package carries."""
+"""``levit-deploy demo``: the whole job on a network in the package."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from levit_deploy.publish.file import refuse_bad_destination
 @reports_errors
 def demo(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIRECTORY", help="Where to leave the files.")
+        Path, typer.Argument(metavar="DIRECTORY", help="The folder for the files.")
     ] = Path("levit-deploy-demo"),
     json_file: JsonOption = None,
     force: ForceOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Do the whole job on a small LeViT trained on real scanned digits; downloads nothing.
+    """Do the whole job on a small LeViT, trained on scanned digits; downloads nothing.
 
     Example: levit-deploy demo /tmp/levit
     """

@@ -1,4 +1,4 @@
-"""``levit-deploy evaluate``: count how many pictures an artifact answers right."""
+"""``levit-deploy evaluate``: count the right answers of an artifact."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from levit_deploy.cli.status import status
 def evaluate(
     artifact: ArtifactArgument,
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Pictures, in a folder for each class.")
+        Path, typer.Argument(metavar="DIR", help="Pictures, in one folder for each class.")
     ],
     against: Annotated[
         Path | None,
         typer.Option(
             metavar="CHECKPOINT",
-            help="Run the original, too, and list the pictures to which it gives another answer.",
+            help="Run the original, too, and list the pictures that it classifies differently.",
         ),
     ] = None,
     batch_size: PicturesAtOnceOption = None,
@@ -49,10 +49,10 @@ def evaluate(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Count how often an artifact is right: top-1 and top-5 over class folders.
+    """Count the right answers: top-1 and top-5 over class folders.
 
-    Folders named like the artifact's labels are those classes; otherwise there is one for each, in
-    the order of their names.
+    Folders named like the artifact's labels are those classes. Otherwise there is a folder for
+    each class, in the order of their names.
 
     Example: levit-deploy evaluate ckpt.onnx val/ --against ckpt.pth
     """

@@ -1,4 +1,8 @@
-"""How a command ends: one paragraph and an exit code, whatever happens."""
+"""How a command ends: with one paragraph and an exit code, whatever happens.
+
+An error of ours has its exit code in ``errors``. The other ways to end are here: by a signal, for
+lack of memory, and by a bug.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,13 @@ from typing import ParamSpec
 
 import typer
 
-from levit_deploy.errors import LevitDeployError, first_line, is_out_of_memory
+from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.text import printable
 
 P = ParamSpec("P")
+
+INTERRUPTED = 130  # as a shell reports a program that an interrupt ended
+BUG = LevitDeployError.exit_code
 
 
 class _Terminated(BaseException):
@@ -24,17 +31,12 @@ class _Terminated(BaseException):
 
 
 def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """End a command with one paragraph and the exit code that ``errors`` gives it."""
+    """End a command that raises with one paragraph on standard error and its exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         verbose = bool(kwargs.get("verbose"))
-        logging.basicConfig(
-            level=logging.INFO if verbose else logging.WARNING,
-            stream=sys.stderr,
-            format="%(relativeCreated)6.0f ms  %(message)s",
-            force=True,
-        )
+        _log_to_standard_error(verbose)
         try:
             with _ended_by_signals():
                 command(*args, **kwargs)
@@ -44,11 +46,38 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             if verbose:
                 logging.getLogger(__name__).exception("traceback")
             code, message = _ending(error)
-            with suppress(OSError):  # whom to tell that? the exit code says what it can
+            with suppress(OSError):  # nobody can be told then; the exit code still can
                 typer.echo(f"levit-deploy: {printable(message)}", err=True)
             raise typer.Exit(code) from None
 
     return wrapped
+
+
+def _ending(error: BaseException) -> tuple[int, str]:
+    """The exit code and the paragraph for an exception."""
+    if isinstance(error, LevitDeployError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt | _Terminated):
+        return INTERRUPTED, "interrupted. No unproven file was left behind."
+    if is_out_of_memory(error):
+        return (
+            BackendError.exit_code,
+            "out of memory. Close other programs, or use a machine with more.",
+        )
+    return BUG, (
+        f"this is a bug: {type(error).__name__}: {first_line(error)}. No unproven file was left "
+        "behind. Please report it with the output of the same command and -v."
+    )
+
+
+def _log_to_standard_error(verbose: bool) -> None:
+    """Show warnings, and each step if verbose, with the time since the start."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        stream=sys.stderr,
+        format="%(relativeCreated)6.0f ms  %(message)s",
+        force=True,
+    )
 
 
 @contextmanager
@@ -63,7 +92,7 @@ def _ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # the one not on Windows
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
     before = {number: signal.getsignal(number) for number in numbers}
     before = {number: old for number, old in before.items() if old is not signal.SIG_IGN}  # nohup
     for number in before:
@@ -73,17 +102,3 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-def _ending(error: BaseException) -> tuple[int, str]:
-    """The exit code and the paragraph for an exception."""
-    if isinstance(error, LevitDeployError):
-        return error.exit_code, str(error)
-    if isinstance(error, KeyboardInterrupt | _Terminated):
-        return 130, "interrupted. No unproven file was left behind."
-    if is_out_of_memory(error):
-        return 6, "out of memory. Close other programs, or use a machine with more."
-    return 70, (
-        f"a bug of ours: {type(error).__name__}: {first_line(error)}. No unproven file was left "
-        "behind. Please report it with the output of the same command and -v."
-    )

@@ -45,68 +45,69 @@ def _completed_opset(incomplete: str) -> list[str]:
 @reports_errors
 def export(
     checkpoint: CheckpointArgument,
-    format: Annotated[Format, typer.Option(help="What to write.")] = "onnx",
+    format: Annotated[Format, typer.Option(help="The format to write.")] = "onnx",
     output: Annotated[
         str | None,
         typer.Option(
             "-o",
             "--output",
             metavar="PATH",
-            help="Where to write; beside the checkpoint if not given. A folder, as in out/, gets "
-            "what Optimum loads, for a CHECKPOINT of transformers.",
+            help="Where to write; the default is beside the checkpoint. A folder, as in out/, gets "
+            "a model for Optimum, if CHECKPOINT is a folder of transformers.",
         ),
     ] = None,
     triton: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write, in place of -o, a model into this model repository of NVIDIA Triton, "
-            "named like the checkpoint.",
+            help="Write a model, named like the checkpoint, into this model repository of NVIDIA "
+            "Triton, instead of -o.",
         ),
     ] = None,
     layout: Annotated[
         LayoutChoice,
-        typer.Option(help="How the trunk lays out its data; auto is the fastest measured."),
+        typer.Option(help="How the trunk lays out its data; auto takes the fastest measured."),
     ] = "auto",
     head: HeadOption = "mean",
     input_type: Annotated[
         Input,
         typer.Option(
-            help="float32 images, normalised already, or uint8 (batch, height, width, channels), "
-            "as a camera gives them, with the normalisation built in.",
+            help="float32 takes normalised images. uint8 takes the bytes of a camera, (batch, "
+            "height, width, channels), with the normalisation built in.",
         ),
     ] = "float32",
     output_type: Annotated[
-        Output, typer.Option(help="Logits, or their softmax, built in.")
+        Output, typer.Option(help="Logits, or probabilities with the softmax built in.")
     ] = "logits",
     precision: Annotated[
         Precision,
         typer.Option(
-            help="What it computes in, between float32 images and float32 logits: fp16 for ONNX, "
-            "bf16 for TorchScript; int8, for ONNX, needs --images to calibrate on and to judge by."
+            help="Precision of the computation; images and logits stay float32. fp16 is for ONNX, "
+            "bf16 for TorchScript. int8 is for ONNX, and needs --images."
         ),
     ] = "fp32",
     max_drop: MaxDropOption = None,
     cpu: Annotated[
         Cpu,
         typer.Option(
-            help="What int8 is to run on: any keeps weights within 64, or sums would saturate "
-            "where there is no VNNI."
+            help="The processors that int8 is for. any keeps weights within 64, because sums "
+            "saturate without VNNI."
         ),
     ] = "any",
     even_if_slower: Annotated[
-        bool, typer.Option("--even-if-slower", help="Publish int8 that is no faster than float.")
+        bool,
+        typer.Option("--even-if-slower", help="Publish int8 even if it is no faster than float."),
     ] = False,
     opset: Annotated[
         int | None,
         typer.Option(
             autocompletion=_completed_opset,
-            help="ONNX operator set, 17 (the default) to 23; from 23 the tokens layout, which auto "
-            "then takes, has the Attention operator.",
+            help="ONNX operator set, 17 (the default) to 23. From 23, auto takes the tokens "
+            "layout, with the Attention operator.",
         ),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(metavar="dynamic|N", help="Leave the batch open, or fix it (ONNX).")
+        str, typer.Option(metavar="dynamic|N", help="Leave the batch size open, or fix it (ONNX).")
     ] = "dynamic",
     activation: ActivationOption = None,
     image_size: ImageSizeOption = None,

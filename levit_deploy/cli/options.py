@@ -1,4 +1,4 @@
-"""The arguments and options of the commands, which several of them share."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ CheckpointArgument = Annotated[
     Path,
     typer.Argument(
         metavar="CHECKPOINT",
-        help="A .pth, .bin or .safetensors file, or a folder as timm or transformers save it.",
+        help="A .pth, .bin or .safetensors file, or a folder saved by timm or transformers.",
     ),
 ]
 ArtifactArgument = Annotated[
-    Path, typer.Argument(metavar="ARTIFACT", help="An .onnx, TorchScript or fused file.")
+    Path, typer.Argument(metavar="ARTIFACT", help="An ONNX, TorchScript or fused file.")
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="Where to write; beside the checkpoint if not given."),
+    typer.Option("-o", "--output", help="Where to write; the default is beside the checkpoint."),
 ]
 HeadOption = Annotated[Head, typer.Option(help="Average the two heads, or keep one.")]
 ActivationOption = Annotated[
-    Activation | None, typer.Option(help="The activation, where the file does not tell.")
+    Activation | None, typer.Option(help="The activation, if the file does not name it.")
 ]
 ImageSizeOption = Annotated[
     str | None,
     typer.Option(
         metavar="N|HxW",
-        help="The image size, where the file does not tell; another one than it was trained at "
+        help="The image size, if the file does not give it. A size other than the trained one "
         "interpolates the attention biases.",
     ),
 ]
 WeightsOption = Annotated[
-    Weights | None, typer.Option(help="Which weights of a training run to take.")
+    Weights | None, typer.Option(help="Which weights of a training run to load.")
 ]
 
 
 def _images(*more: str) -> Any:
-    """--images, and what a command takes it for besides."""
-    proof = "Prove it on the pictures in this folder, too: at most 64, of any size."
+    """--images, with its other uses in a command."""
+    proof = "Prove it on up to 64 pictures in this folder, too, of any size."
     return typer.Option("--images", metavar="DIR", help=" ".join((proof, *more)))
 
 
@@ -55,27 +55,26 @@ ImagesOption = Annotated[Path | None, _images()]
 CalibratingImagesOption = Annotated[
     Path | None,
     _images(
-        "int8 is calibrated on a quarter of them, at most 64, and judged by the others, at most "
-        "1,000."
+        "int8 is calibrated on a quarter of them (at most 64) and judged on the rest (at most "
+        "1,000)."
     ),
 ]
 JudgingImagesOption = Annotated[
-    Path | None, _images("int8 needs them, and is judged by at most 1,000.")
+    Path | None, _images("int8 needs them, and is judged on at most 1,000.")
 ]
 PreprocessingOption = Annotated[
     str | None,
     typer.Option(
         metavar="TEXT",
-        help="How pictures become inputs, where no config says it or it is wrong, in the words of "
-        'inspect: any parts of "crop 0.875, bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5".',
+        help="Preprocessing, if no config has it or the config is wrong. Give any parts of the "
+        'line that inspect prints, as in "crop 0.875, bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5".',
     ),
 ]
 LabelsOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The names of the classes, which an artifact carries along: one a line, or JSON. The "
-        "config's, where it has them, if not given.",
+        help="Class names for the artifact: one a line, or JSON. The default is the config's.",
     ),
 ]
 MaxDropOption = Annotated[
@@ -83,8 +82,8 @@ MaxDropOption = Annotated[
     typer.Option(
         min=0,
         max=100,
-        help="What int8 may cost on --images: points of top-1 where there is a folder for each "
-        "class (0.3 if not given), or of agreement with float32 (0.5).",
+        help="Points that int8 may lose on --images: of top-1 if there is a folder for each class "
+        "(default 0.3), else of agreement with float32 (default 0.5).",
     ),
 ]
 PicturesAtOnceOption = Annotated[
@@ -93,17 +92,17 @@ PicturesAtOnceOption = Annotated[
         "--batch-size",
         min=1,
         max=1024,
-        help="Pictures to run at once; 8 if not given, or as many as the artifact is fixed to.",
+        help="Pictures to run at once; the default is 8, or the artifact's fixed batch size.",
     ),
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, max=256, help="Threads of the runtime; as many as it likes if not given."),
+    typer.Option(min=1, max=256, help="Threads of the runtime; the default is its own choice."),
 ]
 JsonOption = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="Write the report as JSON; - for standard output."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing but errors.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print steps and tracebacks.")]

@@ -1,4 +1,4 @@
-"""``levit-deploy predict``: answer pictures."""
+"""``levit-deploy predict``: classify images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from levit_deploy.choices import Engine
-from levit_deploy.cli.exits import reports_errors
+from levit_deploy.cli.exits import INTERRUPTED, reports_errors
 from levit_deploy.cli.options import (
     ArtifactArgument,
     ForceOption,
@@ -39,28 +39,31 @@ if TYPE_CHECKING:
 def predict(
     artifact: ArtifactArgument,
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Pictures, and folders of them.")
+        list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, and folders of them.")
     ],
-    top_k: Annotated[int, typer.Option(min=1, help="How many answers to a picture.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each image.")] = 5,
     csv_file: Annotated[
         str | None,
-        typer.Option("--csv", metavar="FILE", help="Write answers as CSV; - for standard output."),
+        typer.Option(
+            "--csv", metavar="FILE", help="Write the answers as CSV; - for standard output."
+        ),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="One process here, or many, here or on a cluster, by Ray Data.")
+        Engine,
+        typer.Option(help="local is one process; ray is many, here or on a cluster, by Ray Data."),
     ] = "local",
     parquet: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write answers as Parquet into this folder (Ray)."),
+        typer.Option(metavar="DIR", help="Write the answers as Parquet into this folder (Ray)."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes (Ray); one for each processor if not given."),
+        typer.Option(min=1, help="Processes (Ray); the default is one for each processor."),
     ] = None,
     ray_address: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS", help="Join the cluster there; one is started here if not given."
+            metavar="ADDRESS", help="Join this cluster (Ray); the default is to start one here."
         ),
     ] = None,
     batch_size: PicturesAtOnceOption = None,
@@ -70,10 +73,10 @@ def predict(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Say what is in pictures: the most probable classes of each.
+    """Classify images: list the most probable classes of each.
 
-    What cannot be read is skipped with a warning. Answers are printed, or go where --json or --csv
-    says.
+    Images that cannot be read are skipped with a warning. The answers are printed, or written by
+    --json or --csv.
 
     Example: levit-deploy predict ckpt.onnx cat.jpg photos/ --csv answers.csv
     """
@@ -94,8 +97,8 @@ def predict(
     if engine == "ray":
         if parquet is None or json_file is not None or csv_file is not None:
             raise UsageError(
-                "--engine ray writes Parquet, and nothing else. Name a folder for it with "
-                "--parquet DIR, and leave --json and --csv out."
+                "--engine ray writes only Parquet. Name a folder for it with --parquet DIR, and "
+                "leave --json and --csv out."
             )
         _predict_on_ray(work, parquet, workers, ray_address)
     elif (parquet, workers, ray_address) != (None, None, None):
@@ -187,7 +190,7 @@ def _predict_on_ray(work: _Work, folder: Path, workers: int | None, address: str
         if not isinstance(error, Exception):
             # Some of Ray's threads are then still at work, and do not survive the end of the
             # interpreter. All else has ended before it, so nothing is lost by leaving it out.
-            atexit.register(os._exit, 130)
+            atexit.register(os._exit, INTERRUPTED)
         raise
     with progress_bar(lambda: total, quiet=quiet, shown=False) as done:
         for problem in [*problems, *[""] * (total - len(problems))]:

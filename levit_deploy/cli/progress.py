@@ -1,4 +1,4 @@
-"""How many of the pictures are done, on standard error."""
+"""A progress bar for pictures, on standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from levit_deploy.text import printable
 
 
 class _Speed(ProgressColumn):
-    """Pictures a second, over the last of them."""
+    """Pictures a second, over the last few."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -24,10 +24,10 @@ class _Speed(ProgressColumn):
 def progress_bar(
     count: Callable[[], int | None] = lambda: None, *, quiet: bool, shown: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """Yield what is called for each picture, with its problem or '', and how many there are.
+    """Yield a function to call after each picture, with its problem or '', and their number.
 
-    Problems are printed at once, and their number at the end, unless it is to be ``quiet``. The bar
-    goes up to ``count()`` until it is told; it is ``shown`` only where standard error is a
+    Problems are printed at once and counted at the end, unless ``quiet``. The bar goes up to
+    ``count()``, until a call gives the number. It is ``shown`` only if standard error is a
     terminal.
     """
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
@@ -38,7 +38,7 @@ def progress_bar(
         _Speed(),
         console=console,
         disable=quiet or not shown or not console.is_terminal,
-        redirect_stdout=False,  # where the answers go
+        redirect_stdout=False,  # the answers go there
     )
     task = bar.add_task("", total=None if bar.disable else count())
     pictures = skipped = 0

@@ -1,4 +1,4 @@
-"""What is being done, on standard error, while it is."""
+"""The step at work, on standard error."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from levit_deploy.text import printable
 
 @contextmanager
 def status(doing: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Show what is being done, until the block ends; nothing where standard error is no terminal.
+    """Show the step at work until the block ends, if standard error is a terminal.
 
-    Yields what tells of the next step.
+    Yields a function that shows the next step.
     """
     from rich.console import Console  # not needed for --help, or the shell's completion
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""``levit-deploy verify``: prove an artifact that is there already."""
+"""``levit-deploy verify``: prove an existing artifact."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def verify(
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Write the evidence as one HTML page, with the errors drawn, and the speed.",
+            help="Write the evidence as an HTML page, with charts and the speed.",
         ),
     ] = None,
     json_file: JsonOption = None,
@@ -54,7 +54,7 @@ def verify(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Prove that an artifact computes what its checkpoint does; exit 1 if not.
+    """Prove that an artifact computes the same as its checkpoint; exit 1 if it does not.
 
     Example: levit-deploy verify ckpt.pth ckpt.onnx --report proof.html
     """

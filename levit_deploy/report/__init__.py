@@ -1,4 +1,4 @@
-"""What a command has to say: as a table for a person, as plain data for a machine."""
+"""Reports: tables for a person, plain data for a program."""
 
 from levit_deploy.report.benchmark import benchmark_data, print_benchmark
 from levit_deploy.report.checkpoint import checkpoint_data, print_checkpoint

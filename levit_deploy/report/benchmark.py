@@ -1,4 +1,4 @@
-"""A benchmark's table."""
+"""The report of a benchmark."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def benchmark_data(benchmark: Benchmark) -> Data:
-    """Every figure of a benchmark, the conditions, and what computed it."""
+    """Every figure of a benchmark, with the conditions and versions."""
     rows = [{**dataclasses.asdict(row), "verdict": row.ratio.verdict} for row in benchmark.rows]
     return {**dataclasses.asdict(benchmark), "rows": rows, "versions": versions()}
 

@@ -1,4 +1,4 @@
-"""A checkpoint's data sheet."""
+"""The data sheet of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from levit_deploy.text import printable
 
 _NORMS = {
     "batchnorm": "BatchNorm",
-    "layernorm": "BatchNorm, and LayerNorm before attention",
+    "layernorm": "BatchNorm, with LayerNorm before attention",
     "batchnorm-in-attention": "BatchNorm in attention only",
     "none": "none: fused already",
 }
 
 
 def checkpoint_data(checkpoint: Checkpoint) -> Data:
-    """Everything ``inspect`` knows of a checkpoint."""
+    """Everything ``inspect`` reports."""
     config = checkpoint.config
     return {
         "path": str(checkpoint.path),
@@ -66,7 +66,7 @@ def print_checkpoint(data: Data, console: Console) -> None:
         ("normalisation", _NORMS[config["norm"]]),
         ("parameters", f"{data['parameters'] / 1e6:.2f} M"),
         ("multiply-accumulates", f"{data['macs'] / 1e6:.1f} M an image"),
-        ("pictures", _preprocessing(data["preprocessing"])),
+        ("preprocessing", _preprocessing(data["preprocessing"])),
         ("labels", _labels(data["labels"])),
         *_problem_type(data["problem_type"]),
         *(("assumed", assumption) for assumption in data["assumed"]),
@@ -95,20 +95,20 @@ def print_checkpoint(data: Data, console: Console) -> None:
 
 
 def _preprocessing(data: Data) -> str:
-    """How pictures are prepared, and whether the checkpoint says so."""
+    """The preprocessing in words, and whether it is assumed."""
     if data["unsupported"]:
-        return f"not read: {data['unsupported']}"
+        return f"unsupported: {data['unsupported']}"
     given = Preprocessing(**data)
     return f"{given}, assumed" if given.assumed else str(given)
 
 
 def _problem_type(problem_type: str) -> list[tuple[str, str]]:
-    """What the logits mean, where that is nothing usual."""
+    """The meaning of the logits, if it is unusual."""
     return [] if problem_type == SINGLE_LABEL else [("problem type", problem_type)]
 
 
 def _labels(labels: list[str]) -> str:
-    """How many classes have a name, and the first of them."""
+    """The number of class names, and the first of them."""
     if not labels:
         return "none"
     first = ", ".join(map(printable, labels[:3]))
@@ -116,7 +116,7 @@ def _labels(labels: list[str]) -> str:
 
 
 def _activations(config: Data) -> list[tuple[str, str]]:
-    """The activation, and those that parts have of their own."""
+    """The activation, and the parts with another one."""
     rows = [("activation", config["activation"])]
     for part in ("stem", "attention"):
         if own := config[f"{part}_activation"]:

@@ -1,4 +1,4 @@
-"""How tables look, and where they are printed."""
+"""The look of tables, and the console for them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rich.table import Table
 
 
 def console() -> Console:
-    """Standard output, wide enough for every table where it is no terminal.
+    """Standard output, wide enough for every table if it is not a terminal.
 
-    File names are printed as they are: nothing in square brackets is markup.
+    File names are printed as they are: square brackets are not markup.
     """
     width = None if sys.stdout.isatty() else 100
     return Console(width=width, markup=False, emoji=False, highlight=False)

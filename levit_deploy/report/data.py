@@ -1,4 +1,4 @@
-"""What a report is made of: plain data, which is strict JSON, and what computed it."""
+"""The data of a report: plain values that become strict JSON, and versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Data = dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """What computed the figures: this tool, Python, and the libraries that figures depend on."""
+    """Versions of this tool, Python, and the libraries that the figures depend on."""
     found = {"levit-deploy": __version__, "python": platform.python_version()}
     for name in ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy"):
         found[name] = importlib.metadata.version(name)
@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def to_json(data: Data) -> str:
-    """Strict JSON: what is not finite becomes null, and every name UTF-8."""
+    """Strict JSON: NaN and infinity become null, and every name UTF-8."""
     return json.dumps(_strict(data), indent=2, allow_nan=False)
 
 

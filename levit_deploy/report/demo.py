@@ -1,4 +1,4 @@
-"""The demo's closing comparison."""
+"""The closing table of the demo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from levit_deploy.report.data import Data
 
 
 def print_comparison(data: Data, console: Console) -> None:
-    """Print the demo's closing comparison; the last column is against the original."""
+    """Print the closing table; the last column is relative to the original."""
     table = new_table("network", "top-1", "max error", "allowed", "size", "one image", "speed")
     rows = data["comparison"]
     for row in rows:

@@ -1,4 +1,4 @@
-"""How often an artifact is right, and where its original is not with it."""
+"""The report of an evaluation: accuracy, and disagreements with the original."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def evaluation_data(evaluation: Evaluation, checkpoint: Checkpoint | None = None) -> Data:
-    """Everything an evaluation found, and what computed it."""
+    """Every figure of an evaluation, with versions."""
     data = dataclasses.asdict(evaluation)
     data["path"] = as_utf8(evaluation.path)
     for disagreement in data["disagreements"]:
@@ -29,7 +29,7 @@ def evaluation_data(evaluation: Evaluation, checkpoint: Checkpoint | None = None
 
 
 def print_evaluation(data: Data, console: Console) -> None:
-    """Print how often an artifact is right, and each picture where its original is not with it."""
+    """Print the accuracy, and each picture that the original classifies differently."""
     skipped = f", {data['skipped']} skipped" if data["skipped"] else ""
     console.print(
         f"{data['path']}: {data['format']}, {data['precision']}, {data['pictures']} pictures in "
@@ -45,8 +45,12 @@ def print_evaluation(data: Data, console: Console) -> None:
         console.print(f"doubtful: {printable(doubt)}", soft_wrap=True)
     if data["checkpoint"] is None:
         return
-    console.print(f"another first answer than the original: {len(data['disagreements'])} pictures")
-    for found in data["disagreements"]:
-        answers = (f"{name} {in_words(Answer(**found[name]))}" for name in ("artifact", "original"))
-        line = f"{found['path']}: {', '.join(answers)}"
+    console.print(
+        f"classified differently from the original: {len(data['disagreements'])} pictures"
+    )
+    for picture in data["disagreements"]:
+        answers = (
+            f"{name} {in_words(Answer(**picture[name]))}" for name in ("artifact", "original")
+        )
+        line = f"{picture['path']}: {', '.join(answers)}"
         console.print(printable(line), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Predictions as text for a person, as JSON or CSV for a machine, written one by one."""
+"""Predictions as text for a person, as JSON or CSV for a program, written one by one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from levit_deploy.text import as_utf8, printable, writing_output
 
 @contextmanager
 def answers_to(file: str | None, *, force: bool, option: str) -> Iterator[TextIO]:
-    """Yield what to write to: standard output where there is no ``file``, or it is '-'.
+    """Yield a stream to write to: standard output if ``file`` is None or '-'.
 
-    A file gets its name once it is whole. ``option`` is the one that names it.
+    A file gets its name once it is complete. ``option`` is the one that names it.
     """
     if file in (None, "-"):
-        if isinstance(sys.stdout, TextIOWrapper):  # a name may be in letters the terminal lacks
+        if isinstance(sys.stdout, TextIOWrapper):  # a name may have letters the terminal lacks
             sys.stdout.reconfigure(encoding="utf-8" if file else None, errors="backslashreplace")
         with writing_output():
             yield sys.stdout
@@ -39,7 +39,7 @@ def answers_to(file: str | None, *, force: bool, option: str) -> Iterator[TextIO
 
 
 def write_text(predictions: Iterable[Prediction], stream: TextIO) -> Iterator[Prediction]:
-    """Write one line a picture that was answered; give on each prediction once it is written."""
+    """Write a line for each answered picture; yield each prediction once it is written."""
     for prediction in predictions:
         if prediction.answers:
             answers = ", ".join(map(in_words, prediction.answers))
@@ -48,14 +48,14 @@ def write_text(predictions: Iterable[Prediction], stream: TextIO) -> Iterator[Pr
 
 
 def in_words(answer: Answer) -> str:
-    """The answer as a person reads it, as in 'tabby 62.31 %'."""
+    """The answer in words, as in 'tabby 62.31 %'."""
     return f"{answer.label or f'class {answer.index}'} {100 * answer.probability:.2f} %"
 
 
 def write_json(
     predictions: Iterable[Prediction], stream: TextIO, artifact: Artifact
 ) -> Iterator[Prediction]:
-    """Write one JSON document, a line of it each picture; give on each once it is written."""
+    """Write one JSON document, a line for each picture; yield each once it is written."""
     path = as_utf8(artifact.path)
     facts = {"artifact": path, "sha256": artifact.sha256, "format": artifact.format}
     stream.write(json.dumps(facts)[:-1] + ', "pictures": [')
@@ -71,7 +71,7 @@ def write_json(
             skipped += bool(prediction.problem)
             answered += not prediction.problem
             yield prediction
-    except InputError:  # that none could be used, which ends the document as anything else does
+    except InputError:  # no picture could be used; the document is complete all the same
         _end_json(stream, answered, skipped)
         raise
     _end_json(stream, answered, skipped)
@@ -82,8 +82,8 @@ def _end_json(stream: TextIO, answered: int, skipped: int) -> None:
 
 
 def write_csv(predictions: Iterable[Prediction], stream: TextIO) -> Iterator[Prediction]:
-    """Write a row each answer, best first; give on each prediction once it is written."""
-    # the writer by itself, up to Python 3.12, leaves a carriage return in a name unquoted
+    """Write a row for each answer, best first; yield each prediction once it is written."""
+    # up to Python 3.12, the writer by itself leaves a carriage return unquoted
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(("path", "rank", "index", "label", "probability"))
     for prediction in predictions:

@@ -1,4 +1,4 @@
-"""The figures of a proof, beside what was allowed."""
+"""The report of a proof: every error beside the error allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def verification_data(verification: Verification, checkpoint: Checkpoint | None = None) -> Data:
-    """Every figure of a proof, what it was held to, and what computed it."""
+    """Every figure of a proof, with its budget, checkpoint and versions."""
     cases = [
         {**dataclasses.asdict(case), "failures": list(case.failures)} for case in verification.cases
     ]
@@ -52,7 +52,7 @@ def _accuracy_data(accuracy: Accuracy) -> Data:
 
 
 def print_verified(data: Data, console: Console) -> None:
-    """Print what an artifact was held to, and the proof."""
+    """Print the artifact, the head it was held to, and the proof."""
     proof = data["verification"]
     console.print(
         f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}, held to the "
@@ -63,23 +63,23 @@ def print_verified(data: Data, console: Console) -> None:
 
 
 def ends(proof: Data) -> str:
-    """What an artifact takes and gives, where that is not the usual."""
+    """The types of input and output, if they are not the usual ones."""
     ends = ", uint8 input" if proof["input"] == "uint8" else ""
     return ends + (", probabilities" if proof["output"] == "probabilities" else "")
 
 
 def print_verification(data: Data, console: Console) -> None:
-    """Print the figures of a proof, beside what was allowed."""
+    """Print every error of a proof beside the error allowed."""
     if data["unrounded"] is not None:
-        console.print("the float network, before it is rounded:")
+        console.print("the float network, before rounding:")
         print_verification(data["unrounded"], console)
         console.print(
-            "the rounded one; allowed are twice the RMSE and four times the largest error that the "
-            "rounding itself makes:",
+            "the rounded network; allowed are twice the RMSE and four times the largest error of "
+            "the rounding itself:",
             soft_wrap=True,
         )
     if data["output"] == "probabilities":
-        console.print("errors are of the probabilities' logarithms:")
+        console.print("errors are of the log-probabilities:")
     table = new_table(
         "inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1", "verdict"
     )
@@ -111,13 +111,13 @@ def print_verification(data: Data, console: Console) -> None:
 
 
 def same_top1(case: Data) -> str:
-    """On how many images the top-1 is the same, of those where it has to be."""
+    """The number of images with the same top-1, of those where it is decided."""
     decided = case["decided"]
     return f"{decided - case['disagreements']}/{decided}" if decided else "none decided"
 
 
 def _accuracy(data: Data) -> Text:
-    """How an int8 network answers pictures, in one line."""
+    """The accuracy of an int8 network on pictures, in one line."""
     line = f"on {data['pictures']} pictures: the same top-1 on {data['agreement']:.2f} %"
     if data["float_top1"] is not None:
         line += f", top-1 {data['float_top1']:.2f} % in float32, {data['int8_top1']:.2f} % in int8"
@@ -129,7 +129,7 @@ def _accuracy(data: Data) -> Text:
 
 
 def worst_batch(batches: list[Data]) -> Data:
-    """The batch nearest to what is allowed, or beyond it."""
+    """The batch with the largest error in units of the error allowed."""
     return max(batches, key=lambda batch: batch["difference"] / batch["allowed"])
 
 

@@ -1,4 +1,4 @@
-"""A file that was written and proven."""
+"""The report of a file that was written and proven."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CPUS = {"any": "any processor", "vnni": "processors with VNNI"}
 
 
 def published_data(published: Published, checkpoint: Checkpoint | None = None) -> Data:
-    """Everything known of a file that was written and proven."""
+    """Everything known of the file, with its proof."""
     return {
         "path": as_utf8(published.path),
         "layout": published.layout,
@@ -43,7 +43,7 @@ def _quantization_data(how: Quantization | None) -> Data | None:
 
 
 def print_published(data: Data, console: Console) -> None:
-    """Print what was written, what was assumed, and the proof."""
+    """Print the file, the assumptions, and the proof."""
     facts = "".join(f", {name} {value}" for name, value in data["facts"].items())
     proof = data["verification"]
     console.print(
@@ -59,7 +59,7 @@ def print_published(data: Data, console: Console) -> None:
 
 
 def print_quantization(data: Data, console: Console) -> None:
-    """Print how a network was quantized: methods, what each block costs, what stayed float."""
+    """Print how a network was quantized: method, cost of each block, blocks left in float."""
     errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
     console.print(
         f"calibrated by {data['method']} on {data['calibrated_on']} pictures, for "

@@ -322,7 +322,7 @@ def test_the_report_says_what_each_block_costs(published):
     text = console.export_text()
     for block in published.quantization.costs:
         assert block in text
-    for words in ("onnx, int8, tokens", "left in float: nothing", "before it is rounded", "lost"):
+    for words in ("onnx, int8, tokens", "left in float: nothing", "before rounding", "lost"):
         assert words in text
 
 

@@ -14,9 +14,9 @@ BAR = 160  # pixels, of a bar in a table
 
 
 def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label: str) -> Element:
-    """Bars between logarithmic edges; those beyond ``limit``, which has a line, in another colour.
+    """Bars between logarithmic edges, in another colour beyond ``limit``, which has a line.
 
-    ``counts``, of errors, are one fewer than ``edges``; ``label`` says what the edges are of.
+    ``counts`` of errors are one fewer than ``edges``; ``label`` is for the axis.
     """
     low, high = math.log10(edges[0]), math.log10(edges[-1])
     most = max(*counts, 1)
@@ -56,8 +56,8 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
     beyond = sum(n for n, left in zip(counts, edges, strict=False) if left >= limit)
     tallest = max(range(len(counts)), key=lambda i: counts[i])
     said = (
-        f"Histogram of {_errors(sum(counts))}: {beyond} beyond what is allowed, most between "
-        f"{edges[tallest]:.2g} and {edges[tallest + 1]:.2g} of it."
+        f"Histogram of {_errors(sum(counts))}: {beyond} beyond the error allowed, most between "
+        f"{edges[tallest]:.2g} and {edges[tallest + 1]:.2g} times it."
     )
     size = f"0 0 {WIDTH} {HEIGHT}"
     return element("svg", *drawn, viewBox=size, class_="chart", role="img", aria_label=said)
@@ -68,7 +68,7 @@ def _errors(count: int) -> str:
 
 
 def bar(value: float, limit: float | None, most: float) -> Element:
-    """A bar of ``value``, where ``most`` fills the width, with a line at ``limit``."""
+    """A bar of ``value``, with a line at ``limit``; ``most`` fills the width."""
     bad = limit is not None and not value <= limit
     length = round(BAR * min(value / most, 1), 1)
     drawn = [element("rect", x=0, y=2, width=length, height=10, class_="bad" if bad else "bar")]

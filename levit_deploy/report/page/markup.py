@@ -1,4 +1,4 @@
-"""HTML and SVG elements whose every text and attribute is escaped."""
+"""HTML and SVG elements, with every text and attribute escaped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from levit_deploy.text import printable
 def element(tag: str, *children: Element | str, **attributes: str | float) -> Element:
     """An element with children in order, elements and text.
 
-    An attribute that is a word of Python ends in an underscore, as ``class_``; other underscores
-    stand for hyphens.
+    An attribute that is a Python keyword ends in an underscore, as in ``class_``. Other
+    underscores stand for hyphens.
     """
     made = Element(tag)
     for name, value in attributes.items():

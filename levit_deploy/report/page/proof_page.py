@@ -1,8 +1,8 @@
-"""The evidence of a proof as one page that needs nothing else: no network and no script."""
+"""The evidence of a proof as one HTML page, without a network or a script."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from xml.etree.ElementTree import Element
 
@@ -19,20 +19,20 @@ Cell = Element | str
 
 
 def proof_page(data: Data) -> str:
-    """An HTML document of what ``verify`` found, the verdict first.
+    """The HTML document of a proof, the verdict first.
 
-    ``data`` is what ``verify --json`` writes, with ``beside_original``. Every name is escaped, and
-    what is not printable in it spelled out.
+    ``data`` is the JSON of ``verify``, with ``beside_original``. Every name is escaped, and its
+    control characters are spelled out.
     """
     proof = data["verification"]
     sections = [_verdict(data), _compared(data)]
     if proof["accuracy"] is not None:
         sections.append(_accuracy(proof["accuracy"]))
     if proof["unrounded"] is not None:
-        sections.append(_cases("The float network, before it is rounded", proof["unrounded"]))
-        sections.append(_cases("The rounded one", proof))
+        sections.append(_cases("The float network, before rounding", proof["unrounded"]))
+        sections.append(_cases("The rounded network", proof))
     else:
-        sections.append(_cases("Errors, and what is allowed", proof))
+        sections.append(_cases("Errors, and the errors allowed", proof))
     sections += [_spread(proof), _blocks(proof), _sizes_and_speeds(data["beside_original"])]
     style = Element("style")
     style.text = resources.files(__package__).joinpath("style.css").read_text("utf-8")  # with lines
@@ -55,9 +55,9 @@ def _verdict(data: Data) -> Element:
     proof = data["verification"]
     checkpoint = proof["checkpoint"]["path"]
     if proof["passed"]:
-        words = f"computes what {checkpoint} computes, within the error allowed below."
+        words = f"computes the same as {checkpoint}, within the errors allowed below."
         if proof["accuracy"] is not None:
-            words = f"is {checkpoint}, rounded, and answers as that does, but for the loss allowed."
+            words = f"is {checkpoint}, rounded, and as accurate, but for the loss allowed below."
         return element(
             "header",
             element("h1", element("span", "Proven", class_="good"), f": {data['path']}"),
@@ -68,7 +68,7 @@ def _verdict(data: Data) -> Element:
     return element(
         "header",
         element("h1", f"Not proven: {data['path']}"),
-        element("p", f"does not compute what {checkpoint} computes. Do not ship it."),
+        element("p", f"does not compute the same as {checkpoint}. Do not ship it."),
         element("ul", *(element("li", f"On {failure}.") for failure in proof["failures"])),
         *where,
         class_="verdict refused",
@@ -76,18 +76,18 @@ def _verdict(data: Data) -> Element:
 
 
 def _compared(data: Data) -> Element:
-    """What was compared, and what computed it."""
+    """The files that were compared, and the versions that did it."""
     proof = data["verification"]
     takes = "bytes (uint8)" if proof["input"] == "uint8" else "normalised images (float32)"
     rows = [
         ("artifact", data["path"]),
-        ("its SHA-256", element("code", proof["sha256"])),
+        ("artifact's SHA-256", element("code", proof["sha256"])),
         ("format", f"{proof['format']}, computes in {proof['precision']}"),
-        ("takes, gives", f"{takes}, {proof['output']}"),
+        ("input, output", f"{takes}, {proof['output']}"),
         ("head", proof["head"]),
         ("checkpoint", proof["checkpoint"]["path"]),
-        ("its SHA-256", element("code", proof["checkpoint"]["sha256"])),
-        ("reference", f"the checkpoint's own network in float64; inputs of seed {proof['seed']}"),
+        ("checkpoint's SHA-256", element("code", proof["checkpoint"]["sha256"])),
+        ("reference", f"the checkpoint's network in float64, on inputs of seed {proof['seed']}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in proof["versions"].items())),
     ]
     body = (
@@ -95,11 +95,11 @@ def _compared(data: Data) -> Element:
         for name, value in rows
     )
     table = element("table", element("tbody", *body), class_="facts")
-    return _section("What was compared", table)
+    return _section("Compared files", table)
 
 
 def _accuracy(accuracy: Data) -> Element:
-    """What rounding to int8 costs on pictures."""
+    """The loss of accuracy by int8, on pictures."""
     rows = [("the same top-1", f"{accuracy['agreement']:.2f} %")]
     doubt = ""
     if accuracy["float_top1"] is not None:
@@ -107,7 +107,7 @@ def _accuracy(accuracy: Data) -> Element:
         rows.append(("top-1 in float32", f"{accuracy['float_top1']:.2f} %"))
         rows.append(("top-1 in int8", f"{accuracy['int8_top1']:.2f} %"))
     lost = f"{max(accuracy['drop'], 0):.2f} points, {accuracy['allowed']:g} allowed"
-    title = "What int8 costs"
+    title = "Loss of accuracy by int8"
     table = _table(
         title,
         ("figure", f"on {accuracy['pictures']} pictures", "verdict"),
@@ -117,7 +117,7 @@ def _accuracy(accuracy: Data) -> Element:
 
 
 def _cases(title: str, proof: Data) -> Element:
-    """The figures of every kind of input, and of the images together."""
+    """The errors on every kind of input, and on the images together."""
     rows: list[Sequence[Cell]] = [
         (
             case["name"],
@@ -136,72 +136,77 @@ def _cases(title: str, proof: Data) -> Element:
     figures = f"{worst['difference']:.1e}", f"{worst['allowed']:.1e}"
     rows.append(("together", _result(worst), together, "", "", *figures, ""))
     columns = ("inputs", "verdict", "images", "RMSE", "allowed", "max error", "allowed")
-    own = f"the original itself has in {DTYPES[proof['precision']]}"
+    own = f"the original in {DTYPES[proof['precision']]}"
     if proof["precision"] == "int8":
-        own = "the rounding itself makes"
+        own = "the rounding itself"
     words = (
-        f"Of {_of(proof)}. Allowed are twice the RMSE and four times the largest error that {own}, "
-        "or a few of its rounding steps where that is more; beside other images, twice the latter."
+        f"Errors of {_of(proof)}. Allowed are twice the RMSE and four times the largest error of "
+        f"{own}, or a few rounding steps if that is more. In a batch with other images, twice the "
+        "largest error is allowed."
     )
     return _section(title, _soft(words), _table(title, (*columns, "same top-1"), rows))
 
 
 def _of(proof: Data) -> str:
-    """What the errors are of."""
-    return "logits" if proof["output"] == "logits" else "the probabilities' logarithms"
+    """The values that the errors are of."""
+    return "logits" if proof["output"] == "logits" else "log-probabilities"
 
 
 def _spread(proof: Data) -> Element:
-    """How the errors of the logits are spread."""
+    """The distribution of the errors."""
     counts = [sum(column) for column in zip(*(c["histogram"] for c in proof["cases"]), strict=True)]
     chart = histogram(
         counts, ERROR_EDGES.tolist(), 1, "error, in units of the largest allowed for its input"
     )
     words = (
-        f"All {sum(counts)} errors of {_of(proof)} of the images run alone, by their size. What is "
-        "smaller or larger than the axis, or NaN, is in its first or last bar."
+        f"All {sum(counts)} errors of {_of(proof)}, for images run alone. Errors beyond the axis "
+        "are in its first or last bar, NaN in the last."
     )
-    return _section("How the errors are spread", _soft(words), chart)
+    return _section("Distribution of the errors", _soft(words), chart)
 
 
 def _blocks(proof: Data) -> Element:
-    """How far each block is off."""
+    """The error of each block."""
     title = "Block by block"
     if not proof["blocks"]:
-        return _section(title, _soft("What the artifact computes inside could not be had."))
-    held = proof["precision"] != "int8"  # the logits are, but not the blocks
-    found = [block["rmse"] for block in proof["blocks"]]
+        return _section(title, _soft("The values inside the artifact could not be read."))
+    held = proof["precision"] != "int8"  # in int8 the logits are held to a budget, not the blocks
+    images = "normal noise" if proof["passed"] else "the image or batch with the largest error"
+    words = (
+        f"On {images}: the error of the value that comes nearest to each block's output in the "
+        "original."
+    )
+    if held:
+        words += (
+            f" Allowed is twice the original's own RMSE there. The proof is of {_of(proof)}: over "
+            "few images, a right artifact may exceed it at a block by chance."
+        )
+    drawn = ("allowed", "RMSE in units of it") if held else ("RMSE, drawn",)
+    return _section(
+        title, _soft(words), _table(title, ("block", "RMSE", *drawn), _block_rows(proof, held))
+    )
+
+
+def _block_rows(proof: Data, held: bool) -> Iterator[Sequence[Cell]]:
+    """A row for each block, with a bar for its error, in units of its budget if it has one."""
+    units = [block["allowed"] if held else 1.0 for block in proof["blocks"]]
     shares = [
-        None if rmse is None else rmse / block["allowed"] if held else rmse
-        for rmse, block in zip(found, proof["blocks"], strict=True)
+        None if block["rmse"] is None else block["rmse"] / unit
+        for block, unit in zip(proof["blocks"], units, strict=True)
     ]
     finite = [share for share in shares if share is not None and share < float("inf")]
     most = max([*finite, *([1.0] if held else [])], default=1.0)
     if float("inf") in shares:
         most *= 1.25  # so that infinity is beyond the line, and beyond all others
-    rows: list[Sequence[Cell]] = []
     for block, share in zip(proof["blocks"], shares, strict=True):
-        rmse = "nothing of its size" if share is None else f"{block['rmse']:.1e}"
+        rmse = "no value of its size" if share is None else f"{block['rmse']:.1e}"
         drawn: Cell = "" if share is None else bar(share, 1.0 if held else None, most)
         allowed = (f"{block['allowed']:.1e}",) if held else ()
-        rows.append((element("code", block["name"]), rmse, *allowed, drawn))
-    where = "On the image or batch that is most wrong" if not proof["passed"] else "On normal noise"
-    words = f"{where}, how far the value nearest to each block's output is from the original's."
-    if held:
-        words += (
-            f" Allowed is twice the original's own RMSE there. The proof is of {_of(proof)}: over "
-            "few images, a right artifact may be beyond the line at a block by chance."
-        )
-    columns = (
-        "block",
-        "RMSE",
-        *(("allowed", "RMSE of what is allowed") if held else ("RMSE, drawn",)),
-    )
-    return _section(title, _soft(words), _table(title, columns, rows))
+        yield element("code", block["name"]), rmse, *allowed, drawn
 
 
 def _sizes_and_speeds(beside: Data) -> Element:
-    """A short timing, and the sizes of the files."""
+    """The sizes of the files, and a short timing."""
     ratio, batch = beside["ratio"], beside["batch_size"]
     images = "one image" if batch == 1 else f"{batch} images"
     speed = f"{beside['verdict']}: {ratio['low']:.2f} to {ratio['high']:.2f} x"
@@ -219,9 +224,9 @@ def _sizes_and_speeds(beside: Data) -> Element:
     ]
     words = (
         f"A short timing: medians of {beside['rounds']} rounds in turns, one thread, "
-        f"{beside['processor']}. The artifact's time includes the way to its process and back. Its "
-        "speed is the ratio of the two times of each round, here the quartiles: faster or slower "
-        "only where three rounds of four say so. levit-deploy bench takes longer, to say more."
+        f"{beside['processor']}. The artifact's time includes the way to its process and back. The "
+        "speed is the ratio of the two times of a round, here its quartiles. It is called faster "
+        "or slower only if three of four rounds agree. levit-deploy bench measures for longer."
     )
     title = "Sizes and speeds"
     columns = ("network", "size", f"time of {images}", "speed, round by round")
@@ -244,9 +249,9 @@ def _result(result: Data) -> Element:
 
 
 def _table(label: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Element:
-    """A table with a heading for each row to the left, and figures to the right.
+    """A table with a heading for each row on the left, and figures on the right.
 
-    What is too wide for the window can be scrolled, by the keyboard, too.
+    A table wider than the window can be scrolled, by the keyboard, too.
     """
     head = element("tr", *(_cell("th", column, i, scope="col") for i, column in enumerate(columns)))
     body = (

@@ -118,7 +118,7 @@ def test_a_page_is_read_aloud_and_scrolled_by_the_keyboard(folder, evidence):
         assert (box["tabindex"], box["role"]) == ("0", "region")
         assert box["aria-label"]
     chart = next(attributes for tag, attributes in tags if attributes.get("role") == "img")
-    assert re.match(r"Histogram of \d+ errors: 0 beyond what is allowed, ", chart["aria-label"])
+    assert re.match(r"Histogram of \d+ errors: 0 beyond the error allowed, ", chart["aria-label"])
 
 
 def test_the_speed_says_no_more_than_three_rounds_of_four_do(folder, evidence):
@@ -160,7 +160,7 @@ def test_a_page_calls_things_by_their_names(folder, evidence):
     assert "none decided" in read.text
     assert "0/0" not in read.text
     assert "logits" not in read.text
-    assert "errors of the probabilities' logarithms" in read.text
+    assert "errors of log-probabilities" in read.text
 
 
 def test_the_page_of_a_failed_proof_says_what_failed_and_where(folder, monkeypatch):
@@ -252,7 +252,7 @@ def test_a_histogram_is_as_high_as_its_counts_and_marks_what_is_beyond():
     assert [rect.get("class") for rect in bars] == ["bar", "bad", "bad"]
     told = [rect.find("title").text.split(",")[0] for rect in bars]
     assert told == ["4 errors", "2 errors", "1 error"]
-    said = "Histogram of 7 errors: 3 beyond what is allowed, most between 0.01 and 0.1 of it."
+    said = "Histogram of 7 errors: 3 beyond the error allowed, most between 0.01 and 0.1 times it."
     assert chart.get("aria-label") == said
     middle = float(chart.findall("line")[-1].get("x1"))  # 1 is in the middle of the four decades
     assert float(bars[1].get("x")) == pytest.approx(middle, abs=1)
