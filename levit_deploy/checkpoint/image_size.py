@@ -17,12 +17,14 @@ from levit_deploy.model import offset_indices
 
 @dataclass(frozen=True)
 class TokenEvidence:
-    """The tensors that depend on the token grids.
+    """The parts of a checkpoint that depend on the token grids.
 
-    ``stages`` is the number of tokens in each stage. ``idxs`` holds the offset indices stored by
-    the first attention, ``down_idxs`` those of each subsampling. They are None if not stored.
+    ``stem_depth`` is the number of stride-2 convolutions, ``stages`` the number of tokens in each
+    stage. ``idxs`` holds the offset indices stored by the first attention, ``down_idxs`` those of
+    each subsampling. They are None if not stored.
     """
 
+    stem_depth: int
     stages: tuple[int, ...]
     idxs: Tensor | None
     down_idxs: tuple[Tensor | None, ...]
@@ -37,20 +39,18 @@ class TrainedSize:
     assumed: tuple[str, ...]
 
 
-def infer_image_size(
-    tokens: TokenEvidence, stem_depth: int, known: Known, asked: Grid | None
-) -> TrainedSize:
+def infer_image_size(tokens: TokenEvidence, known: Known, asked: Grid | None) -> TrainedSize:
     """Infer the size from, in order of trust: a config, stored indices, a square grid, ``asked``.
 
     ``asked`` is the size that the user gives. The network may have been trained at another, so it
     counts only if nothing else fits. Raises CheckpointError if no size fits.
     """
     if known.image_size is not None:
-        return _stated_size(known.image_size, tokens, stem_depth, known)
-    size = _fitting_size(tokens, stem_depth, known, asked)
+        return _stated_size(known.image_size, tokens, known)
+    size = _fitting_size(tokens, known, asked)
     if size is None:  # the indices may belong to no grid, and the strict loader names those
         bare = replace(tokens, idxs=None, down_idxs=(None,) * len(tokens.down_idxs))
-        size = _fitting_size(bare, stem_depth, known, asked)
+        size = _fitting_size(bare, known, asked)
     if size is None:
         wrong = f" ({size_text(asked)} is not it)" if asked else ""
         raise CheckpointError(
@@ -62,48 +62,42 @@ def infer_image_size(
     return size
 
 
-def _stated_size(
-    image_size: Grid, tokens: TokenEvidence, stem_depth: int, known: Known
-) -> TrainedSize:
-    options = _strides(image_size, tokens, stem_depth, known)
+def _stated_size(image_size: Grid, tokens: TokenEvidence, known: Known) -> TrainedSize:
+    options = _strides(image_size, tokens, known)
     if options is None:
+        grid = size_text(_grid(image_size, tokens.stem_depth))
         raise CheckpointError(
-            f"config.json says that images are {size_text(image_size)}, so "
-            f"{size_text(_grid(image_size, stem_depth))} tokens behind the stem. They do not fit "
-            f"the attention biases, which are for {_listed(tokens.stages)} tokens. Correct the "
-            "config, or give the weights file alone."
+            f"config.json says that images are {size_text(image_size)}, so {grid} tokens behind the "
+            f"stem. They do not fit the attention biases, which are for {_listed(tokens.stages)} "
+            "tokens. Correct the config, or give the weights file alone."
         )
     return TrainedSize(image_size, *_chosen(options))
 
 
-def _fitting_size(
-    tokens: TokenEvidence, stem_depth: int, known: Known, asked: Grid | None
-) -> TrainedSize | None:
-    for size in _candidates(tokens, stem_depth, known, asked):
-        options = _strides(size, tokens, stem_depth, known)
+def _fitting_size(tokens: TokenEvidence, known: Known, asked: Grid | None) -> TrainedSize | None:
+    for size in _candidates(tokens, known, asked):
+        options = _strides(size, tokens, known)
         if options is not None:
             strides, assumed = _chosen(options)
             if size not in (known.usual_image_size, asked):
-                grid = size_text(_grid(size, stem_depth))
-                text = f"image size {size_text(size)}, {2**stem_depth} times the {grid} token grid"
+                grid, times = size_text(_grid(size, tokens.stem_depth)), 2**tokens.stem_depth
+                text = f"image size {size_text(size)}, {times} times the {grid} token grid"
                 assumed = (text, *assumed)
             return TrainedSize(size, strides, assumed)
     return None
 
 
-def _candidates(
-    tokens: TokenEvidence, stem_depth: int, known: Known, asked: Grid | None
-) -> list[Grid]:
+def _candidates(tokens: TokenEvidence, known: Known, asked: Grid | None) -> list[Grid]:
     """The sizes to try, the most trusted first."""
 
     def image(grid: Grid) -> Grid:
-        return grid[0] * 2**stem_depth, grid[1] * 2**stem_depth
+        return grid[0] * 2**tokens.stem_depth, grid[1] * 2**tokens.stem_depth
 
     sizes = [known.usual_image_size]
     first = tokens.stages[0]
     if tokens.idxs is not None and tuple(tokens.idxs.shape) == (first, first):
         if asked is not None:  # a column of tokens has the same offsets as a row
-            sizes.append(image(_grid(asked, stem_depth)))
+            sizes.append(image(_grid(asked, tokens.stem_depth)))
         sizes.append(image(_grid_of_indices(tokens.idxs)))
     side = math.isqrt(first)
     if side * side == first:
@@ -111,11 +105,9 @@ def _candidates(
     return [size for size in (*sizes, asked) if size is not None]
 
 
-def _strides(
-    size: Grid, tokens: TokenEvidence, stem_depth: int, known: Known
-) -> list[list[int]] | None:
+def _strides(size: Grid, tokens: TokenEvidence, known: Known) -> list[list[int]] | None:
     """The possible strides of each subsampling, best first. None if the size does not fit."""
-    grid = _grid(size, stem_depth)
+    grid = _grid(size, tokens.stem_depth)
     if math.prod(grid) != tokens.stages[0]:
         return None
     if tokens.idxs is not None and not same_indices(tokens.idxs, offset_indices(grid, 1)):

@@ -54,8 +54,9 @@ def infer_config(
     has the size trained at. Raises CheckpointError for a missing tensor, for shapes that fit no
     LeViT, and for a config that contradicts the tensors.
     """
-    stem, trunk = _stem_dims(state), _trunk(state)
-    trained = infer_image_size(trunk.tokens, len(stem), known, image_size)
+    stem = _stem_dims(state)
+    trunk = _trunk(state, len(stem))
+    trained = infer_image_size(trunk.tokens, known, image_size)
     two_heads = any(key.startswith("head_dist.") for key in state)
     try:
         config = LeViTConfig(
@@ -91,7 +92,7 @@ def _stem_dims(state: State) -> tuple[int, ...]:
     return tuple(dims)
 
 
-def _trunk(state: State) -> _Trunk:
+def _trunk(state: State, stem_depth: int) -> _Trunk:
     stages: list[Stage] = []
     downsamples: list[Downsample] = []
     tokens: list[int] = []
@@ -128,7 +129,8 @@ def _trunk(state: State) -> _Trunk:
             "whole model.state_dict()."
         )
     idxs = [state.get(f"{name}.attention_bias_idxs") for name in ("blocks.0.m", *names)]
-    return _Trunk(stages, downsamples, TokenEvidence(tuple(tokens), idxs[0], tuple(idxs[1:])))
+    evidence = TokenEvidence(stem_depth, tuple(tokens), idxs[0], tuple(idxs[1:]))
+    return _Trunk(stages, downsamples, evidence)
 
 
 def _is_block(key: str) -> bool:
