@@ -67,9 +67,9 @@ def _stated_size(image_size: Grid, tokens: TokenEvidence, known: Known) -> Train
     if options is None:
         grid = size_text(_grid(image_size, tokens.stem_depth))
         raise CheckpointError(
-            f"config.json says that images are {size_text(image_size)}, so {grid} tokens behind the "
-            f"stem. They do not fit the attention biases, which are for {_listed(tokens.stages)} "
-            "tokens. Correct the config, or give the weights file alone."
+            f"config.json says that images are {size_text(image_size)}, so {grid} tokens behind "
+            f"the stem. They do not fit the attention biases for {_listed(tokens.stages)} tokens. "
+            "Correct the config, or give the weights file alone."
         )
     return TrainedSize(image_size, *_chosen(options))
 
