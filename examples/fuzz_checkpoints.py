@@ -32,8 +32,11 @@ TINY = LeViTConfig(
     in_channels=1,
     num_classes=2,
     stem_dims=(2, 3),
-    stages=(Stage(3, 1, 1, 2, 2, 4), Stage(4, 1, 2, 2, 2, 0)),
-    downsamples=(Downsample(1, 2, 2, 0),),
+    stages=(
+        Stage(dim=3, depth=1, num_heads=1, key_dim=2, value_dim=2, mlp_dim=4),
+        Stage(dim=4, depth=1, num_heads=2, key_dim=2, value_dim=2, mlp_dim=0),
+    ),
+    downsamples=(Downsample(num_heads=1, key_dim=2, value_dim=2, mlp_dim=0),),
 )
 
 

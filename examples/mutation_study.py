@@ -107,7 +107,9 @@ def random_config(rng: random.Random) -> LeViTConfig:
         in_channels=rng.choice([1, 3]),
         num_classes=rng.choice([1, 2, 5, 10, 100]),
         stem_dims=(4, 8, dims[0]),
-        stages=tuple(Stage(dim, rng.randint(1, 2), **widths(0, dim, 2 * dim)) for dim in dims),
+        stages=tuple(
+            Stage(dim=dim, depth=rng.randint(1, 2), **widths(0, dim, 2 * dim)) for dim in dims
+        ),
         downsamples=tuple(Downsample(**widths(0, 2 * dim)) for dim in dims[1:]),
         distillation=rng.random() < 0.5,
         activation=rng.choice(ACTIVATIONS),
@@ -200,7 +202,13 @@ def network(
     original = model if head == "mean" else HEAD_PASSES[head](model)
     preprocessing = random_preprocessing(rng)
     provenance = Provenance(
-        "", config, head, "", preprocessing=preprocessing, precision=precision, interface=interface
+        checkpoint_sha256="",
+        config=config,
+        head=head,
+        layout="",
+        preprocessing=preprocessing,
+        precision=precision,
+        interface=interface,
     )
     of_bytes = provenance.transform.normalise if interface.input == "uint8" else None
     reference = Reference(original, precision, None, interface.output, of_bytes)

@@ -39,7 +39,9 @@ def calibration_scans() -> FloatArray:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = read_demo_checkpoint(Path(folder))
-    provenance = Provenance(checkpoint.sha256, checkpoint.config, "mean", "tokens")
+    provenance = Provenance(
+        checkpoint_sha256=checkpoint.sha256, config=checkpoint.config, head="mean", layout="tokens"
+    )
     plain = to_onnx(to_plain(checkpoint.model), provenance)
     digits, scans = held_out(), calibration_scans()
 

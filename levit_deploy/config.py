@@ -26,7 +26,7 @@ NORMS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """Attention and MLP blocks at one resolution.
 
@@ -42,7 +42,7 @@ class Stage:
     mlp_dim: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Downsample:
     """Subsampling attention between two stages, and the MLP after it, if ``mlp_dim`` is not 0."""
 
@@ -53,7 +53,7 @@ class Downsample:
     stride: int = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LeViTConfig:
     """Everything needed to build a LeViT (Graham et al., arXiv 2104.01136, section 4).
 
@@ -192,11 +192,20 @@ def _published(
 ) -> LeViTConfig:
     """A row of the paper's table 1, with the ratios of the official ``model_factory``."""
     stages = tuple(
-        Stage(dim, depth, num_heads, key_dim, value_dim=2 * key_dim, mlp_dim=2 * dim)
+        Stage(
+            dim=dim,
+            depth=depth,
+            num_heads=num_heads,
+            key_dim=key_dim,
+            value_dim=2 * key_dim,
+            mlp_dim=2 * dim,
+        )
         for dim, depth, num_heads in zip(dims, depths, heads, strict=True)
     )
     downsamples = tuple(
-        Downsample(dim // key_dim, key_dim, value_dim=4 * key_dim, mlp_dim=2 * next_dim)
+        Downsample(
+            num_heads=dim // key_dim, key_dim=key_dim, value_dim=4 * key_dim, mlp_dim=2 * next_dim
+        )
         for dim, next_dim in itertools.pairwise(dims)
     )
     return LeViTConfig(

@@ -37,7 +37,7 @@ class Disagreement:
     original: Answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What an artifact made of pictures in class folders.
 

@@ -17,7 +17,7 @@ from levit_deploy.pictures.transform import Transform
 TOOL = "levit-deploy"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Provenance:
     """What an artifact was made from, and how.
 

@@ -107,10 +107,10 @@ def check_top5(
 
 def serialised(format: str, checkpoint: Checkpoint, options: ExportOptions) -> bytes:
     provenance = Provenance(
-        checkpoint.sha256,
-        checkpoint.config,
-        "mean",
-        "tokens",
+        checkpoint_sha256=checkpoint.sha256,
+        config=checkpoint.config,
+        head="mean",
+        layout="tokens",
         preprocessing=checkpoint.preprocessing,
         interface=Interface(options.input, options.output),
     )

@@ -33,7 +33,11 @@ def centred(config=CONFIG, seed=0) -> LeViT:
 def float_graph(config=CONFIG, layout="tokens", model=None, **options) -> onnx.ModelProto:
     model = to_plain(model or trained(config), "mean")
     model = to_spatial(model) if layout == "spatial" else model
-    return to_onnx(model, Provenance("", config, "mean", layout), **options)
+    return to_onnx(
+        model,
+        Provenance(checkpoint_sha256="", config=config, head="mean", layout=layout),
+        **options,
+    )
 
 
 def noise(n, config=CONFIG, seed=0):

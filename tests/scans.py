@@ -43,7 +43,9 @@ def demo_artifact(format: str = "onnx", batch_size: int | None = None, head: str
     """The demo's network as a file, which says how scans become inputs."""
     config = demo_checkpoint().config
     plain = to_plain(demo_checkpoint().model, head)
-    provenance = Provenance("", config, head, "tokens", preprocessing=PREPROCESSING)
+    provenance = Provenance(
+        checkpoint_sha256="", config=config, head=head, layout="tokens", preprocessing=PREPROCESSING
+    )
     if format == "torchscript":
         return to_torchscript(plain, provenance)
     if format == "fused":

@@ -184,7 +184,10 @@ def test_resolutions_of_a_rectangular_image_that_does_not_divide():
 
 
 def test_a_single_stage_needs_no_downsampling():
-    config = SMALL.replace(stages=(Stage(12, 1, 1, 1, 1, 0),), downsamples=())
+    config = SMALL.replace(
+        stages=(Stage(dim=12, depth=1, num_heads=1, key_dim=1, value_dim=1, mlp_dim=0),),
+        downsamples=(),
+    )
     assert config.resolutions == ((4, 6),)
 
 

@@ -8,7 +8,7 @@ from levit_deploy.interface import Interface
 from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
 from levit_deploy.provenance import Provenance, claimed_precision, is_ours
 
-PROVENANCE = Provenance("ab" * 32, SMALL, "distill", "spatial")
+PROVENANCE = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="distill", layout="spatial")
 
 
 def test_metadata_is_strings_and_reads_back():

@@ -31,7 +31,7 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 PRODUCTS = "matrix products alone"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One form of the network, on batches of one size.
 
@@ -51,7 +51,7 @@ class Row:
     load_s: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """All rows, and under what conditions.
 
@@ -106,7 +106,14 @@ def benchmark(
             alone = times.pop(PRODUCTS)
             gflops[size] = 2 * size * count_macs(config) / statistics.median(alone) / 1e9
             rows += list(_rows(fitting, list(times.values()), alone, size))
-    return Benchmark(network, threads, rounds, processor_name(), tuple(rows), gflops)
+    return Benchmark(
+        network=network,
+        threads=threads,
+        rounds=rounds,
+        processor=processor_name(),
+        rows=tuple(rows),
+        gflops=gflops,
+    )
 
 
 def random_images(config: LeViTConfig, n: int) -> dict[Input, Images]:
@@ -145,16 +152,16 @@ def _rows(
     for contender, taken in zip(entrants, times, strict=True):
         middle = statistics.median(taken)
         yield Row(
-            contender.name,
-            contender.runtime,
-            size,
-            middle,
-            percentile(taken, 90),
-            size / middle,
-            ratio(baseline, taken),
-            ratio(alone, taken).median,
-            contender.size_bytes,
-            contender.load_s,
+            name=contender.name,
+            runtime=contender.runtime,
+            batch_size=size,
+            median_s=middle,
+            p90_s=percentile(taken, 90),
+            images_per_s=size / middle,
+            ratio=ratio(baseline, taken),
+            of_matmul=ratio(alone, taken).median,
+            size_bytes=contender.size_bytes,
+            load_s=contender.load_s,
         )
 
 

@@ -18,7 +18,7 @@ from levit_deploy.verification.original import original_of
 ROUNDS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BesideOriginal:
     """Sizes of the files, and median times for a batch of ``batch_size``, in seconds.
 
@@ -57,12 +57,12 @@ def time_beside_original(
             {"original": run_original, "artifact": partial(artifact.run, given)}, rounds=rounds
         )
     return BesideOriginal(
-        sum(file.stat().st_size for file in checkpoint.files),
-        path.stat().st_size,
-        statistics.median(times["original"]),
-        statistics.median(times["artifact"]),
-        ratio(times["original"], times["artifact"]),
-        batch,
-        rounds,
-        processor_name(),
+        original_bytes=sum(file.stat().st_size for file in checkpoint.files),
+        artifact_bytes=path.stat().st_size,
+        original_s=statistics.median(times["original"]),
+        artifact_s=statistics.median(times["artifact"]),
+        ratio=ratio(times["original"], times["artifact"]),
+        batch_size=batch,
+        rounds=rounds,
+        processor=processor_name(),
     )

@@ -36,7 +36,7 @@ CALIBRATING = 4  # images
 Run = Callable[[Images], object]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Contender:
     """One way to run the network: ``run`` takes float32 (batch, channels, height, width).
 
@@ -61,10 +61,10 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     """
     plain = plain_export(model, (config.in_channels, *config.image_size))
     yield _onnx(PLAIN, plain, threads)
-    yield Contender("original, eager", "torch", _torch_run(model))
+    yield Contender(name="original, eager", runtime="torch", run=_torch_run(model))
     yield _original_torchscript(model, config)
 
-    provenance = Provenance("", config, head, "")
+    provenance = Provenance(checkpoint_sha256="", config=config, head=head, layout="")
     tokens = to_plain(model)
     spatial = to_spatial(tokens)
     files = {
@@ -104,11 +104,11 @@ def _onnx(name: str, data: bytes, threads: int) -> Contender:
     session = onnx_session(data, threads)
     taken = time.perf_counter() - start
     return Contender(
-        name,
-        "onnxruntime",
-        lambda images: session.run(None, {INPUT_NAME: images}),
-        len(data),
-        taken,
+        name=name,
+        runtime="onnxruntime",
+        run=lambda images: session.run(None, {INPUT_NAME: images}),
+        size_bytes=len(data),
+        load_s=taken,
     )
 
 
@@ -125,7 +125,13 @@ def _openvino(name: str, data: bytes, threads: int) -> Contender:
     compiled = core.compile_model(core.read_model(io.BytesIO(data)), "CPU", settings)
     request = compiled.create_infer_request()
     taken = time.perf_counter() - start
-    return Contender(name, "OpenVINO", lambda images: request.infer([images]), len(data), taken)
+    return Contender(
+        name=name,
+        runtime="OpenVINO",
+        run=lambda images: request.infer([images]),
+        size_bytes=len(data),
+        load_s=taken,
+    )
 
 
 def _torchscript(name: str, data: bytes) -> Contender:
@@ -133,7 +139,13 @@ def _torchscript(name: str, data: bytes) -> Contender:
     with deprecation_accepted():
         program = torch.jit.load(io.BytesIO(data))
     taken = time.perf_counter() - start
-    return Contender(name, "TorchScript", _torch_run(program), len(data), taken)
+    return Contender(
+        name=name,
+        runtime="TorchScript",
+        run=_torch_run(program),
+        size_bytes=len(data),
+        load_s=taken,
+    )
 
 
 def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
@@ -141,7 +153,7 @@ def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
     images = torch.zeros(2, config.in_channels, *config.image_size)
     with deprecation_accepted():
         program = torch.jit.freeze(torch.jit.trace(model, images, check_trace=False))
-    return Contender("original, frozen", "TorchScript", _torch_run(program))
+    return Contender(name="original, frozen", runtime="TorchScript", run=_torch_run(program))
 
 
 def given_artifact(
@@ -167,13 +179,13 @@ def given_artifact(
             f"{','.join(map(str, (*batch_sizes, artifact.batch_size)))}, or leave it out."
         )
     return Contender(
-        str(path),
-        {"onnx": "onnxruntime", "torchscript": "TorchScript"}.get(artifact.format, "torch"),
-        artifact.run,
-        path.stat().st_size,
-        taken,
-        artifact.batch_size,
-        artifact.interface.input,
+        name=str(path),
+        runtime={"onnx": "onnxruntime", "torchscript": "TorchScript"}.get(artifact.format, "torch"),
+        run=artifact.run,
+        size_bytes=path.stat().st_size,
+        load_s=taken,
+        batch_size=artifact.batch_size,
+        input=artifact.interface.input,
     )
 
 

@@ -147,7 +147,9 @@ def _attention(state: State, name: str, mlp_dim: int) -> tuple[Stage, int]:
     values = _shape(state, f"{name}.proj.1", 2)[1]
     key_dim = _per_head(rows - values, 2 * heads, f"{name}.qkv", heads)
     value_dim = _per_head(values, heads, f"{name}.proj.1", heads)
-    return Stage(dim, 1, heads, key_dim, value_dim, mlp_dim), tokens
+    return Stage(
+        dim=dim, depth=1, num_heads=heads, key_dim=key_dim, value_dim=value_dim, mlp_dim=mlp_dim
+    ), tokens
 
 
 def _downsample(state: State, name: str, mlp_dim: int) -> Downsample:
@@ -156,7 +158,7 @@ def _downsample(state: State, name: str, mlp_dim: int) -> Downsample:
     key_dim = _per_head(queries, heads, f"{name}.q.1", heads)
     values = _shape(state, f"{name}.proj.1", 2)[1]
     value_dim = _per_head(values, heads, f"{name}.proj.1", heads)
-    return Downsample(heads, key_dim, value_dim, mlp_dim)
+    return Downsample(num_heads=heads, key_dim=key_dim, value_dim=value_dim, mlp_dim=mlp_dim)
 
 
 def _biases_shape(state: State, name: str) -> tuple[int, ...]:

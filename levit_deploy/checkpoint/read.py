@@ -32,7 +32,7 @@ from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import is_ours
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A loaded checkpoint.
 

@@ -29,7 +29,7 @@ HELD_OUT = "held-out"
 SCANS = "scans"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One network of the closing comparison.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from levit_deploy.arrays import Images
+from levit_deploy.arrays import BATCH_SIZE, Images
 from levit_deploy.choices import Input
 from levit_deploy.errors import InputError
 from levit_deploy.pictures.class_folders import class_indices
@@ -18,11 +18,10 @@ from levit_deploy.pictures.transform import Transform
 
 FEWEST = 40  # one in four to calibrate on leaves thirty to judge by
 MOST_CALIBRATING, MOST_JUDGING = 64, 1000
-BATCH = 8
 SHOWN_FOLDERS = 10  # as many as tell an order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judging:
     """The pictures to judge by, read a few at a time, each time they are asked for.
 
@@ -50,9 +49,9 @@ class Judging:
         return f"{prepared}, the folders taken for the classes {shown}"
 
     def batches(self) -> Iterator[Images]:
-        """All pictures in order, up to BATCH at once, as ``read_pictures`` gives them."""
-        for start in range(0, len(self.paths), BATCH):
-            yield read_pictures(self.paths[start : start + BATCH], self.transform, self.input)
+        """All pictures in order, up to BATCH_SIZE at once, as ``read_pictures`` gives them."""
+        for start in range(0, len(self.paths), BATCH_SIZE):
+            yield read_pictures(self.paths[start : start + BATCH_SIZE], self.transform, self.input)
 
 
 def judging_pictures(
@@ -109,7 +108,9 @@ def _judging(
     labels = None
     if classes is not None:
         labels = np.array([classes[path.relative_to(folder).parts[0]] for path in chosen])
-    return Judging(tuple(chosen), labels, transform, input, classes)
+    return Judging(
+        paths=tuple(chosen), labels=labels, transform=transform, input=input, classes=classes
+    )
 
 
 def _spread(paths: list[Path], most: int) -> list[Path]:

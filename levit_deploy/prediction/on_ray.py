@@ -48,7 +48,7 @@ BATCHES = 16  # in a group: enough that handing it out costs little, few enough 
 ROWS = 10_000  # in a file, at least
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """What every worker is to do; paths are those of this process's current folder."""
 
@@ -99,7 +99,14 @@ def predict_on_ray(
             f"Choose another folder with {OPTION}."
         )
     size = BATCHES * pictures_at_once(artifact, batch_size)
-    job = Job(artifact.path, artifact.sha256, Path.cwd(), top_k, batch_size, threads or 1)
+    job = Job(
+        artifact=artifact.path,
+        sha256=artifact.sha256,
+        folder=Path.cwd(),
+        top_k=top_k,
+        batch_size=batch_size,
+        threads=threads or 1,
+    )
     groups = list(_groups(paths, size))
     if workers is not None:
         workers = min(workers, len(groups))

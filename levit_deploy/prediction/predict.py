@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.arrays import BATCH_SIZE, FloatArray, Images
 from levit_deploy.errors import InputError, UsageError
 from levit_deploy.pictures.files import no_pictures, read_picture, walk_pictures
 from levit_deploy.prediction.ahead import map_ahead
@@ -20,7 +20,6 @@ from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.text import as_utf8
 
-BATCH_SIZE = 8
 READERS = min(8, os.cpu_count() or 1)
 TOP_K = 5
 

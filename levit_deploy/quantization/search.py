@@ -22,7 +22,7 @@ from levit_deploy.verification.budget import log_probabilities
 MOST_IN_A_LOOK = 16  # pictures to tell how much one block costs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Quantization:
     """How a network was quantized.
 
@@ -113,5 +113,11 @@ def search(
             "such as the network meets, a larger --max-drop, or another --precision."
         )
     return model, Quantization(
-        cpu, len(calibration), method, errors, costs, tuple(ranked[:holds]), result
+        cpu=cpu,
+        calibrated_on=len(calibration),
+        method=method,
+        errors=errors,
+        costs=costs,
+        float_blocks=tuple(ranked[:holds]),
+        accuracy=result,
     )

@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from levit_deploy.arrays import FloatArray, Images, Run
-
-BATCH = 8  # images at once, if the batch is free
+from levit_deploy.arrays import BATCH_SIZE, FloatArray, Images, Run
 
 
 def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = False) -> Any:
@@ -41,8 +39,8 @@ def runner(model: bytes, batch: int | None) -> Run:
 
 
 def filled(run: Run, batch: int | None) -> Run:
-    """Run any number of images in batches of BATCH, or of the fixed size, the last one filled."""
-    size = batch or BATCH
+    """Run any number of images in batches of BATCH_SIZE or the fixed size, the last one filled."""
+    size = batch or BATCH_SIZE
 
     def run_all(images: Images) -> FloatArray:
         n = len(images)

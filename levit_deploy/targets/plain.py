@@ -33,15 +33,15 @@ def provenance_of(
 ) -> Provenance:
     """Where a file comes from; the head is the checkpoint's own unless one of two was chosen."""
     return Provenance(
-        checkpoint.sha256,
-        checkpoint.config,
-        checkpoint.head if head == "mean" else head,
-        layout,
-        checkpoint.weights,
-        checkpoint.assumed,
-        checkpoint.preprocessing,
-        precision,
-        interface,
-        checkpoint.labels,
-        checkpoint.problem_type,
+        checkpoint_sha256=checkpoint.sha256,
+        config=checkpoint.config,
+        head=checkpoint.head if head == "mean" else head,
+        layout=layout,
+        weights=checkpoint.weights,
+        assumed=checkpoint.assumed,
+        preprocessing=checkpoint.preprocessing,
+        precision=precision,
+        interface=interface,
+        labels=checkpoint.labels,
+        problem_type=checkpoint.problem_type,
     )

@@ -18,7 +18,7 @@ MAX_DROP, MAX_DISAGREEMENT = 0.3, 0.5  # points of top-1, and percent of picture
 Run = Callable[[Images], FloatArray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """How the int8 network answers pictures, beside the float one.
 
@@ -95,28 +95,28 @@ def accuracy(
         allowed = MAX_DISAGREEMENT if max_drop is None else max_drop
         constant = 100 * (n - _most(float_top1)) / n
         return Accuracy(
-            n,
-            agreement,
-            None,
-            None,
-            100 * (n - agreeing) / n,
-            allowed,
-            constant,
-            pictures.understood,
+            pictures=n,
+            agreement=agreement,
+            float_top1=None,
+            int8_top1=None,
+            drop=100 * (n - agreeing) / n,
+            allowed=allowed,
+            constant_drop=constant,
+            understood=pictures.understood,
         )
     before, after = (int((found == pictures.labels).sum()) for found in (float_top1, int8_top1))
     allowed = MAX_DROP if max_drop is None else max_drop
     drop = 100 * (before - after) / n  # of counts: the difference of two percentages is not exact
     constant = 100 * (before - _most(pictures.labels)) / n
     return Accuracy(
-        n,
-        agreement,
-        100 * before / n,
-        100 * after / n,
-        drop,
-        allowed,
-        constant,
-        pictures.understood,
+        pictures=n,
+        agreement=agreement,
+        float_top1=100 * before / n,
+        int8_top1=100 * after / n,
+        drop=drop,
+        allowed=allowed,
+        constant_drop=constant,
+        understood=pictures.understood,
     )
 
 

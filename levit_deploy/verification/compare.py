@@ -26,7 +26,7 @@ Run = Callable[[Images], FloatArray]
 Values = Callable[[Images], Iterable[FloatArray]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CaseResult:
     """The figures of one kind of input, in logits.
 

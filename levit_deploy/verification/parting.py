@@ -62,7 +62,7 @@ class BlockResult:
     agrees: bool
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Form:
     """A block's output in one of the shapes that artifacts have it in, flattened to (n, size)."""
 
@@ -132,7 +132,10 @@ def _forms(block: BlockOutput, precision: Precision) -> Iterator[_Form]:
         views.append((own.transpose(0, 2, 1), double.transpose(0, 2, 1)))
         views.append((own.mean(1), double.mean(1)))
     for original, float64 in views:
-        yield _Form(float64.reshape(len(float64), -1), budget([original], float64, precision))
+        yield _Form(
+            expected=float64.reshape(len(float64), -1),
+            budget=budget([original], float64, precision),
+        )
 
 
 def _hold_against(form: _Form, value: FloatArray, batch: int) -> None:

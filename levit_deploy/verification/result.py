@@ -13,7 +13,7 @@ from levit_deploy.verification.compare import CaseResult
 from levit_deploy.verification.parting import BlockResult, Parting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Verification:
     """The evidence: the figures of every kind of input, and what was compared.
 

@@ -131,7 +131,9 @@ def test_each_artifact_is_timed_for_itself(folder, monkeypatch):
     """Two of one name had one time between them."""
     plain = onnx_session((folder / "free" / "x.onnx").read_bytes(), 1)
     run = lambda images: plain.run(None, {"pixel_values": images})  # noqa: E731
-    monkeypatch.setattr(bench, "contenders", lambda *_: [Contender("plain", "onnxruntime", run)])
+    monkeypatch.setattr(
+        bench, "contenders", lambda *_: [Contender(name="plain", runtime="onnxruntime", run=run)]
+    )
     checkpoint = levit_deploy.load(folder / "ckpt.pth")
     paths = [folder / "free" / "x.onnx", folder / "four" / "x.onnx"]
     choices = {"network": "it", "artifacts": paths, "rounds": 2}

@@ -19,7 +19,7 @@ from levit_deploy.provenance import Provenance, is_ours
 
 SMALL = networks.SMALL
 PATH = Path("some.safetensors")
-ORIGIN = Provenance("ab" * 32, SMALL, "mean", "tokens")
+ORIGIN = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")
 
 
 def restored(changes=None, tensors=None):
@@ -37,8 +37,13 @@ def changed_config(**changes):
 @given(networks.configs())
 def test_round_trip_gives_the_logits_of_the_training_form(config):
     model, x = networks.trained(config), networks.images(config)
-    data = fused.serialize(to_plain(model), Provenance("0", config, "mean", "tokens"))
-    metadata = Provenance("0", config, "mean", "tokens").to_metadata()
+    data = fused.serialize(
+        to_plain(model),
+        Provenance(checkpoint_sha256="0", config=config, head="mean", layout="tokens"),
+    )
+    metadata = Provenance(
+        checkpoint_sha256="0", config=config, head="mean", layout="tokens"
+    ).to_metadata()
     again, read = fused.restore(load(data), metadata, PATH)
     assert read.config == config.replace(distillation=False)
     expected = networks.float64_logits(model, x)
@@ -143,7 +148,7 @@ def test_restoring_does_not_depend_on_the_random_state():
 @settings(deadline=None, max_examples=15)
 @given(networks.configs())
 def test_provenance_survives_its_own_metadata(config):
-    origin = Provenance("00", config, "distill", "spatial")
+    origin = Provenance(checkpoint_sha256="00", config=config, head="distill", layout="spatial")
     assert Provenance.from_metadata(origin.to_metadata()) == origin
 
 

@@ -24,7 +24,11 @@ SAFETENSORS = "model.safetensors"
 def fused_path(tmp_path):
     path = tmp_path / "fused.safetensors"
     plain = to_plain(networks.trained())
-    path.write_bytes(fused.serialize(plain, Provenance("ab", SMALL, "mean", "tokens")))
+    path.write_bytes(
+        fused.serialize(
+            plain, Provenance(checkpoint_sha256="ab", config=SMALL, head="mean", layout="tokens")
+        )
+    )
     return path
 
 
@@ -362,7 +366,9 @@ def test_options_that_contradict_a_fused_file_are_usage_errors(fused_path, optio
 
 
 def test_a_fused_file_with_damaged_metadata_is_refused(tmp_path):
-    metadata = Provenance("ab", SMALL, "mean", "tokens").to_metadata()
+    metadata = Provenance(
+        checkpoint_sha256="ab", config=SMALL, head="mean", layout="tokens"
+    ).to_metadata()
     metadata["config"] = metadata["config"][:-20]
     path = tmp_path / "fused.safetensors"
     save_file(to_plain(networks.trained()).state_dict(), path, metadata=metadata)

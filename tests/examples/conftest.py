@@ -32,7 +32,12 @@ def files(tmp_path_factory) -> Path:
         for name, (format, layout, opset) in FORMS.items():
             model = to_plain(checkpoint.model)
             model = to_spatial(model) if layout == "spatial" else model
-            provenance = Provenance(checkpoint.sha256, checkpoint.config, "mean", layout)
+            provenance = Provenance(
+                checkpoint_sha256=checkpoint.sha256,
+                config=checkpoint.config,
+                head="mean",
+                layout=layout,
+            )
             data = EXPORTERS[format].serialize(model, provenance, ExportOptions(opset))
             (folder / f"{network}.{name}").write_bytes(data)
     return folder

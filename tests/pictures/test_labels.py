@@ -121,7 +121,9 @@ def test_torchscript_carries_them_too(checkpoint, tmp_path):
     from levit_deploy.targets.torchscript import to_torchscript
 
     loaded = read_checkpoint(checkpoint)
-    provenance = Provenance("", loaded.config, "mean", "tokens", labels=NAMES)
+    provenance = Provenance(
+        checkpoint_sha256="", config=loaded.config, head="mean", layout="tokens", labels=NAMES
+    )
     (tmp_path / "out.pt").write_bytes(to_torchscript(to_plain(loaded.model), provenance))
     assert json.loads(load_artifact(tmp_path / "out.pt").metadata["labels"]) == list(NAMES)
 

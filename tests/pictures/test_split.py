@@ -3,6 +3,7 @@ import pytest
 from float_graphs import CONFIG, save_pictures
 from prepared import transform_of
 
+from levit_deploy.arrays import BATCH_SIZE
 from levit_deploy.errors import InputError
 from levit_deploy.pictures import split
 from levit_deploy.pictures.files import read_pictures
@@ -51,7 +52,7 @@ def test_pictures_are_read_a_few_at_a_time_and_in_order(tmp_path):
     save_pictures(tmp_path, CLASSES, each=3)
     judging = judging_pictures(tmp_path, TRANSFORM, CLASSES)
     batches = list(judging.batches())
-    assert max(map(len, batches)) == split.BATCH
+    assert max(map(len, batches)) == BATCH_SIZE
     np.testing.assert_array_equal(np.concatenate(batches), read_pictures(judging.paths, TRANSFORM))
 
 

@@ -201,7 +201,14 @@ def table_of(paths, group):
 
 
 def job(artifact, **changes):
-    whole = on_ray.Job(artifact.path, artifact.sha256, Path.cwd(), 2, 4, 1)
+    whole = on_ray.Job(
+        artifact=artifact.path,
+        sha256=artifact.sha256,
+        folder=Path.cwd(),
+        top_k=2,
+        batch_size=4,
+        threads=1,
+    )
     return dataclasses.replace(whole, **changes)
 
 

@@ -32,7 +32,9 @@ def artifact(
     def means(inputs):
         return np.resize(inputs.mean((2, 3)).T, (config.num_classes, len(inputs))).T
 
-    provenance = Provenance("", config, "mean", "tokens", preprocessing=stated)
+    provenance = Provenance(
+        checkpoint_sha256="", config=config, head="mean", layout="tokens", preprocessing=stated
+    )
     found = provenance.to_metadata() | dict(changes)
     found = {key: value for key, value in found.items() if value is not None}
     shape = (config.in_channels, *config.image_size)

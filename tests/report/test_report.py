@@ -36,7 +36,15 @@ def result(**changes):
 
 def verification(*results):
     batches = (BatchResult(2, "zeros", 1e-7, 5e-6), BatchResult(16, "large", 4e-5, 7e-5))
-    return Verification("onnx", "ab" * 32, "fp16", "mean", 0, results, batches)
+    return Verification(
+        format="onnx",
+        sha256="ab" * 32,
+        precision="fp16",
+        head="mean",
+        seed=0,
+        cases=results,
+        batches=batches,
+    )
 
 
 def printed(*results):

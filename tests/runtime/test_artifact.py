@@ -22,7 +22,7 @@ from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.torchscript import to_torchscript
 
 FORMATS = ("onnx", "torchscript", "fused")
-PROVENANCE = Provenance("ab" * 32, SMALL, "mean", "tokens")
+PROVENANCE = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")
 
 
 @cache

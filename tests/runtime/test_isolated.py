@@ -24,7 +24,7 @@ from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.torchscript import to_torchscript
 
-PROVENANCE = Provenance("ab" * 32, SMALL, "mean", "tokens")
+PROVENANCE = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")
 WRITERS = {
     "onnx": lambda model: to_onnx(model, PROVENANCE).SerializeToString(),
     "torchscript": lambda model: to_torchscript(model, PROVENANCE),

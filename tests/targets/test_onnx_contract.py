@@ -19,7 +19,10 @@ from levit_deploy.targets.onnx_writer import to_onnx
 
 @pytest.fixture(scope="module")
 def good() -> ModelProto:
-    return to_onnx(to_plain(trained()), Provenance("0", SMALL, "mean", "tokens"))
+    return to_onnx(
+        to_plain(trained()),
+        Provenance(checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens"),
+    )
 
 
 def check(path: Path) -> None:
@@ -62,7 +65,7 @@ def test_a_good_file_is_accepted_and_counted(opset, batch_size, layout, tmp_path
     plain = to_plain(trained())
     if layout == "spatial":
         plain = to_spatial(plain)
-    provenance = Provenance("0", SMALL, "mean", layout)
+    provenance = Provenance(checkpoint_sha256="0", config=SMALL, head="mean", layout=layout)
     model = to_onnx(plain, provenance, opset=opset, batch_size=batch_size)
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
@@ -197,7 +200,9 @@ def test_logits_that_no_gemm_makes_are_refused(good, tmp_path):
 
 @pytest.fixture(scope="module")
 def half() -> ModelProto:
-    provenance = Provenance("0", SMALL, "mean", "tokens", precision="fp16")
+    provenance = Provenance(
+        checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens", precision="fp16"
+    )
     return to_onnx(to_plain(trained()), provenance)
 
 

@@ -45,7 +45,9 @@ def build(
     precision: str = "fp16",
     seed: int = 0,
 ) -> onnx.ModelProto:
-    provenance = Provenance("ab" * 32, config, "mean", layout, precision=precision)
+    provenance = Provenance(
+        checkpoint_sha256="ab" * 32, config=config, head="mean", layout=layout, precision=precision
+    )
     return to_onnx(plain(config, layout, seed), provenance, opset=opset)
 
 
@@ -152,7 +154,9 @@ def test_weights_are_the_float32_ones_rounded_once():
 
 def test_a_weight_too_small_is_zero_and_one_too_large_is_refused_by_name():
     model = to_plain(trained())
-    provenance = Provenance("", SMALL, "mean", "tokens", precision="fp16")
+    provenance = Provenance(
+        checkpoint_sha256="", config=SMALL, head="mean", layout="tokens", precision="fp16"
+    )
     weight = model.blocks[1].m[0].weight.data
     weight[0, 0], weight[0, 1] = 2.0**-26, -(2.0**-24)
     found = weights(to_onnx(model, provenance))["blocks.1.m.0.weight"]
@@ -197,6 +201,11 @@ def test_the_bytes_are_the_same_every_time_in_every_process():
 def test_building_does_not_change_the_model():
     model = to_plain(trained())
     before = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
-    to_onnx(model, Provenance("0", SMALL, "mean", "tokens", precision="fp16"))
+    to_onnx(
+        model,
+        Provenance(
+            checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens", precision="fp16"
+        ),
+    )
     after = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
     assert after == before

@@ -118,9 +118,14 @@ def test_equal_integers_and_scalars_are_stored_once():
 
 def test_a_module_that_no_emitter_knows_is_refused_by_name():
     with pytest.raises(LevitDeployError, match=r"^patch_embed\.0 is a Conv2d_BN, which no ONNX"):
-        to_onnx(trained(), Provenance("0", SMALL, "mean", "tokens"))
+        to_onnx(
+            trained(), Provenance(checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens")
+        )
     with pytest.raises(LevitDeployError, match=r"^blocks\.0\.m is a ReLU, which no ONNX"):
-        to_onnx(_with_unknown_block(), Provenance("0", SMALL, "mean", "tokens"))
+        to_onnx(
+            _with_unknown_block(),
+            Provenance(checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens"),
+        )
 
 
 def _with_unknown_block() -> nn.Module:

@@ -48,7 +48,7 @@ def build(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> onnx.ModelProto:
-    provenance = Provenance("ab" * 32, config, "mean", layout)
+    provenance = Provenance(checkpoint_sha256="ab" * 32, config=config, head="mean", layout=layout)
     return to_onnx(plain(config, layout, seed), provenance, opset=opset, batch_size=batch_size)
 
 
@@ -283,14 +283,21 @@ def test_a_fixed_batch_takes_that_batch_only(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_metadata_says_where_the_file_comes_from(layout):
     config = SMALL.replace(activation="silu", bn_eps=1e-3)
-    proto = to_onnx(plain(config, layout), Provenance("cd" * 32, config, "distill", layout))
+    proto = to_onnx(
+        plain(config, layout),
+        Provenance(checkpoint_sha256="cd" * 32, config=config, head="distill", layout=layout),
+    )
     found = {prop.key: prop.value for prop in proto.metadata_props}
-    assert found.keys() == set(Provenance("", config, "", "").to_metadata())
+    assert found.keys() == set(
+        Provenance(checkpoint_sha256="", config=config, head="", layout="").to_metadata()
+    )
     assert found["tool"].startswith("levit-deploy ")
     assert found["checkpoint_sha256"] == "cd" * 32
     assert LeViTConfig.from_json(found["config"]) == config
     assert (found["head"], found["layout"]) == ("distill", layout)
-    assert Provenance.from_metadata(found) == Provenance("cd" * 32, config, "distill", layout)
+    assert Provenance.from_metadata(found) == Provenance(
+        checkpoint_sha256="cd" * 32, config=config, head="distill", layout=layout
+    )
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -400,6 +407,10 @@ def test_building_does_not_change_the_model():
     model = to_plain(trained())
     before = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
     for opset in (17, 23):
-        to_onnx(model, Provenance("0", SMALL, "mean", "tokens"), opset=opset)
+        to_onnx(
+            model,
+            Provenance(checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens"),
+            opset=opset,
+        )
     after = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
     assert after == before

@@ -33,7 +33,16 @@ def program(
     model = to_plain(trained(config, seed))
     if layout == "spatial":
         model = to_spatial(model)
-    return to_torchscript(model, Provenance("ab" * 32, config, "mean", layout, precision=precision))
+    return to_torchscript(
+        model,
+        Provenance(
+            checkpoint_sha256="ab" * 32,
+            config=config,
+            head="mean",
+            layout=layout,
+            precision=precision,
+        ),
+    )
 
 
 cached = cache(program)
@@ -168,7 +177,9 @@ except ImportError:
 
 def test_the_provenance_is_an_extra_file():
     config = SMALL.replace(activation="gelu", bn_eps=1e-3)
-    provenance = Provenance("cd" * 32, config, "class", "tokens")
+    provenance = Provenance(
+        checkpoint_sha256="cd" * 32, config=config, head="class", layout="tokens"
+    )
     data = to_torchscript(to_plain(trained(config), "class"), provenance)
     extra = {"provenance.json": ""}
     load(data, extra)
@@ -183,7 +194,9 @@ def test_the_provenance_is_an_extra_file():
 def test_exporting_does_not_change_the_model():
     model = to_plain(trained())
     before = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
-    to_torchscript(model, Provenance("0", SMALL, "mean", "tokens"))
+    to_torchscript(
+        model, Provenance(checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens")
+    )
     assert {n: t.numpy().tobytes() for n, t in model.state_dict().items()} == before
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -218,7 +231,9 @@ def is_tensor(node: torch.Node) -> bool:
 @pytest.mark.parametrize("n", [1, 5])
 def test_bfloat16_takes_any_batch_and_leaves_the_model_alone(n):
     model = to_plain(trained())
-    provenance = Provenance("0", SMALL, "mean", "tokens", precision="bf16")
+    provenance = Provenance(
+        checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens", precision="bf16"
+    )
     loaded = load(to_torchscript(model, provenance))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     with torch.inference_mode():

@@ -14,7 +14,7 @@ LABELS = np.arange(1000) % 7
 
 
 def judging(labels):
-    return Judging((Path("x.png"),) * 1000, labels, transform_of(CONFIG))
+    return Judging(paths=(Path("x.png"),) * 1000, labels=labels, transform=transform_of(CONFIG))
 
 
 def with_others(answers, *places):

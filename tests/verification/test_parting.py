@@ -28,7 +28,7 @@ MODEL = trained()
 IMAGES = standard_cases(SMALL, seed=0)[0].draw(3)
 BLOCKS = Reference(MODEL).blocks(IMAGES)
 NAMES = [block.name for block in BLOCKS]
-PROVENANCE = Provenance("", SMALL, "mean", "tokens")
+PROVENANCE = Provenance(checkpoint_sha256="", config=SMALL, head="mean", layout="tokens")
 
 
 def logits(plain, images=IMAGES):
@@ -203,12 +203,16 @@ def test_what_the_original_has_exactly_an_artifact_may_have_to_a_step_of_its_pre
 
 
 def by_onnx_in_float16(plain, layout="tokens", opset=17):
-    provenance = Provenance("", SMALL, "mean", layout, precision="fp16")
+    provenance = Provenance(
+        checkpoint_sha256="", config=SMALL, head="mean", layout=layout, precision="fp16"
+    )
     return onnx_values(to_onnx(plain, provenance, opset=opset).SerializeToString(), IMAGES)
 
 
 def by_torchscript_in_bfloat16(plain, layout="tokens"):
-    provenance = Provenance("", SMALL, "mean", layout, precision="bf16")
+    provenance = Provenance(
+        checkpoint_sha256="", config=SMALL, head="mean", layout=layout, precision="bf16"
+    )
     with deprecation_accepted():
         program = torch.jit.load(io.BytesIO(to_torchscript(plain, provenance)))
     return torchscript_values(program, IMAGES)

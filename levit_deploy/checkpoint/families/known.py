@@ -13,7 +13,7 @@ from levit_deploy.pictures.labels import in_order
 from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """The facts known. A field is None or has its default if code and config are silent.
 
