@@ -18,7 +18,7 @@ from levit_deploy.checkpoint.strict import (
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError
 from levit_deploy.model import AttentionBias, LeViT
-from levit_deploy.passes import to_plain
+from levit_deploy.passes import to_plain_float64
 from levit_deploy.provenance import Provenance
 
 FAMILY = "levit-deploy fused"
@@ -61,7 +61,7 @@ def restore(
         ) from error
     config = provenance.config.replace(distillation=False)  # fusing leaves one head
     _require_plausible(config, tensors, path)
-    model = to_plain(LeViT(config))
+    model = to_plain_float64(LeViT(config)).float()  # the layers; their numbers are in the file
     _load(model, tensors)
     return model, replace(provenance, config=config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from levit_deploy.pictures.labels import in_order, read_labels
 from levit_deploy.pictures.preprocessing import Preprocessing, told
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import is_ours
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,10 @@ def read_checkpoint(
         checkpoint = _read_fused(file, weights, activation, image_size)
     else:
         checkpoint = _read_state_dict(file, files, saved_config, weights, activation, image_size)
+    size = sum(read.stat().st_size for read in checkpoint.files)
+    log.info(
+        "read %s: %s bytes, %s, %s", path, f"{size:,}", checkpoint.family, checkpoint.config.variant
+    )
     if preprocessing is not None:
         stated = told(preprocessing, checkpoint.preprocessing)
         checkpoint = replace(checkpoint, preprocessing=stated)

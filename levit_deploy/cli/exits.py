@@ -72,12 +72,17 @@ def _ending(error: BaseException) -> tuple[int, str]:
 
 def _log_to_standard_error(verbose: bool) -> None:
     """Show warnings, and each step if verbose, with the time since the start."""
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        stream=sys.stderr,
-        format="%(relativeCreated)6.0f ms  %(message)s",
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(relativeCreated)6.0f ms  %(message)s"))
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class _Printable(logging.Formatter):
+    """Log messages with control characters spelled out."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
 
 
 @contextmanager

@@ -105,4 +105,6 @@ JsonOption = Annotated[
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Print steps and tracebacks.")]
+VerboseOption = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Print each step with its time, and tracebacks.")
+]

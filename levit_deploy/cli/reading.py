@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from levit_deploy.errors import UsageError
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.runtime.artifact import Artifact
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,4 +63,5 @@ def open_artifact(path: Path, threads: int | None, *, quiet: bool) -> Iterator[A
             from levit_deploy.runtime.isolated import open_isolated
 
             artifact = stack.enter_context(open_isolated(path, threads))
+        log.info("opened %s: %s", path, artifact.format)
         yield artifact

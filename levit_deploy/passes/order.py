@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,8 @@ from levit_deploy.passes.fold_scale import fold_scale
 from levit_deploy.passes.fuse_batchnorm import fuse_batchnorm
 from levit_deploy.passes.heads import HEAD_PASSES
 from levit_deploy.passes.pool_early import pool_early
+
+log = logging.getLogger(__name__)
 
 Pass = Callable[[LeViT], LeViT]
 
@@ -38,7 +41,11 @@ def to_plain(model: LeViT, head: Head = "mean") -> LeViT:
     Returns a new float32 model in evaluation mode and leaves ``model`` untouched. Raises
     CheckpointError if a pass refuses, or if a folded weight is too large for float32.
     """
-    plain = to_plain_float64(model, head).float()
+    plain = _in_float64(model)
+    for apply in passes(head):
+        before, plain = plain, apply(plain)
+        log.info("pass %s, modules replaced: %d", apply.__name__, _replaced(before, plain))
+    plain = plain.float()
     for name, tensor in plain.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
@@ -51,7 +58,20 @@ def to_plain(model: LeViT, head: Head = "mean") -> LeViT:
 
 def to_plain_float64(model: LeViT, head: Head = "mean") -> LeViT:
     """Apply every pass and keep the result in float64. ``model`` is untouched."""
-    plain = copy.deepcopy(model).double().eval()
+    plain = _in_float64(model)
     for apply in passes(head):
         plain = apply(plain)
     return plain.eval()  # including the modules that the passes put in
+
+
+def _in_float64(model: LeViT) -> LeViT:
+    return copy.deepcopy(model).double().eval()
+
+
+def _replaced(before: LeViT, after: LeViT) -> int:
+    """The number of modules that a pass replaced or removed, without the modules inside them."""
+    kinds = {name: type(module) for name, module in after.named_modules()}
+    replaced = {
+        name for name, module in before.named_modules() if type(module) is not kinds.get(name)
+    }
+    return sum(name.rpartition(".")[0] not in replaced for name in replaced)

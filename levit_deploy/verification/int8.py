@@ -11,6 +11,7 @@ is the float network with its numbers rounded, and each of the four steps can be
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from levit_deploy.verification.measure import measure
 from levit_deploy.verification.original import Original
 from levit_deploy.verification.result import Verification
 from levit_deploy.verification.rounding import check_rounding
+
+log = logging.getLogger(__name__)
 
 
 def measure_int8(
@@ -52,6 +55,7 @@ def measure_int8(
             "folder of them with --images."
         )
     check_rounding(onnx.load(artifact.path, load_external_data=False), onnx.load_from_string(plain))
+    log.info("the artifact is the float network, rounded; comparing that network first")
     batch = artifact.batch_size
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
@@ -70,4 +74,5 @@ def measure_int8(
         )
     answers = top1(filled(artifact.run, batch), pictures)
     figures = accuracy(float_answers, answers, pictures, max_drop)
+    log.info("judged on %d pictures: %.2f points lost", figures.pictures, max(figures.drop, 0))
     return replace(proof, unrounded=float_proof, accuracy=figures)

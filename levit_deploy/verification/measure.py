@@ -51,7 +51,17 @@ def measure(
         literal = literal and _logarithms(literal)
     reference = _reference(original, artifact.interface, precision, literal)
     cases = _compared(original, artifact, reference, extra, seed)
+    log.info(
+        "compared %d images with the original, alone: largest error %.2f of the error allowed",
+        sum(case.result.images for case in cases),
+        max(case.result.excess for case in cases),
+    )
     batches = compare_batches(cases, artifact.run, artifact.batch_size, seed)
+    log.info(
+        "compared %d batches with the images alone: largest difference %.2f of that allowed",
+        len(batches),
+        max(batch.result.difference / batch.result.allowed for batch in batches),
+    )
     verification = Verification(
         format=artifact.format,
         sha256=artifact.sha256,
@@ -72,6 +82,7 @@ def measure(
         replace(block, name=original.block_names.get(block.name, block.name))
         for block in _block_by_block(cases, batches, reference, artifact)
     )
+    log.info("compared %d blocks with the original", len(results))
     return replace(verification, blocks=results, parting=find_parting(results) if parts else None)
 
 

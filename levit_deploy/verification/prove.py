@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import zip_longest
 
 import onnx
@@ -23,6 +24,8 @@ from levit_deploy.verification.measure import measure
 from levit_deploy.verification.original import original_of
 from levit_deploy.verification.result import Verification
 
+log = logging.getLogger(__name__)
+
 
 def prove(
     checkpoint: Checkpoint,
@@ -41,6 +44,9 @@ def prove(
     original = original_of(checkpoint, artifact)
     precision = _precision(artifact)
     _require_same_use(checkpoint, artifact)
+    log.info(
+        "proving %s: %s, %s, %s head", artifact.path, artifact.format, precision, original.head
+    )
     if precision == "int8":
         return measure_int8(
             original,

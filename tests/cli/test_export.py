@@ -1,6 +1,7 @@
 """``levit-deploy export`` as its user meets it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -235,3 +236,28 @@ def test_what_cannot_be_told_is_refused(folder, monkeypatch, arguments, code, ex
     assert expected in " ".join(err.split())
     assert names_in(folder) == ["ckpt.pth", "few.txt"]
     assert (folder / "few.txt").read_text() == "a\nb\n"
+
+
+STATIONS = (
+    "read .*ckpt.pth: [0-9,]+ bytes, official, custom",
+    "pass fuse_batchnorm, modules replaced: 30",
+    "pass fold_layernorm, modules replaced: 0",
+    "pass bake_attention_bias, modules replaced: 6",
+    "pass fold_scale, modules replaced: 6",
+    "pass average_heads, modules replaced: 1",
+    "pass pool_early, modules replaced: 2",
+    "proving .*: onnx, fp32, mean head",
+    r"compared \d+ images with the original, alone: ",
+    r"compared \d+ batches with the images alone: ",
+)
+
+
+def test_verbose_names_each_station_once_and_in_order(folder):
+    code, _, err = run("export", folder / "ckpt.pth", "-q", "-v")
+    assert code == 0
+    lines = err.splitlines()
+    assert all(re.match(r" *\d+ ms  ", line) for line in lines)
+    at = [[i for i, line in enumerate(lines) if re.search(station, line)] for station in STATIONS]
+    assert [len(places) for places in at] == [1] * len(STATIONS)
+    assert at == sorted(at)
+    assert len(lines) <= 16
