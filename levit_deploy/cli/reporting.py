@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from levit_deploy.pictures.preprocessing import Preprocessing
     from levit_deploy.pipeline import Published
     from levit_deploy.report.data import Data
+    from levit_deploy.verification.result import Verification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Reporting:
         with _done_in_any_case(f"{published.path} was published and is proven"):
             self.write(data, report.print_published)
 
-    def proven(self, verification: Any, checkpoint: Checkpoint, artifact: Path) -> None:
+    def proven(self, verification: Verification, checkpoint: Checkpoint, artifact: Path) -> None:
         """Report a proof that succeeded."""
         with _done_in_any_case(f"{artifact} is proven"):
             self._proof(verification, checkpoint, artifact)
@@ -88,14 +89,16 @@ class Reporting:
         try:
             yield
         except VerificationError as error:
-            if error.evidence is not None:
+            from levit_deploy.verification.result import Verification
+
+            if isinstance(error.evidence, Verification):
                 try:
                     self._proof(error.evidence, checkpoint, artifact)
                 except (OutputError, BackendError) as unwritten:  # which matters less
                     raise VerificationError(f"{error} {unwritten}", error.evidence) from error
             raise
 
-    def _proof(self, verification: Any, checkpoint: Checkpoint, artifact: Path) -> None:
+    def _proof(self, verification: Verification, checkpoint: Checkpoint, artifact: Path) -> None:
         from levit_deploy import report
 
         evidence = report.verification_data(verification, checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from rich.console import Console
+from rich.table import Table
 
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.config import Grid
@@ -45,7 +46,13 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
 
 
 def print_checkpoint(data: Data, console: Console) -> None:
-    """Print a checkpoint's data sheet."""
+    """Print a checkpoint's data sheet, and a table of its parts."""
+    console.print(_sheet(data))
+    console.print(_parts(data))
+
+
+def _sheet(data: Data) -> Table:
+    """Everything but the architecture, a line each."""
     config = data["config"]
     height, width = config["image_size"]
     heads = "2 (class and distillation)" if config["distillation"] else "1"
@@ -72,8 +79,12 @@ def print_checkpoint(data: Data, console: Console) -> None:
         *(("assumed", assumption) for assumption in data["assumed"]),
     ):
         sheet.add_row(name, value)
-    console.print(sheet)
+    return sheet
 
+
+def _parts(data: Data) -> Table:
+    """The architecture: the stem, the stages, and the subsampling between them."""
+    config = data["config"]
     parts = new_table("part", "tokens", "width", "blocks", "heads", "key", "value", "MLP")
     stem = " > ".join(map(str, [config["in_channels"], *config["stem_dims"]]))
     parts.add_row("stem", _grid(data["resolutions"][0]), stem, "", "", "", "", "")
@@ -91,7 +102,7 @@ def print_checkpoint(data: Data, console: Console) -> None:
             parts.add_row(
                 "subsampling", _grid(data["resolutions"][i + 1]), widths, "1", *_attention(down)
             )
-    console.print(parts)
+    return parts
 
 
 def _preprocessing(data: Data) -> str:

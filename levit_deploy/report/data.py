@@ -16,10 +16,13 @@ Data = dict[str, Any]
 
 def versions() -> dict[str, str]:
     """Versions of this tool, Python, and the libraries that the figures depend on."""
-    found = {"levit-deploy": __version__, "python": platform.python_version()}
-    for name in ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy"):
-        found[name] = importlib.metadata.version(name)
-    return found | {"machine": platform.platform()}
+    libraries = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy")
+    return {
+        "levit-deploy": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in libraries},
+        "machine": platform.platform(),
+    }
 
 
 def to_json(data: Data) -> str:

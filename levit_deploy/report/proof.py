@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from levit_deploy.checkpoint import Checkpoint
@@ -80,6 +81,13 @@ def print_verification(data: Data, console: Console) -> None:
         )
     if data["output"] == "probabilities":
         console.print("errors are of the log-probabilities:")
+    console.print(_errors(data))
+    if data["accuracy"] is not None:
+        console.print(_accuracy(data["accuracy"]), soft_wrap=True)
+
+
+def _errors(data: Data) -> Table:
+    """A row for each kind of input, and one for the images together."""
     table = new_table(
         "inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1", "verdict"
     )
@@ -105,9 +113,7 @@ def print_verification(data: Data, console: Console) -> None:
         "",
         _verdict(worst),
     )
-    console.print(table)
-    if data["accuracy"] is not None:
-        console.print(_accuracy(data["accuracy"]), soft_wrap=True)
+    return table
 
 
 def same_top1(case: Data) -> str:

@@ -64,13 +64,13 @@ def _verdict(data: Data) -> Element:
             element("p", words),
             class_="verdict",
         )
-    where = [element("p", str(Parting(**proof["parting"])))] if proof["parting"] else []
+    parting = [element("p", str(Parting(**proof["parting"])))] if proof["parting"] else []
     return element(
         "header",
         element("h1", f"Not proven: {data['path']}"),
         element("p", f"does not compute the same as {checkpoint}. Do not ship it."),
         element("ul", *(element("li", f"On {failure}.") for failure in proof["failures"])),
-        *where,
+        *parting,
         class_="verdict refused",
     )
 
