@@ -50,8 +50,8 @@ class Reading:
         """Raise UsageError if an option was given, since there is no checkpoint to read."""
         if (self.activation, self.image_size, self.weights) != (None, None, None):
             raise UsageError(
-                "--activation, --image-size and --weights are for reading a checkpoint, and none "
-                f"was given. Leave them out, or give {remedy}."
+                "--activation, --image-size and --weights are for checkpoints, and none was "
+                f"given. Leave them out, or give {remedy}."
             )
 
 
