@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,26 @@ from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def proven(tmp_path_factory) -> Path:
+    """A folder with a checkpoint, ckpt.pth, and its proven ckpt.onnx; not to be changed."""
+    folder = tmp_path_factory.mktemp("proven")
+    torch.save({"model": trained().state_dict()}, folder / "ckpt.pth")
+    pipeline.export(read_checkpoint(folder / "ckpt.pth"), "onnx", folder / "ckpt.onnx")
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path) -> Path:
     """A folder with nothing in it but a checkpoint, ckpt.pth."""
     torch.save({"model": trained().state_dict()}, tmp_path / "ckpt.pth")
     return tmp_path
+
+
+@pytest.fixture
+def exported(folder, proven) -> Path:
+    """Its ckpt.onnx, proven already."""
+    return Path(shutil.copy(proven / "ckpt.onnx", folder))
 
 
 @pytest.fixture

@@ -1,8 +1,4 @@
 import copy
-import hashlib
-import os
-import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -347,26 +343,6 @@ def test_the_shapes_of_a_dynamic_batch_are_those_of_a_fixed_one(layout):
         values = [eval(s, {"batch": 5}) if isinstance(s, str) else s for s in sizes]
         assert values == fixed[name], name
         assert all(isinstance(size, int) for size in sizes[1:]), name
-
-
-def digest(layout: str, opset: int) -> str:
-    proto = build(SMALL, layout, opset)
-    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
-
-
-@pytest.mark.slow
-def test_the_bytes_are_the_same_every_time_in_every_process():
-    here = [digest(*case) for case in CASES]
-    assert [digest(*case) for case in CASES] == here
-    folder = Path(__file__).parent.parent
-    code = f"import test_onnx_writer as t\nprint(*[t.digest(*case) for case in {CASES}])"
-    environment = dict(os.environ)
-    environment["PYTHONHASHSEED"] = "1"
-    environment["PYTHONPATH"] = os.pathsep.join([str(folder), *sys.path])
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True
-    )
-    assert result.stdout.split() == here
 
 
 def with_a_second_relu(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:

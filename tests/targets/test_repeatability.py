@@ -4,74 +4,111 @@ import hashlib
 import os
 import subprocess
 import sys
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from command_line import as_process
+from networks import SMALL, trained
 
 from levit_deploy.checkpoint import fused
-from levit_deploy.choices import LAYOUTS
+from levit_deploy.interface import Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
-from levit_deploy.targets.plain import provenance_of
+from levit_deploy.provenance import Provenance
 from levit_deploy.targets.target import EXPORTERS, ExportOptions
 
-FORMS = [  # int8 is in quantization/test_proof.py
-    *((format, "fp32", layout) for format in EXPORTERS for layout in LAYOUTS),
-    ("onnx", "fp16", "spatial"),
-    ("torchscript", "bf16", "tokens"),
-]
+BOTH = {"input": "uint8", "output": "probabilities"}
+FORMS = {  # int8 is in verification/test_int8.py
+    "onnx fp32 tokens": {},
+    "onnx fp32 spatial": {},
+    "onnx fp32 tokens, Attention": {"opset": 23, **BOTH},
+    "onnx fp16 spatial": {},
+    "onnx fp16 tokens, Attention": {"opset": 23},
+    "torchscript fp32 tokens": BOTH,
+    "torchscript fp32 spatial": {},
+    "torchscript bf16 tokens": {},
+    "fused fp32 tokens": {},
+}
+
+
+def digest(form: str) -> str:
+    """Of a file that is made anew."""
+    options = ExportOptions(**FORMS[form])
+    format, precision, layout = form.partition(",")[0].split()
+    interface = Interface(options.input, options.output)
+    model = to_plain(trained())
+    model = to_spatial(model) if layout == "spatial" else model
+    provenance = Provenance(
+        "0" * 64, SMALL, "mean", layout, precision=precision, interface=interface
+    )
+    if format == "fused":
+        return hashlib.sha256(fused.serialize(model, provenance)).hexdigest()
+    return hashlib.sha256(EXPORTERS[format].serialize(model, provenance, options)).hexdigest()
+
+
+digest_here = cache(digest)
+
+
+def digests_by_threads(form: str, files: int) -> set[str]:
+    before = torch.get_num_threads()
+    try:
+        found = set()
+        for i in range(files):
+            torch.set_num_threads(2 - i % 2)
+            found.add(digest(form))
+    finally:
+        torch.set_num_threads(before)
+    return found
 
 
 def test_every_precision_is_looked_at():
     known = {(name, p) for name, exporter in EXPORTERS.items() for p in exporter.precisions}
-    assert {form[:2] for form in FORMS} | {("onnx", "int8")} == known
+    assert {tuple(form.split()[:2]) for form in FORMS} - {("fused", "fp32")} == known - {
+        ("onnx", "int8")
+    }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("format", "precision", "layout"), FORMS)
-def test_twenty_files_with_one_and_two_threads_are_one(checkpoint, format, precision, layout):
-    provenance = provenance_of(checkpoint, "mean", layout, precision)
-    before, digests = torch.get_num_threads(), set()
-    try:
-        for i in range(20):
-            torch.set_num_threads(1 + i % 2)
-            model = to_plain(checkpoint.model)
-            if layout == "spatial":
-                model = to_spatial(model)
-            data = EXPORTERS[format].serialize(model, provenance, ExportOptions())
-            digests.add(hashlib.sha256(data).hexdigest())
-    finally:
-        torch.set_num_threads(before)
-    assert len(digests) == 1
+@pytest.mark.parametrize("form", FORMS)
+def test_two_threads_write_what_one_does(form):
+    assert digests_by_threads(form, files=1) == {digest_here(form)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", [["export"], ["export", "--format", "torchscript"], ["fuse"]], ids=" ".join
-)
-def test_the_whole_command_gives_the_same_bytes_whatever_surrounds_it(
-    tmp_path, checkpoint, command
-):
-    files = []
-    for threads in ("1", "2"):
-        files.append(tmp_path / threads)
-        surroundings = {
-            "OMP_NUM_THREADS": threads,
-            "PYTHONHASHSEED": threads,
-            "TZ": f"UTC{threads}",
-        }
-        subprocess.run(
-            [sys.executable, "-m", "levit_deploy", *command, checkpoint.path, "-o", files[-1]],
-            env={**os.environ, **surroundings},
-            cwd=tmp_path if threads == "1" else None,
-            check=True,
-            capture_output=True,
-        )
-    assert files[0].read_bytes() == files[1].read_bytes()
+@pytest.mark.study
+@pytest.mark.parametrize("form", FORMS)
+def test_twenty_files_are_one(form):
+    assert digests_by_threads(form, files=20) == {digest_here(form)}
 
 
-@pytest.mark.slow
-def test_twenty_fused_files_are_one(checkpoint):
-    provenance = provenance_of(checkpoint, "mean", "tokens")
-    files = {fused.serialize(to_plain(checkpoint.model), provenance) for _ in range(20)}
-    assert len(files) == 1
+def test_another_process_writes_the_same(tmp_path):
+    folders = (Path(__file__).parent, Path(__file__).parent.parent, *sys.path)
+    surroundings = {
+        "OMP_NUM_THREADS": "2",
+        "PYTHONHASHSEED": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+        "TZ": "UTC1",
+    }
+    code = "import test_repeatability as t; print(*map(t.digest, t.FORMS))"
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | surroundings,
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    assert printed.split() == [digest_here(form) for form in FORMS]
+
+
+def test_a_whole_command_writes_the_same_whatever_surrounds_it(tmp_path, proven):
+    surroundings = {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "1", "TZ": "UTC1"}
+    output = tmp_path / "ckpt.onnx"
+    subprocess.run(
+        as_process("export", proven / "ckpt.pth", "-o", output),
+        env=os.environ | surroundings,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    assert output.read_bytes() == (proven / "ckpt.onnx").read_bytes()

@@ -209,13 +209,11 @@ def test_every_choice_goes_with_int8(checkpoint, folder, tmp_path, options):
 
 @pytest.mark.slow
 def test_the_same_pictures_give_the_same_bytes(published, checkpoint, folder, tmp_path):
-    before = torch.get_num_threads()
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        export(checkpoint, folder, tmp_path / f"{threads}.onnx")
+    before = torch.get_num_threads()  # one, with which it was published
+    torch.set_num_threads(2)
+    export(checkpoint, folder, tmp_path / "again.onnx")
     torch.set_num_threads(before)
-    for threads in (1, 2):
-        assert (tmp_path / f"{threads}.onnx").read_bytes() == published.path.read_bytes()
+    assert (tmp_path / "again.onnx").read_bytes() == published.path.read_bytes()
 
 
 def test_nothing_is_published_that_is_not_faster(checkpoint, folder, tmp_path, monkeypatch):
