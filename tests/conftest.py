@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,41 @@ from networks import trained
 
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
+from levit_deploy.runtime import isolated
+from levit_deploy.runtime.artifact import Artifact, load_artifact
 
 # The networks are tiny: threads cost more than they bring, all the more beside other work.
 torch.set_num_threads(1)
+
+
+class InThisProcess:
+    """Loads an artifact here instead of in a child, which takes seconds to import torch."""
+
+    def __init__(self, command: list[str], _timeout_s: float) -> None:
+        _, _, self.threads, self.literal, _ = json.loads(command[-1])
+
+    def load(self, path: Path) -> Artifact:
+        return load_artifact(path, self.threads, literal=self.literal)
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def no_children(request, monkeypatch) -> list[InThisProcess]:
+    """Run artifacts in this process, but for the tests marked as ``isolated``.
+
+    Returns what stands for the child processes that were started.
+    """
+    started = []
+
+    def start(command: list[str], timeout_s: float) -> InThisProcess:
+        started.append(InThisProcess(command, timeout_s))
+        return started[-1]
+
+    if "isolated" not in request.keywords:
+        monkeypatch.setattr(isolated, "_Child", start)
+    return started
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,15 @@ def test_goldens_from_file_to_fused_file_to_artifact(tmp_path, name):
     assert pipeline.verify(read_checkpoint(path), tmp_path / "out.onnx").passed
 
 
+@pytest.mark.parametrize("format", EXPORTERS)
+def test_only_a_process_of_its_own_runs_an_artifact(tmp_path, checkpoint, no_children, format):
+    output = tmp_path / "artifact"
+    pipeline.export(checkpoint, format, output)
+    assert len(no_children) == 1
+    pipeline.verify(checkpoint, output)
+    assert len(no_children) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(("head", "which"), [("class", 0), ("distill", 1)])

@@ -204,6 +204,7 @@ def test_of_equal_answers_the_first_is_taken_and_no_more_than_there_are():
     ] == list("ca")
 
 
+@pytest.mark.isolated
 def test_a_runtime_that_dies_is_an_error_and_leaves_nothing_running(folder, path, monkeypatch):
     started = []
     popen = subprocess.Popen

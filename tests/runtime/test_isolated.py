@@ -30,6 +30,7 @@ WRITERS = {
     "torchscript": lambda model: to_torchscript(model, PROVENANCE),
     "fused": lambda model: fused.serialize(model, PROVENANCE),
 }
+pytestmark = pytest.mark.isolated
 
 
 @pytest.fixture
