@@ -1,6 +1,7 @@
 """Every family's own files, saved by its own code, through every command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.choices import LAYOUTS
 from levit_deploy.cli import app
+from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.target import EXPORTERS
+from levit_deploy.verification.prove import prove
 
 FAMILIES = {
     "official": "official",
@@ -26,6 +30,7 @@ FAMILIES = {
     "vit-pytorch": "vit-pytorch",
     "vit-pytorch-single-head": "vit-pytorch",
 }
+FEW_ULPS = 5e-6
 # What neither the tensors nor a config of these files tell.
 OPTIONS = {
     "timm-conv-silu": {"activation": "silu"},
@@ -81,19 +86,65 @@ def test_three_families_hold_the_same_network():
     assert configs[0] == configs[1] == configs[2]
 
 
-@pytest.mark.slow
+def computes(artifact, inputs, logits):
+    found = load_artifact(artifact).run(inputs)
+    np.testing.assert_allclose(found, logits, rtol=0, atol=FEW_ULPS * np.abs(logits).max())
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_network_is_fused_and_exported_with_proof(name, tmp_path):
-    path, _, _ = golden(name)
+    path, inputs, logits = golden(name)
     checkpoint = read_checkpoint(path, **OPTIONS.get(name, {}))
     fused = pipeline.fuse(checkpoint, tmp_path / "fused.safetensors").path
     for source in (checkpoint, read_checkpoint(fused)):
-        pipeline.export(source, "onnx", tmp_path / f"{source.family}.onnx")
-    assert pipeline.verify(checkpoint, tmp_path / "levit-deploy fused.onnx").passed
+        output = tmp_path / f"{source.family}.onnx"
+        pipeline.export(source, "onnx", output)
+        computes(output, inputs, logits)
+    # the file made from the fused one is held to the original, too
+    assert pipeline.verify(checkpoint, output).passed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["official", "timm", "transformers", "vit-pytorch"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("format", EXPORTERS)
+def test_every_target_computes_upstreams_logits(tmp_path, format, layout):
+    path, inputs, logits = golden("official")
+    output = tmp_path / "artifact"
+    published = pipeline.export(read_checkpoint(path), format, output, layout=layout)
+    assert published.layout == layout
+    computes(output, inputs, logits)
+
+
+REDUCED = [("official", "onnx", "fp16"), ("official", "torchscript", "bf16")]
+# vit-pytorch has BatchNorm elsewhere
+REDUCED += [pytest.param("vit-pytorch", *form[1:], marks=pytest.mark.study) for form in REDUCED]
+
+
+@pytest.mark.parametrize(("name", "format", "precision"), REDUCED)
+def test_reduced_precision_errs_as_it_may(tmp_path, name, format, precision):
+    path, inputs, logits = golden(name)
+    checkpoint, output = read_checkpoint(path), tmp_path / "artifact"
+    published = pipeline.export(checkpoint, format, output, precision=precision)
+    assert published.verification.precision == precision
+    artifact = load_artifact(output)
+    assert artifact.metadata["precision"] == precision
+    assert pipeline.verify(checkpoint, output).precision == precision
+    error = np.abs(artifact.run(inputs) - logits).max()
+    assert 1e-5 * np.abs(logits).max() < error < 0.1 * np.abs(logits).max()
+    # rounded once more than it says, it is no float32 artifact
+    as_float32 = replace(artifact, metadata={"precision": "fp32"})
+    assert not prove(checkpoint, as_float32).passed
+
+
+COMMANDS_STUDIED = [
+    "official",
+    *(
+        pytest.param(name, marks=pytest.mark.study)
+        for name in ("timm", "transformers", "vit-pytorch")
+    ),
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS_STUDIED)
 def test_every_command_takes_it_and_proves_what_it_writes(name, tmp_path):
     path, _, _ = golden(name)
     options = arguments(name)

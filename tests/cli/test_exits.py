@@ -140,7 +140,7 @@ def test_the_exit_code_does_not_wait_for_its_message(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_130_and_leaves_nothing(folder, number):
     command = as_process("export", folder / "ckpt.pth")
     with subprocess.Popen(

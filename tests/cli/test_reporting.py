@@ -23,8 +23,8 @@ def test_quiet_prints_nothing(folder):
     assert run("export", folder / "ckpt.pth", "-q") == (0, "", "")
 
 
+@pytest.mark.usefixtures("exported")
 def test_a_report_never_overwrites(folder):
-    run("export", folder / "ckpt.pth")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments in (
         ("inspect", folder / "ckpt.pth", "--json", folder / "ckpt.pth"),
@@ -51,14 +51,13 @@ def test_what_was_done_is_said_where_its_report_cannot_be_written(folder):
     assert f"{artifact} is proven, but" in err
 
 
-@pytest.mark.usefixtures("full_disk")
+@pytest.mark.usefixtures("exported", "full_disk")
 @pytest.mark.parametrize("report_to", [("--json", "e.json"), ("--json", "-"), ()])
 def test_a_failed_proof_is_said_even_where_its_report_cannot_be_written(
     folder, monkeypatch, report_to
 ):
     monkeypatch.chdir(folder)
     torch.save({"model": trained(seed=3).state_dict()}, "other.pth")
-    run("export", "ckpt.pth")
     monkeypatch.setattr(report, "print_verified", lambda *_: report.to_json(None))
     monkeypatch.setattr(text, "_write_no_more", lambda: None)  # the tests go on writing
     code, _, err = run("verify", "other.pth", "ckpt.onnx", *report_to)
@@ -87,11 +86,10 @@ def test_a_report_that_appears_meanwhile_is_kept(folder, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("report_to", [(), ("--json", "-")])
-def test_output_that_cannot_be_written_is_exit_5(folder, report_to):
+def test_output_that_cannot_be_written_is_exit_5(folder):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            as_process("fuse", folder / "ckpt.pth", *report_to),
+            as_process("fuse", folder / "ckpt.pth"),
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -113,9 +111,8 @@ def test_standard_output_that_is_closed_is_exit_5(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("report", [(), ("--json", "-")])
-def test_a_reader_that_leaves_is_no_error(folder, report):
-    command = as_process("export", folder / "ckpt.pth", *report)
+def test_a_reader_that_leaves_is_no_error(folder):
+    command = as_process("export", folder / "ckpt.pth")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 
+import pytest
 import torch
 from command_line import run
 from networks import trained
@@ -31,27 +32,29 @@ def test_the_evidence_as_json_is_whole(folder):
     assert json.loads(out)["verification"]["checkpoint"]["path"] == str(path)
 
 
-def test_verify_takes_pictures_too(folder, photos):
-    path, artifact = folder / "ckpt.pth", folder / "ckpt.onnx"
+@pytest.fixture
+def other(folder):
+    """A checkpoint of another network of the same shape."""
     torch.save({"model": trained(seed=3).state_dict()}, folder / "other.pth")
-    assert run("export", path)[0] == 0
-    code, out, _ = run("verify", path, artifact, "--images", photos, "--json", "-")
+    return folder / "other.pth"
+
+
+def test_verify_takes_pictures_too(folder, exported, other, photos):
+    code, out, _ = run("verify", folder / "ckpt.pth", exported, "--images", photos, "--json", "-")
     case = json.loads(out)["verification"]["cases"][-1]
     assert code == 0
     assert (case["name"], case["images"], case["failures"]) == ("pictures", 3, [])
-    code, out, err = run("verify", folder / "other.pth", artifact, "--images", photos)
+    code, out, err = run("verify", other, exported, "--images", photos)
     assert code == 1
     assert "on pictures: RMSE" in err
 
 
-def test_a_failed_proof_exits_with_1_and_says_by_how_much(folder):
-    torch.save({"model": trained(seed=3).state_dict()}, folder / "other.pth")
-    run("export", folder / "ckpt.pth")
-    code, out, err = run("verify", folder / "other.pth", folder / "ckpt.onnx")
+def test_a_failed_proof_exits_with_1_and_says_by_how_much(exported, other):
+    code, out, err = run("verify", other, exported)
     assert code == 1
     assert out.count("FAILED") == 6
     assert "On normal: RMSE" in err
-    code, out, _ = run("verify", folder / "other.pth", folder / "ckpt.onnx", "--json", "-")
+    code, out, _ = run("verify", other, exported, "--json", "-")
     assert code == 1
     assert json.loads(out)["verification"]["passed"] is False
 

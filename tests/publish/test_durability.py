@@ -9,8 +9,6 @@ import sys
 import time
 
 import pytest
-import torch
-from networks import trained
 
 OLD, NEW = b"old" * 1000, b"new" * 100_000
 
@@ -104,12 +102,14 @@ def test_killed_at_every_step_the_destination_is_whole(destination, tmp_path):
     assert outcomes == {OLD, NEW}
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize(
+    ("error", "every"), [(errno.ENOSPC, 1), (errno.EIO, 5), (errno.EROFS, 5), (errno.EDQUOT, 5)]
+)
 def test_an_error_at_any_step_is_exit_5_and_leaves_the_destination_whole(
-    error, destination, tmp_path
+    error, every, destination, tmp_path
 ):
     n = steps(tmp_path)
-    for step in range(1, n + 1):
+    for step in range(every, n + 1, every):
         destination.write_bytes(OLD)
         done = publish(destination, step, error)
         assert "Traceback" not in done.stderr
@@ -149,21 +149,26 @@ def test_two_at_once_do_not_disturb_each_other(destination):
 # The whole command
 
 
-@pytest.fixture
-def folder(tmp_path):
-    torch.save({"model": trained().state_dict()}, tmp_path / "ckpt.pth")
-    return tmp_path
-
-
 def export(folder):
     return [sys.executable, "-m", "levit_deploy", "export", str(folder / "ckpt.pth"), "--force"]
 
 
-@pytest.mark.slow
-def test_killed_at_random_moments_the_command_leaves_no_half_file(folder):
-    destination = folder / "ckpt.onnx"
+def test_killed_at_work_the_command_leaves_what_the_next_one_tidies_up(folder, proven):
+    with subprocess.Popen(export(folder), stdout=subprocess.DEVNULL) as process:
+        while not list(folder.glob(".*.tmp")):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.005)
+        process.kill()
+    assert not (folder / "ckpt.onnx").exists()
     subprocess.run(export(folder), check=True, capture_output=True)
-    complete = destination.read_bytes()
+    assert (folder / "ckpt.onnx").read_bytes() == (proven / "ckpt.onnx").read_bytes()
+    assert {path.name for path in folder.iterdir()} == {"ckpt.pth", "ckpt.onnx"}
+
+
+@pytest.mark.study
+def test_killed_at_random_moments_the_command_leaves_no_half_file(folder, proven):
+    destination = folder / "ckpt.onnx"
+    complete = (proven / "ckpt.onnx").read_bytes()
     chance = random.Random(0)
     for _ in range(4):
         destination.write_bytes(OLD)

@@ -23,10 +23,9 @@ FORMATS = [
 ]
 
 
-def test_a_drop_is_for_int8(tmp_path, checkpoint):
-    published = pipeline.export(checkpoint, "onnx", tmp_path / "out.onnx")
-    with pytest.raises(UsageError, match=r"--max-drop is for int8, and .*out\.onnx"):
-        pipeline.verify(checkpoint, published.path, max_drop=3)
+def test_a_drop_is_for_int8(checkpoint, exported):
+    with pytest.raises(UsageError, match=r"--max-drop is for int8, and .*ckpt\.onnx"):
+        pipeline.verify(checkpoint, exported, max_drop=3)
 
 
 def edited(path, edit):

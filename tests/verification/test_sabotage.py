@@ -171,13 +171,11 @@ def hardswish_as_hardsigmoid(model):
     ],
     ids=lambda function: function.__name__,
 )
-def test_sabotage_of_the_written_file_is_refused(tmp_path, checkpoint, sabotage):
-    output = tmp_path / "out.onnx"
-    pipeline.export(checkpoint, "onnx", output)
-    model = onnx.load(output)
+def test_sabotage_of_the_written_file_is_refused(checkpoint, exported, sabotage):
+    model = onnx.load(exported)
     sabotage(model)
-    onnx.save(model, output)
-    assert not pipeline.verify(checkpoint, output).passed
+    onnx.save(model, exported)
+    assert not pipeline.verify(checkpoint, exported).passed
 
 
 def test_a_failed_proof_publishes_nothing(tmp_path, checkpoint, monkeypatch):
