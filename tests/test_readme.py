@@ -50,7 +50,7 @@ def test_every_command_and_every_exit_code_is_listed():
 
 
 def test_the_index_lists_every_page_and_every_example():
-    linked = set(re.findall(r"^- \[.+\]\((.+)\):", TEXTS["docs/README.md"], re.MULTILINE))
+    linked = set(re.findall(r"^- \[.+\]\(([\w-]+\.md)\):", TEXTS["docs/README.md"], re.MULTILINE))
     assert linked == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
     for script in ROOT.glob("examples/*.py"):
         assert f"(../examples/{script.name})" in TEXTS["docs/README.md"]
