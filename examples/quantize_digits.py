@@ -16,12 +16,13 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from levit_deploy.arrays import FloatArray
+from levit_deploy.choices import CPUS
 from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import held_out, to_input
 from levit_deploy.interface import INPUT_NAME
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.quantization.calibration import CPUS, quantize_graph
+from levit_deploy.quantization.calibration import quantize_graph
 from levit_deploy.runtime.sessions import onnx_session
 from levit_deploy.targets.onnx_writer import to_onnx
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,15 @@ def test_every_example_has_a_test():
         assert f'"{path.name}"' in tested
 
 
-@pytest.mark.slow
-def test_train_digits_learns_and_saves_like_an_official_run(tmp_path):
-    out = script("train_digits.py", tmp_path, "--epochs", 10, "--batch-size", 64)
-    assert float(out.split("top-1")[1].split("%")[0]) > 30  # ten epochs, ten classes
+def study(*values):
+    """What is left out but for -m study."""
+    return pytest.param(*values, marks=pytest.mark.study)
+
+
+@pytest.mark.parametrize(("epochs", "least"), [(1, 0), study(10, 30)])
+def test_train_digits_learns_and_saves_like_an_official_run(tmp_path, epochs, least):
+    out = script("train_digits.py", tmp_path, "--epochs", epochs, "--batch-size", 64)
+    assert float(out.split("top-1")[1].split("%")[0]) > least  # of ten classes
 
     saved = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
     assert set(saved) == {
@@ -32,7 +38,7 @@ def test_train_digits_learns_and_saves_like_an_official_run(tmp_path):
         "scaler",
         "args",
     }
-    assert saved["args"].epochs == 10
+    assert saved["args"].epochs == epochs
     arrays = np.load(tmp_path / "held_out.npz")
     assert arrays["scans"].shape == (360, 8, 8)
 
@@ -43,24 +49,24 @@ def test_train_digits_learns_and_saves_like_an_official_run(tmp_path):
         assert run("export", path, "-o", output, *chosen)[0] == 0
 
 
-@pytest.mark.slow
-def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path):
+@pytest.mark.parametrize(("sabotaged", "clean"), [(6, 2), study(24, 6)])
+def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path, sabotaged, clean):
     path = tmp_path / "study.json"
-    arguments = ("--sabotaged", 24, "--clean", 6, "--seed", 5, "--json", path)
+    arguments = ("--sabotaged", sabotaged, "--clean", clean, "--seed", 5, "--json", path)
     out = script("mutation_study.py", *arguments)
     assert "FALSE ALARM" not in out
 
     result = json.loads(path.read_text())
-    assert (len(result["sabotaged"]), len(result["clean"])) == (24, 6)
+    assert (len(result["sabotaged"]), len(result["clean"])) == (sabotaged, clean)
     # what is infinite is null: not a number, or a breach of contract
     # between one budget and two, chance decides, as the proof's images are others
     above = [c for c in result["sabotaged"] if c["excess"] is None or c["excess"] > 2]
-    assert 0 < len(result["sabotaged"]) - len(above) < len(above)
+    assert len(result["sabotaged"]) - len(above) < len(above)
     assert all(case["refusal"] for case in above)
     assert not any(case["refusal"] for case in result["clean"])
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_mutation_study_sabotages_what_is_around_the_network(tmp_path):
     path = tmp_path / "study.json"
     interface = ("--input-type", "uint8", "--output-type", "probabilities")
@@ -75,20 +81,29 @@ def test_mutation_study_sabotages_what_is_around_the_network(tmp_path):
     assert not any(case["refusal"] for case in result["clean"])
 
 
-@pytest.mark.slow
-def test_compare_image_sizes_measures_each():
-    out = script("compare_image_sizes.py", 64, 48)
-    assert "64x64, 4x4 tokens: 99.17 % of 360" in out
-    assert "48x48, 3x3 tokens:" in out
+@pytest.mark.parametrize("sizes", [(48,), study((64, 48))])
+def test_compare_image_sizes_measures_each(sizes):
+    out = script("compare_image_sizes.py", *sizes)
+    for size in sizes:
+        side = size // 16
+        assert f"{size}x{size}, {side}x{side} tokens:" in out
+    assert (64 in sizes) == ("64x64, 4x4 tokens: 99.17 % of 360" in out)
 
 
-@pytest.mark.slow
-def test_fuzz_checkpoints_finds_no_surprise():
-    out = script("fuzz_checkpoints.py", "--count", 80, "--seed", 7)
-    assert out.startswith("80 mutated checkpoints, exit codes {0: ")
+@pytest.mark.parametrize("count", [20, study(80)])
+def test_fuzz_checkpoints_finds_no_surprise(count):
+    out = script("fuzz_checkpoints.py", "--count", count, "--seed", 7)
+    assert out.startswith(f"{count} mutated checkpoints, exit codes {{0: ")
 
 
-@pytest.mark.slow
+def test_efficientnet_is_the_one_of_its_paper():
+    pytest.importorskip("transformers", reason="it builds EfficientNet")
+    efficientnet = runpy.run_path(str(EXAMPLES / "compare_efficientnet.py"))["efficientnet"]
+    parameters = sum(p.numel() for p in efficientnet("EfficientNet-B2").parameters())
+    assert parameters == 9_109_994  # as torchvision's documentation counts them
+
+
+@pytest.mark.study
 def test_compare_efficientnet_times_the_networks_it_names(tmp_path):
     pytest.importorskip("onnxscript", reason="the plain export needs it")
     pytest.importorskip("transformers", reason="it builds EfficientNet")
@@ -105,7 +120,7 @@ def test_compare_efficientnet_times_the_networks_it_names(tmp_path):
     assert rows["LeViT-192", "this tool"]["slower"]["median"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_compare_optimum_measures_both_exports():
     pytest.importorskip("optimum.exporters.onnx", reason="it is what ours is held against")
     out = script("compare_optimum.py", "--runs", 1, warnings="ignore")
@@ -116,7 +131,6 @@ def test_compare_optimum_measures_both_exports():
         assert float(memory) > 300  # torch alone takes 200
 
 
-@pytest.mark.slow
 def test_quantize_digits_loses_next_to_nothing_where_sums_cannot_saturate():
     lines = script("quantize_digits.py").splitlines()
     before, any_cpu, vnni = ([float(x) for x in re.findall(r"([\d.]+)%", line)] for line in lines)
