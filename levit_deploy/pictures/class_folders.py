@@ -1,4 +1,4 @@
-"""Which class the pictures in a folder are of, by the folder's name."""
+"""The class of the pictures in a folder, by the folder's name."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _SPACES = str.maketrans("_-", "  ")
 def class_indices(
     folders: Iterable[str], num_classes: int, labels: Sequence[str] = ()
 ) -> dict[str, int] | None:
-    """The class index of each folder, by name; None where the names do not tell.
+    """The class index of each folder, by name; None if the names do not tell.
 
-    Where all are ``labels``, each is the class of that label, and classes without a folder are
-    allowed. Otherwise the classes are the folders in the order of their names, as torchvision's
-    ``ImageFolder`` has them: one folder a class, and none of them a label, as that would
-    contradict the order.
+    If all are ``labels``, each is the class of that label, and classes may lack a folder.
+    Otherwise the classes are the folders in the order of their names, as in torchvision's
+    ``ImageFolder``: one folder a class, and none of them a label, as that would contradict the
+    order.
     """
     names = sorted(folders)
-    found = labelled(names, labels)
-    if names and len(found) == len(names):
-        return found if len(set(found.values())) == len(names) else None
+    indices = labelled(names, labels)
+    if names and len(indices) == len(names):
+        return indices if len(set(indices.values())) == len(names) else None
     folded = set(map(_folded, labels))
     if len(names) != num_classes or any(_folded(name) in folded for name in names):
         return None
@@ -32,12 +32,12 @@ def class_indices(
 def labelled(folders: Iterable[str], labels: Sequence[str]) -> dict[str, int]:
     """The class index of each folder that is named like one label, and no other.
 
-    Capitals do not matter, nor whether there is a space, ``_`` or ``-``, unless labels differ in
-    nothing else.
+    Capitals do not matter, and space, ``_`` and ``-`` are the same, unless labels differ in nothing
+    else.
     """
     exact, alike = _unique(labels), _unique([_folded(label) for label in labels])
-    found = {name: exact.get(name, alike.get(_folded(name))) for name in folders}
-    return {name: index for name, index in found.items() if index is not None}
+    indices = {name: exact.get(name, alike.get(_folded(name))) for name in folders}
+    return {name: index for name, index in indices.items() if index is not None}
 
 
 def _unique(labels: Sequence[str]) -> dict[str, int]:
@@ -50,7 +50,7 @@ def _folded(name: str) -> str:
 
 
 def doubtful(top1: float) -> str:
-    """What to ask where a network that is meant to be right so seldom is; empty where it is not."""
+    """A question to the user if a network is seldom right; empty otherwise."""
     if top1 >= DOUBTFUL_TOP1:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Pictures in files and folders: found, read, and as a kind of input that a proof uses."""
+"""Pictures in files and folders, found and read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out
 from levit_deploy.pictures.transform import Transform, UnfitPictureError
 from levit_deploy.regular_files import open_regular
 
-# No others of Pillow's: it has Ghostscript run what is EPS, whatever the file's name.
+# None of Pillow's others: it runs Ghostscript on an EPS file, whatever the file's name.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
@@ -29,21 +29,21 @@ SUFFIXES = (
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """What ``walk_pictures`` gives, all at once.
+    """The pictures of ``walk_pictures``, all at once.
 
-    Raises InputError where that is nothing, or a folder that cannot be listed.
+    Raises InputError if there is none, or a folder that cannot be listed.
     """
-    found = list(walk_pictures(folder))
-    if not found:
+    paths = list(walk_pictures(folder))
+    if not paths:
         raise no_pictures(folder)
-    for path in found:
+    for path in paths:
         if is_unlisted(path):
             raise _unlisted(path, "it cannot be listed")
-    return found
+    return paths
 
 
 def no_pictures(folder: Path) -> InputError:
-    """What to raise for a folder without any."""
+    """The error for a folder without pictures."""
     return InputError(
         f"{folder} has no pictures in it or in its folders. Expected files whose names end in "
         f"{', '.join(SUFFIXES)}. Name another folder."
@@ -53,10 +53,10 @@ def no_pictures(folder: Path) -> InputError:
 def walk_pictures(folder: Path) -> Iterator[Path]:
     """Every picture below a folder, in the order of their paths, one folder's names at a time.
 
-    That is whatever has a picture's suffix and is no folder, also what cannot be read as one, such
-    as a broken link: who reads it says why. The same goes for a folder below that cannot be listed.
-    Links to folders are followed, unless they are in that folder; hidden files and folders are
-    passed over. Raises InputError where ``folder`` itself cannot be listed.
+    A picture is anything with a picture's suffix that is not a folder, even a broken link: the
+    error comes when it is read. A folder below that cannot be listed is given as well. Links to
+    folders are followed, unless they are in that folder. Hidden files and folders are passed over.
+    Raises InputError if ``folder`` itself cannot be listed.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder. Expected one with pictures in it.")
@@ -67,10 +67,10 @@ def walk_pictures(folder: Path) -> Iterator[Path]:
 
 
 def _below(folder: Path, above: tuple[os.stat_result, ...]) -> Iterator[Path]:
-    """The pictures below a folder that is in those ``above``; OSError where it cannot be listed."""
+    """The pictures below a folder that is in those ``above``; OSError if it cannot be listed."""
     this = folder.stat()
     if any(os.path.samestat(this, other) for other in above):
-        return  # a link back, to what is being gone through anyway
+        return  # a link back to a folder that is being listed
     with os.scandir(folder) as listed:
         entries = sorted(listed, key=lambda entry: entry.name)
     for entry in entries:
@@ -79,7 +79,7 @@ def _below(folder: Path, above: tuple[os.stat_result, ...]) -> Iterator[Path]:
         path = folder / entry.name
         try:
             is_folder = entry.is_dir()
-        except OSError:  # a link to itself: what its name says
+        except OSError:  # a link to itself: its name decides
             is_folder = False
         if is_folder:
             try:
@@ -91,7 +91,7 @@ def _below(folder: Path, above: tuple[os.stat_result, ...]) -> Iterator[Path]:
 
 
 def is_unlisted(path: Path) -> bool:
-    """Whether what ``walk_pictures`` gave is a folder, which it then could not list."""
+    """Whether a path of ``walk_pictures`` is a folder, so one that it could not list."""
     try:
         return path.is_dir()
     except OSError:
@@ -105,7 +105,7 @@ def _unlisted(folder: Path, reason: str) -> InputError:
 
 
 def is_picture_below(path: Path, folder: Path) -> bool:
-    """Whether a file may be one that ``find_pictures`` gives, told without a look at the others."""
+    """Whether ``find_pictures`` may give a file, told without a look at the others."""
     try:
         return (
             path.suffix.lower() in SUFFIXES
@@ -116,15 +116,15 @@ def is_picture_below(path: Path, folder: Path) -> bool:
                 for parent in whole.parents
             )
         )
-    except OSError:  # a path that cannot be looked at is no picture either
+    except OSError:  # a path that cannot be looked at is not a picture
         return False
 
 
 def read_pictures(paths: Sequence[Path], transform: Transform, input: Input = "float32") -> Images:
     """Pictures as the network expects them: float32 (n, channels, height, width).
 
-    Or, for ``input`` 'uint8', before they are normalised: (n, height, width, channels). Raises
-    InputError, naming the picture, where one cannot be read or prepared.
+    For ``input`` 'uint8' they are not normalised: uint8 (n, height, width, channels). Raises
+    InputError, naming the picture, if one cannot be read or prepared.
     """
     transform.require_pictures()
     with damage_passed_over():
@@ -136,7 +136,7 @@ def read_pictures(paths: Sequence[Path], transform: Transform, input: Input = "f
 def damage_passed_over() -> Iterator[None]:
     """Silence Pillow's warnings of damage that it can read past.
 
-    What is silent is the whole process's: to be entered by one thread, around all that read.
+    The whole process is silent: one thread enters this, around all that read.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -144,9 +144,9 @@ def damage_passed_over() -> Iterator[None]:
 
 
 def read_picture(path: Path, make: Callable[[Image.Image], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """What ``make`` makes of the picture in a file; several threads may read at once.
+    """Open the picture in a file and return ``make`` of it; several threads may read at once.
 
-    Raises InputError, naming the picture, where it cannot be read, or not be used.
+    Raises InputError, naming the picture, if it cannot be read or used.
     """
     try:
         with open_regular(path) as file, Image.open(file, formats=FORMATS) as picture:
@@ -157,8 +157,8 @@ def read_picture(path: Path, make: Callable[[Image.Image], npt.NDArray[Any]]) ->
         raise _unfit(path, str(error)) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         most = f"{Image.MAX_IMAGE_PIXELS or 0:,} pixels"
-        raise _unfit(path, f"it has more than {most}. Expected no more") from error
-    except Exception as error:  # Pillow's decoders raise whatever they come upon
+        raise _unfit(path, f"it has more than {most}. Expected fewer") from error
+    except Exception as error:  # Pillow's decoders raise errors of all kinds
         if isinstance(error, LevitDeployError) or is_out_of_memory(error):
             raise
         raise InputError(
@@ -169,7 +169,7 @@ def read_picture(path: Path, make: Callable[[Image.Image], npt.NDArray[Any]]) ->
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is of no format that is known"
+        return "its format is not known"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return first_line(error)

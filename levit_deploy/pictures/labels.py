@@ -16,7 +16,8 @@ MAX_BYTES = 1 << 24  # names of 20,000 classes take 1 MB
 def in_order(names: object) -> tuple[str, ...]:
     """Labels from a list, or from an object whose keys are the class indices, all of them.
 
-    Raises ValueError, in words, for anything else, and for a label that is not one line of text.
+    Raises ValueError, with the reason in words, for anything else, and for a label that is not one
+    line of text.
     """
     if isinstance(names, dict):
         indices = [str(i) for i in range(len(names))]
@@ -32,14 +33,14 @@ def in_order(names: object) -> tuple[str, ...]:
 
 
 def _is_one_line(name: str) -> bool:
-    """Whether it has no control character or separator of lines, nor what UTF-8 has not."""
+    """Whether it has no control character, line separator or lone surrogate."""
     return not {unicodedata.category(character) for character in name} & {"Cc", "Zl", "Zp", "Cs"}
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """Read labels from a UTF-8 file: one a line, or a JSON list, or a JSON object by class index.
 
-    Raises InputError where they cannot be read.
+    Raises InputError if they cannot be read.
     """
     try:
         text = read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
@@ -48,7 +49,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} holds no labels that can be read: {error}. Expected UTF-8 with one label a "
+            f"{path} does not hold labels: {error}. Expected UTF-8 text with one label a "
             'line, or JSON: a list, or an object such as {"0": "cat"}. Correct the file.'
         ) from error
 

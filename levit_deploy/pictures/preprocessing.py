@@ -1,4 +1,4 @@
-"""What is said of how a picture becomes an input: by a config, by the user, or by convention."""
+"""The preprocessing of pictures: stated by a config, by the user, or by convention."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def _within(value: object, low: float, high: float) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What is done to a picture of any size.
+    """The steps that turn a picture of any size into an image.
 
     It is resized, in proportion, to just cover the image size divided by ``crop_fraction``, and its
-    middle cut out: half of the surplus is left out before it, rounded to even, as torchvision and
-    timm do, or, where ``truncated``, down, as transformers does. ``interpolation`` is one of
-    INTERPOLATIONS; ``mean`` and ``std``, of pixels from 0 to 1, are one for all channels or one for
-    each. ``assumed`` says that no config states this: it is the convention of those who train such
-    networks. ``unsupported`` is, in words, what a config states that is none of this. Raises
-    ValueError for values that make no sense.
+    middle is cut out. Half of the surplus is left out before the middle, rounded to even as in
+    torchvision and timm, or down if ``truncated``, as in transformers. ``interpolation`` is one of
+    INTERPOLATIONS. ``mean`` and ``std`` are of pixels from 0 to 1, one for all channels or one for
+    each. ``assumed`` means that no config states this: it is the convention for such networks.
+    ``unsupported`` names, in words, any other step that a config states. Raises ValueError for
+    values that make no sense.
     """
 
     crop_fraction: float = 224 / 256
@@ -68,7 +68,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, text: str) -> Preprocessing:
-        """Read ``to_json``'s text back; ValueError, TypeError or KeyError where it is none."""
+        """Read ``to_json``'s text back; ValueError, TypeError or KeyError if it is damaged."""
         fields = json.loads(text)
         fields["mean"], fields["std"] = tuple(fields["mean"]), tuple(fields["std"])
         return cls(**fields)
@@ -80,35 +80,36 @@ IMAGENET = Preprocessing()
 def stated(
     usual: Preprocessing, source: str, *, unsupported: str = "", **fields: Any
 ) -> Preprocessing:
-    """What a config states of pictures, the rest as usual; ``usual`` itself where it is silent.
+    """The preprocessing that a config states, the rest as usual; ``usual`` itself if it is silent.
 
-    ``source`` is the config's file name; ``fields`` are those of ``Preprocessing`` as they stand
-    there, None where they do not. Raises CheckpointError for values that make no sense.
+    ``source`` is the config's file name. ``fields`` are those of ``Preprocessing`` as they stand
+    there, None if they do not. Raises CheckpointError for values that make no sense.
     """
-    found: dict[str, Any] = {
+    given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in fields.items()
         if value is not None
     }
-    if not found and not unsupported:
+    if not given and not unsupported:
         return usual
     try:
-        return dataclasses.replace(usual, **found, unsupported=unsupported, assumed=False)
+        return dataclasses.replace(usual, **given, unsupported=unsupported, assumed=False)
     except ValueError as error:
         raise CheckpointError(
-            f"{source} says of pictures that {error}. Correct it, or give the weights file alone."
+            f"{source} has a preprocessing that makes no sense: {error}. Correct it, or give the "
+            "weights file alone."
         ) from error
 
 
 def told(text: str, usual: Preprocessing) -> Preprocessing:
-    """What a user says of pictures, in the words in which it is printed, the rest as usual.
+    """The preprocessing that a user states, in the words in which it is printed, the rest as usual.
 
-    Such as 'crop 0.9, bicubic, mean 0.5 0.5 0.5, std 0.5'; any of the parts, in any order, the crop
-    perhaps 'crop 0.9 truncated'. Steps that a config states and that are none of these are
-    forgotten only where all four are given.
-    Raises UsageError for words or values that make no sense.
+    The words are such as 'crop 0.9, bicubic, mean 0.5 0.5 0.5, std 0.5'. Any of the parts may
+    come, in any order, and the crop may be 'crop 0.9 truncated'. If all four are given, any other
+    step that a config states is forgotten. Raises UsageError for words or values that make no
+    sense.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     try:
         for part in filter(None, map(str.strip, text.split(","))):
             word, *numbers = part.split()
@@ -120,16 +121,16 @@ def told(text: str, usual: Preprocessing) -> Preprocessing:
             elif word in ("mean", "std") and numbers:
                 stated = {word: tuple(map(float, numbers))}
             else:
-                raise ValueError(f"{part!r} is no part of it")
-            if stated.keys() & found.keys():
-                raise ValueError(f"{part!r} says again what was said")
-            found |= stated
-        if not found:
-            raise ValueError("it says nothing")
-        unsupported = "" if len(found) == 5 else usual.unsupported
-        return dataclasses.replace(usual, **found, unsupported=unsupported, assumed=False)
+                raise ValueError(f"{part!r} is not one of its parts")
+            if stated.keys() & fields.keys():
+                raise ValueError(f"{part!r} is there twice")
+            fields |= stated
+        if not fields:
+            raise ValueError("it is empty")
+        unsupported = "" if len(fields) == 5 else usual.unsupported
+        return dataclasses.replace(usual, **fields, unsupported=unsupported, assumed=False)
     except ValueError as error:
         raise UsageError(
             f"--preprocessing {text!r} cannot be understood: {error}. Expected parts such as "
-            f'"{Preprocessing()}", the interpolation being one of {", ".join(INTERPOLATIONS)}.'
+            f'"{Preprocessing()}". The interpolation is one of {", ".join(INTERPOLATIONS)}.'
         ) from error

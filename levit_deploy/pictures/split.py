@@ -1,4 +1,4 @@
-"""Pictures in a folder, a part to calibrate on and the rest to judge by."""
+"""The pictures of a folder, split: some to calibrate on, the rest to judge by."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SHOWN_FOLDERS = 10  # as many as tell an order
 
 @dataclass(frozen=True, kw_only=True)
 class Judging:
-    """The pictures to judge by, read a few at a time, each time they are asked for.
+    """The pictures to judge by, read a few at a time, again each time they are asked for.
 
-    ``labels`` are class indices, one a picture, and ``classes`` the index of each folder; None
-    where the folders are not those of the classes.
+    ``labels`` are class indices, one a picture, and ``classes`` the index of each folder. Both are
+    None if the folders are not those of the classes.
     """
 
     paths: tuple[Path, ...]
@@ -63,11 +63,11 @@ def judging_pictures(
 ) -> Judging:
     """Every picture below a folder, or MOST_JUDGING of them, evenly spread.
 
-    Folders named after ``class_names``, where the checkpoint has them, are of these classes.
+    Folders named after ``class_names``, the checkpoint's labels if it has any, are those classes.
     """
-    found = find_pictures(folder)
-    classes = _classes(found, folder, num_classes, class_names)
-    return _judging(found, folder, classes, transform, input)
+    paths = find_pictures(folder)
+    classes = _classes(paths, folder, num_classes, class_names)
+    return _judging(paths, folder, classes, transform, input)
 
 
 def split_pictures(
@@ -79,18 +79,17 @@ def split_pictures(
 ) -> tuple[Images, Judging]:
     """A quarter of the pictures to calibrate on, at most MOST_CALIBRATING, and the others.
 
-    ``class_names`` are as for ``judging_pictures``. Raises InputError where there are fewer than
-    FEWEST.
+    ``class_names`` are as for ``judging_pictures``. Raises InputError for fewer than FEWEST.
     """
-    found = find_pictures(folder)
-    if len(found) < FEWEST:
+    paths = find_pictures(folder)
+    if len(paths) < FEWEST:
         raise InputError(
-            f"{folder} has {len(found)} pictures. Expected {FEWEST} or more: a quarter of them to "
+            f"{folder} has {len(paths)} pictures. Expected {FEWEST} or more: a quarter of them to "
             "calibrate on, the others to judge by. Add pictures such as the network will meet."
         )
-    calibrating = _spread(found, min(len(found) // 4, MOST_CALIBRATING))
-    classes = _classes(found, folder, num_classes, class_names)
-    rest = sorted(set(found) - set(calibrating))
+    calibrating = _spread(paths, min(len(paths) // 4, MOST_CALIBRATING))
+    classes = _classes(paths, folder, num_classes, class_names)
+    rest = sorted(set(paths) - set(calibrating))
     return (
         read_pictures(calibrating, transform, input),
         _judging(rest, folder, classes, transform, input),
@@ -121,7 +120,7 @@ def _spread(paths: list[Path], most: int) -> list[Path]:
 def _classes(
     paths: list[Path], folder: Path, num_classes: int, class_names: Sequence[str]
 ) -> dict[str, int] | None:
-    """Class indices by folder; None where there is not one for each class, or a picture in none."""
+    """Class indices by folder; None if a class has no folder, or a picture is in none."""
     inside = [path.relative_to(folder).parts for path in paths]
     if any(len(parts) < 2 for parts in inside):
         return None

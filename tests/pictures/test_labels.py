@@ -73,7 +73,7 @@ def test_a_name_may_begin_as_json_does(tmp_path, first):
         (b'["a", 2]', "the label '2' for the class 1"),
         (b'{"0": "a", "2": "c"}', "none of them for the class 1"),
         (b'["a\\u001b[31m"]', "not a line of text"),
-        (b"[" * 100_000, "labels that can be read"),
+        (b"[" * 100_000, "does not hold labels"),
     ],
 )
 def test_what_is_no_list_of_labels_is_refused(tmp_path, content, expected):
@@ -139,5 +139,5 @@ def test_a_wrong_count_is_refused(checkpoint, tmp_path):
     fewer = data.replace(b'\\"f\\", \\"g\\"', b'\\"f and g\\" ')
     assert fewer != data
     (tmp_path / "fused.safetensors").write_bytes(fewer)
-    with pytest.raises(CheckpointError, match=r"with 6 labels, .* the tensors have 7 classes"):
+    with pytest.raises(CheckpointError, match=r"has 6 labels .* 7 classes in its tensors"):
         read_checkpoint(tmp_path / "fused.safetensors")

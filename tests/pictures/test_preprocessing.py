@@ -32,7 +32,7 @@ NONSENSE = [
 
 @pytest.mark.parametrize(("field", "value"), NONSENSE)
 def test_nonsense_in_a_config_is_refused(field, value):
-    with pytest.raises(CheckpointError, match=r"^some\.json says .* give the weights file alone"):
+    with pytest.raises(CheckpointError, match=r"^some\.json has .* give the weights file alone"):
         stated(IMAGENET, "some.json", **{field: value})
     text = json.dumps({**json.loads(IMAGENET.to_json()), field: value})
     with pytest.raises((ValueError, TypeError)):
@@ -109,17 +109,17 @@ def test_other_steps_are_forgotten_only_where_all_is_told():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "it says nothing"),
-        ("mean", "'mean' is no part"),
+        ("", "it is empty"),
+        ("mean", "'mean' is not one of its parts"),
         ("mean 0.5 x", "could not convert"),
         ("mean 124 116 104", "the mean is"),
         ("std nan", "the std is"),
         ("std 0", "the std is"),
-        ("crop 0.9 0.8", "'crop 0.9 0.8' is no part"),
-        ("crop 0.9 rounded", "'crop 0.9 rounded' is no part"),
+        ("crop 0.9 0.8", "'crop 0.9 0.8' is not one of its parts"),
+        ("crop 0.9 rounded", "'crop 0.9 rounded' is not one of its parts"),
         ("crop truncated", "could not convert"),
-        ("bicubic, nearest", "'nearest' says again"),
-        ("resize 256", "'resize 256' is no part"),
+        ("bicubic, nearest", "'nearest' is there twice"),
+        ("resize 256", "'resize 256' is not one of its parts"),
     ],
 )
 def test_nonsense_about_pictures_is_no_option(text, expected):
