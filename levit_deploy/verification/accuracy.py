@@ -1,33 +1,30 @@
-"""What rounding costs on pictures."""
+"""The cost of rounding, on pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.arrays import FloatArray, Run
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.split import Judging
 
 MAX_DROP, MAX_DISAGREEMENT = 0.3, 0.5  # points of top-1, and percent of pictures
-
-Run = Callable[[Images], FloatArray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
     """How the int8 network answers pictures, beside the float one.
 
-    ``agreement`` is the percentage of the pictures to which both give the same top-1;
-    ``float_top1`` and ``int8_top1`` are percentages, None where there are no labels. ``drop`` is
-    what was lost, in points of top-1, or of agreement where there are no labels; ``allowed`` is how
-    much may be. ``constant_drop`` is what a network would lose that gives every picture the best
-    one answer: pictures with which it would pass judge nothing. ``understood`` says how they were
-    prepared, and their folders taken for classes.
+    ``agreement`` is the percentage of pictures to which both give the same top-1. ``float_top1``
+    and ``int8_top1`` are percentages, None without labels. ``drop`` is the loss, in points of
+    top-1, or of agreement without labels, and ``allowed`` the largest that passes.
+    ``constant_drop`` is the loss of a network that gives every picture the best single answer:
+    pictures with which it would pass judge nothing. ``understood`` says how they were prepared, and
+    which folders were taken for which classes.
     """
 
     pictures: int
@@ -41,7 +38,7 @@ class Accuracy:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What is wrong, in words with figures; empty where nothing is."""
+        """Each failure in words with figures; empty if there is none."""
         if self.constant_drop <= self.allowed:
             return (self._why_they_judge_nothing,)
         if self.drop <= self.allowed:
@@ -52,32 +49,33 @@ class Accuracy:
                 f"{self.allowed:g} points",
             )
         return (
-            f"the same top-1 on {self.agreement:.2f} %, where {100 - self.allowed:g} % was asked",
+            f"the same top-1 on {self.agreement:.2f} %, below the {100 - self.allowed:g} % asked",
         )
 
     @property
     def _why_they_judge_nothing(self) -> str:
-        """What float32 and one answer make of the pictures, and how the user can correct it."""
+        """How float32 and one answer for all fare, and how the user can change that."""
         if self.float_top1 is None:
-            found = f"float32 gives one answer to all but {self.constant_drop:.2f} %"
-            options = "--preprocessing changes"
+            reason = f"float32 gives one answer to all but {self.constant_drop:.2f} %"
+            options = "--preprocessing"
         else:
             one = self.float_top1 - self.constant_drop
-            found = (
-                f"float32's own top-1 is {self.float_top1:.2f} %, one answer to all would have "
+            reason = (
+                f"float32 is right on {self.float_top1:.2f} %, and one answer to all would be on "
                 f"{one:.2f} %"
             )
-            options = "--preprocessing and --labels change"
+            options = "--preprocessing and --labels"
         return (
-            f"{found}, and {self.allowed:g} points may be lost: they judge nothing. They were "
-            f"{self.understood}, which {options}"
+            f"{reason}. With {self.allowed:g} points allowed, these pictures cannot tell a good "
+            "int8 network from one that always answers the same. They were "
+            f"{self.understood}, which you can change with {options}"
         )
 
 
 def require_drop(max_drop: float | None) -> None:
-    """Raise UsageError for a drop that is no number of points; None stands for the default."""
+    """Raise UsageError for a drop that is not 0 to 100 points; None stands for the default."""
     if max_drop is not None and not 0 <= max_drop <= 100:
-        raise UsageError(f"--max-drop {max_drop} is no number of points from 0 to 100.")
+        raise UsageError(f"--max-drop must be 0 to 100 points, not {max_drop}.")
 
 
 def top1(run: Run, pictures: Judging) -> FloatArray:
@@ -89,33 +87,17 @@ def accuracy(
     float_top1: FloatArray, int8_top1: FloatArray, pictures: Judging, max_drop: float | None
 ) -> Accuracy:
     """Compare two networks' answers; ``max_drop`` None is MAX_DROP, or MAX_DISAGREEMENT."""
-    n, agreeing = len(pictures.paths), int((float_top1 == int8_top1).sum())
-    agreement = 100 * agreeing / n
-    if pictures.labels is None:
-        allowed = MAX_DISAGREEMENT if max_drop is None else max_drop
-        constant = 100 * (n - _most(float_top1)) / n
-        return Accuracy(
-            pictures=n,
-            agreement=agreement,
-            float_top1=None,
-            int8_top1=None,
-            drop=100 * (n - agreeing) / n,
-            allowed=allowed,
-            constant_drop=constant,
-            understood=pictures.understood,
-        )
-    before, after = (int((found == pictures.labels).sum()) for found in (float_top1, int8_top1))
-    allowed = MAX_DROP if max_drop is None else max_drop
-    drop = 100 * (before - after) / n  # of counts: the difference of two percentages is not exact
-    constant = 100 * (before - _most(pictures.labels)) / n
+    labels, n = pictures.labels, len(pictures.paths)
+    right, default = (float_top1, MAX_DISAGREEMENT) if labels is None else (labels, MAX_DROP)
+    before, after = (int((answers == right).sum()) for answers in (float_top1, int8_top1))
     return Accuracy(
         pictures=n,
-        agreement=agreement,
-        float_top1=100 * before / n,
-        int8_top1=100 * after / n,
-        drop=drop,
-        allowed=allowed,
-        constant_drop=constant,
+        agreement=100 * int((float_top1 == int8_top1).sum()) / n,
+        float_top1=None if labels is None else 100 * before / n,
+        int8_top1=None if labels is None else 100 * after / n,
+        drop=100 * (before - after) / n,  # the difference of two percentages is not exact
+        allowed=default if max_drop is None else max_drop,
+        constant_drop=100 * (before - _most(right)) / n,
         understood=pictures.understood,
     )
 

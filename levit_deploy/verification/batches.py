@@ -1,4 +1,4 @@
-"""Compare an artifact's logits of images run together with those of the same images alone."""
+"""Compare the logits of images run together with those of the same images alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image wa
 class BatchResult:
     """Whether images together have the logits they have alone.
 
-    ``difference`` is the largest, in logits, in units of what its kind of input allows:
-    ``difference`` of ``allowed`` for an image of the kind ``worst``.
+    ``difference`` is the largest in logits, in units of the ``allowed`` of its kind of input; it is
+    of an image of the kind ``worst``.
     """
 
     size: int
@@ -29,13 +29,13 @@ class BatchResult:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What is wrong, in words with figures; empty where nothing is."""
+        """Each failure in words with figures; empty if there is none."""
         if self.difference <= self.allowed:
             return ()
         if not np.isfinite(self.difference):
             return ("NaN or infinite outputs",)
         return (
-            f"an image's outputs change by {self.difference:.2e} with what is beside it "
+            f"an image's outputs change by {self.difference:.2e} with the images beside it "
             f"({self.worst}), more than {self.allowed:.2e}",
         )
 
@@ -53,14 +53,14 @@ def compare_batches(
 ) -> list[ComparedBatch]:
     """Run images of all kinds together, and compare each with itself alone.
 
-    Every place in every batch is looked at, with strangers beside it: in turn images with large
-    errors allowed and with small, as what leaks from the loud shows first in the quiet. A fixed
-    batch cannot hold an image alone, but it can hold it in another place and company.
+    Every place in every batch is compared, with strangers beside it. Images with a large and a
+    small allowed error take turns, as a leak from the loud shows first in the quiet. A fixed batch
+    cannot hold an image alone, but it can hold it in another place and company.
     """
     images = np.concatenate([kind.images[:8] for kind in compared])
     alone = np.concatenate([kind.logits[:8] for kind in compared])
     kinds = [kind.result for kind in compared for _ in kind.images[:8]]
-    # alone and beside others, each within what is allowed, and perhaps to either side
+    # alone and beside others, each within the allowed error, and perhaps to either side
     limits = 2 * np.array([kind.budget.max_error for kind in kinds])
     quiet, loud = np.array_split(np.argsort(limits, kind="stable"), 2)
 

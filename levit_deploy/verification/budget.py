@@ -1,7 +1,7 @@
-"""How much error an artifact may have, and why that much.
+"""The error that an artifact may have, and the reason for its size.
 
 The reference is the original network in float64. The original in float32, as its author runs it,
-differs from that already; this error is the natural unit, as everybody who trains in float32 has
+differs from that already. This error is the natural unit: everybody who trains in float32 has
 accepted it. An exact rewrite computes the same function in another order, with weights that were
 rounded once more, so its error is another draw from the same distribution: about as large, by
 chance smaller or larger. The same holds of float16 and bfloat16: the unit for an artifact that
@@ -13,12 +13,12 @@ computes in one is the error of the original that computes in it, as ``model.hal
                                 for inputs on which the original happens to be exact
 
 Probabilities are held by their logarithms: those are the logits less one number for each image,
-the log of the sum of their exponentials, so all the above is said of them, too, and an error in
-them is a relative error of the probability. Held as they are, they would hide what the softmax
-hides: where one class has nearly everything, wrong logits of the others move nothing. Below LEAST,
-where float32 comes to its end and runtimes cut off in different places, one is as good as another.
+the log of the sum of their exponentials. So all of the above holds for them as well, and an error
+in them is a relative error of the probability. Compared directly, probabilities would hide errors:
+if one class has nearly everything, wrong logits of the others move nothing. Below LEAST, where
+float32 ends and runtimes cut off in different places, all values count as the same.
 
-Where several draws of the original's error are known (``Reference.draws``), the largest counts.
+If several draws of the original's error are known (``Reference.draws``), the largest counts.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ def budget(
     for original in originals:
         error = original - reference
         rmse, largest = max(rmse, rms(error)), max(largest, float(np.abs(error).max()))
-    return Budget(  # more than 0, also where all logits are
+    return Budget(  # more than 0, even if all logits are 0
         rmse=max(RMSE_FACTOR * rmse, RMSE_FLOOR_ULPS * ulp, LEAST),
         max_error=max(MAX_FACTOR * largest, MAX_FLOOR_ULPS * ulp, LEAST),
     )
 
 
 def log_probabilities(probabilities: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """What probabilities are compared by: their natural logarithms, those below LEAST alike."""
+    """The natural logarithms of probabilities, those below LEAST alike."""
     logarithms: npt.NDArray[Any] = np.log(np.maximum(probabilities, LEAST))
     return logarithms
 
 
 def rms(error: npt.NDArray[np.float64]) -> float:
-    """The root of the mean square; NaN where any error is NaN."""
+    """The root of the mean square; NaN if any error is NaN."""
     return float(np.sqrt(np.mean(np.square(error))))

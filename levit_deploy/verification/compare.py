@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.arrays import FloatArray, Images, Run
 from levit_deploy.choices import DTYPES
 from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.verification.budget import Budget, budget, rms
@@ -18,11 +18,10 @@ from levit_deploy.verification.reference import REMEDY, Reference
 TWINS = (0, 8, 32)  # of the original, at the first look, the second, the third
 BEYOND_CHANCE = 30.0  # times the budget; no correct artifact seen reached a third of it
 
-ERROR_EDGES = 10.0 ** (np.arange(-20, 9) / 4)  # of the histogram: 1e-5 to 100 times what is allowed
+ERROR_EDGES = 10.0 ** (np.arange(-20, 9) / 4)  # of the histogram: 1e-5 to 100 times the allowed
 
 LOOKED_INSIDE = 4  # images of each kind; every value of all has to be held at once
 
-Run = Callable[[Images], FloatArray]
 Values = Callable[[Images], Iterable[FloatArray]]
 
 
@@ -30,12 +29,13 @@ Values = Callable[[Images], Iterable[FloatArray]]
 class CaseResult:
     """The figures of one kind of input, in logits.
 
-    ``decided`` counts the images whose float64 top-1 leads by more than twice the largest error
-    allowed, ``disagreements`` those of them where the artifact has another top-1, or NaN or
-    infinity. ``finite`` is of every logit, ``overflows`` of the values inside (``look_inside``).
-    ``spread`` is how far apart the float64 logits of different images are, as an RMS about their
-    mean. ``histogram`` counts the logits by their error in units of the largest allowed, between
-    ERROR_EDGES; what is smaller or larger, or NaN, is in the first or the last.
+    ``decided`` counts the images whose float64 top-1 leads by more than twice the largest allowed
+    error. ``disagreements`` counts those of them for which the artifact has another top-1, NaN or
+    infinity. ``finite`` is about every logit, ``overflows`` about the values inside
+    (``look_inside``). ``spread`` is the distance between the float64 logits of different images, as
+    an RMS about their mean. ``histogram`` counts the logits by their error, in units of the largest
+    allowed, between ERROR_EDGES. Smaller ones are in the first bin, larger ones and NaN in the
+    last.
     """
 
     name: str
@@ -52,26 +52,26 @@ class CaseResult:
 
     @property
     def excess(self) -> float:
-        """The largest error, in units of what is allowed."""
+        """The largest error, in units of the allowed one."""
         if not self.finite:
             return float("inf")
         return max(self.rmse / self.budget.rmse, self.max_error / self.budget.max_error)
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What is wrong, in words with figures; empty where nothing is."""
+        """Each failure in words with figures; empty if there is none."""
         if not self.finite:
             return ("NaN or infinite outputs",)
-        found = []
+        failures = []
         if self.overflows:
-            found.append("NaN or infinity inside, which this machine's runtime hides")
+            failures.append("NaN or infinity inside, which this machine's runtime hides")
         if not self.rmse <= self.budget.rmse:
-            found.append(f"RMSE {self.rmse:.2e} above {self.budget.rmse:.2e}")
+            failures.append(f"RMSE {self.rmse:.2e} above {self.budget.rmse:.2e}")
         if not self.max_error <= self.budget.max_error:
-            found.append(f"error {self.max_error:.2e} above {self.budget.max_error:.2e}")
+            failures.append(f"error {self.max_error:.2e} above {self.budget.max_error:.2e}")
         if self.disagreements:
-            found.append(f"another top-1 on {self.disagreements} of {self.decided} images")
-        return tuple(found)
+            failures.append(f"another top-1 on {self.disagreements} of {self.decided} images")
+        return tuple(failures)
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,12 @@ class Compared:
 
 
 def compare_case(case: Case, reference: Reference, run: Run, fixed_batch: int | None) -> Compared:
-    """Compare on as few images as settle the question, each run alone.
+    """Compare on as few images as settle the question, each run alone, or in the fixed batch.
 
-    Where the original overflows float16, a kind that has one is made quieter until it does not.
-
-    Where the batch is fixed, as many as it holds are run together. Errors vary by chance, all the
-    more over few images, or images that are nearly the same. So a kind that fails by no more than
-    chance could explain is tried again on more images, and held to the largest of several draws of
-    the original's error. The last number counts.
+    Errors vary by chance, the more so over few images, or images that are nearly the same. So a
+    kind that fails by no more than chance could explain is tried again on more images, and held to
+    the largest of several draws of the original's error. The last look counts. If the original
+    overflows float16, the kind is made quieter until it does not, if it can be.
     """
     try:
         for size, twins in zip(case.sizes, TWINS, strict=False):
@@ -117,32 +115,19 @@ def _compare(
     name: str, images: Images, reference: Reference, run: Run, batch: int, twins: int
 ) -> Compared:
     expected = reference.logits(images)
-    draws = list(reference.draws(images, twins))
-    if not (np.isfinite(expected).all() and all(np.isfinite(draw).all() for draw in draws)):
-        raise _OriginalOverflowsError(
-            f"On {name} inputs the checkpoint itself computes NaN or infinity in "
-            f"{DTYPES[reference.precision]}, so there is nothing to hold an artifact to. "
-            f"{REMEDY[reference.precision]}"
-        )
-    allowed = budget(draws, expected, reference.precision)
-
+    allowed = _allowed(name, images, expected, reference, twins)
     n = len(images)
     order = np.arange(-(-n // batch) * batch) % n  # which image each row is, the last batch filled
-    found = np.concatenate(
-        [
-            logits_of(run, images[order[i : i + batch]], expected.shape[1])
-            for i in range(0, len(order), batch)
-        ]
-    )
+    batches = [images[order[i : i + batch]] for i in range(0, len(order), batch)]
+    logits = np.concatenate([logits_of(run, part, expected.shape[1]) for part in batches])
+    finite = np.isfinite(logits)
     with np.errstate(invalid="ignore"):  # infinite logits are reported, not warned about
-        error = found - expected[order]  # rows, classes
+        error = logits - expected[order]  # rows, classes
+        worst = int(np.nan_to_num(np.abs(error[:n]), nan=np.inf).max(axis=1).argmax())
 
-    top_two = np.sort(expected, axis=1)[:, -2:]
-    decided = np.ptp(top_two, axis=1) > 2 * allowed.max_error
-    finite = np.isfinite(found)
-    another = found.argmax(axis=1) != expected.argmax(axis=1)[order]
+    decided = _margins(expected) > 2 * allowed.max_error
+    another = logits.argmax(axis=1) != expected.argmax(axis=1)[order]
     another |= ~finite.all(axis=1)  # or class 0 would be the answer of NaN
-    differs = np.unique(order[another])
     result = CaseResult(
         name=name,
         images=n,
@@ -150,47 +135,68 @@ def _compare(
         max_error=float(np.abs(error).max()),
         budget=allowed,
         decided=int(decided.sum()),
-        disagreements=int(decided[differs].sum()),
+        disagreements=int(decided[np.unique(order[another])].sum()),
         finite=bool(finite.all()),
         spread=rms(expected - expected.mean(axis=0)),
         histogram=_histogram(error[:n], allowed.max_error),
     )
-    with np.errstate(invalid="ignore"):
-        worst = int(np.nan_to_num(np.abs(error[:n]), nan=np.inf).max(axis=1).argmax())
-    return Compared(result, images, found[:n], worst)
+    return Compared(result, images, logits[:n], worst)
+
+
+def _allowed(
+    name: str,
+    images: Images,
+    expected: npt.NDArray[np.float64],
+    reference: Reference,
+    twins: int,
+) -> Budget:
+    draws = list(reference.draws(images, twins))
+    if not (np.isfinite(expected).all() and all(np.isfinite(draw).all() for draw in draws)):
+        raise _OriginalOverflowsError(
+            f"On {name} inputs the checkpoint itself computes NaN or infinity in "
+            f"{DTYPES[reference.precision]}, so there is nothing to hold an artifact to. "
+            f"{REMEDY[reference.precision]}"
+        )
+    return budget(draws, expected, reference.precision)
+
+
+def _margins(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How far each image's largest logit leads."""
+    margins: npt.NDArray[np.float64] = np.ptp(np.sort(logits, axis=1)[:, -2:], axis=1)
+    return margins
 
 
 def _histogram(error: npt.NDArray[np.float64], allowed: float) -> tuple[int, ...]:
-    """How many errors are how many times what is allowed, as ``CaseResult`` has it."""
+    """The numbers of errors by their size in units of the allowed one, as in ``CaseResult``."""
     least, most = ERROR_EDGES[[0, -1]]
     times = np.nan_to_num(np.abs(error) / allowed, nan=np.inf).clip(least, most)
     return tuple(np.histogram(times, ERROR_EDGES)[0].tolist())
 
 
 def look_inside(compared: Compared, values: Values, fixed_batch: int | None) -> Compared:
-    """Fail a kind of input on which float16 cannot hold what the artifact computes on the way.
+    """Fail a kind of input on which float16 cannot hold the values inside the artifact.
 
-    Where the processor has no float16, onnxruntime computes in float32 from one operator to the
-    next, so that numbers beyond 65504 come to no harm here and are infinite on a GPU. They are
-    infinite here, too, where they are looked at.
+    On a processor without float16, onnxruntime computes in float32 from one operator to the next.
+    So numbers beyond 65504 do no harm here, but are infinite on a GPU. Read out as outputs, they
+    are infinite here as well.
     """
     n = len(compared.images)
     images = compared.images[np.arange(fixed_batch or min(LOOKED_INSIDE, n)) % n]
-    # every value is taken, as the next answer of an isolated artifact comes behind the last
+    # every value is read, as the next answer of an isolated artifact comes after the last
     finite = [bool(np.isfinite(value).all()) for value in values(images)]
     return replace(compared, result=replace(compared.result, overflows=not all(finite)))
 
 
 def logits_of(run: Run, images: Images, classes: int) -> FloatArray:
-    """The artifact's logits; VerificationError where they are not one row an image."""
+    """The artifact's logits; VerificationError if they are not one row an image."""
     logits, expected = run(images), (len(images), classes)
     if logits.shape != expected:
         why = "It was made from another network"
         if logits.shape[:1] != expected[:1]:  # numpy would compare one row with many
-            why = "Each image is to have one row"
+            why = "Each image must have one row"
         raise VerificationError(
             f"The artifact does not compute what the checkpoint computes: a batch of {len(images)} "
-            f"has outputs of shape {logits.shape} where the checkpoint's are {expected}. {why}. Do "
-            "not ship it."
+            f"has outputs of shape {logits.shape}, the checkpoint's are {expected}. {why}. Do not "
+            "ship it."
         )
     return logits

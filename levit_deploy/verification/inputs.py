@@ -26,9 +26,9 @@ MOST_PICTURES = 64  # enough for steady figures, and seconds for the largest LeV
 class Case:
     """One kind of input.
 
-    ``draw(n)`` gives n images, float32 (n, channels, height, width), normalised as the model
-    expects, or uint8 (n, height, width, channels), which ``as_taken`` normalises where that is not
-    to be proven; the same ones every time. ``sizes`` are the numbers of images to try in turn.
+    ``draw(n)`` gives n images, the same ones every time: float32 (n, channels, height, width),
+    normalised as the model expects, or uint8 (n, height, width, channels). ``as_taken`` normalises
+    the latter for an artifact that does not. ``sizes`` are the numbers of images to try in turn.
     ``quieter`` gives the same kind with half the contrast, for originals that overflow on it.
     """
 
@@ -41,11 +41,11 @@ class Case:
 def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
     """Inputs on which every artifact must agree with its original.
 
-    Normal noise is what a normalised picture looks like to the first layer. Zeros and constants
-    leave little but biases and borders to compute with; single bright pixels leave each token to
-    itself, so that one in the wrong place shows. Large values drive every activation into its
-    linear or its zero part and every softmax to one key, tiny ones leave every activation where it
-    bends. After the first, "zeros" are almost zero, so that there can be more than one.
+    Normal noise looks like a normalised picture to the first layer. Zeros and constants leave
+    little but biases and borders to compute with. Single bright pixels leave each token to itself,
+    so that one in the wrong place shows. Large values drive every activation into its linear or
+    zero part, and every softmax to one key. Tiny values keep every activation where it bends.
+    After the first, "zeros" are almost zero, so that there can be more than one.
     """
     shape = (config.in_channels, *config.image_size)
 
@@ -91,11 +91,11 @@ def standard_cases(config: LeViTConfig, seed: int) -> tuple[Case, ...]:
 
 
 def pixel_cases(transform: Transform, seed: int) -> tuple[Case, ...]:
-    """The same for an artifact that takes bytes, as far as there are such bytes.
+    """The same for an artifact that takes bytes, as far as bytes allow.
 
     The mean colour takes the place of zeros, to the nearest byte. Constants begin with black and
-    white, the farthest from what pads the borders. The loudest noise there is has every byte at 0
-    or 255. Tiny values there are none: the least step of a byte is what "zeros" differ by.
+    white, the farthest from the padding of the borders. The loudest noise has every byte at 0 or
+    255. There are no tiny values: "zeros" differ by the least step of a byte already.
     """
     shape = (*transform.image_size, transform.channels)
     mean, std = transform.statistics()
@@ -140,14 +140,14 @@ def _bytes(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 def as_taken(case: Case, interface: Interface, transform: Transform) -> Case:
     """A case for an artifact of this interface: bytes are normalised for one that takes images.
 
-    Raises UsageError for images that are normalised already where bytes are taken.
+    Raises UsageError for normalised images if the artifact takes bytes.
     """
-    given = case.draw(1).dtype
-    if given == interface.input:
+    dtype = case.draw(1).dtype
+    if dtype == interface.input:
         return case
-    if given != np.uint8:
+    if dtype != np.uint8:
         raise UsageError(
-            f"The inputs {case.name!r} are {given}, and the artifact takes {interface.input}. "
+            f"The inputs {case.name!r} are {dtype}, and the artifact takes {interface.input}. "
             "Expected bytes (n, height, width, channels)."
         )
     return replace(case, draw=lambda n: transform.normalise(case.draw(n)))
@@ -164,18 +164,18 @@ def image_case(name: str, images: Images) -> Case:
 def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
     """The pictures below a folder, as a kind of input that a proof uses.
 
-    They are resized and cropped for the network, and still bytes, which the proof normalises for an
-    artifact that does not. Where there are more than MOST_PICTURES, that many are taken, evenly
-    spread over their sorted names. Raises InputError where there is none or one cannot be read,
-    UsageError where pictures are nothing the network takes.
+    They are resized and cropped for the network but still bytes: the proof normalises them for an
+    artifact that does not. Of more than MOST_PICTURES, that many are taken, evenly spread over
+    their sorted names. Raises InputError if there is none or one cannot be read, UsageError if the
+    network does not take pictures.
     """
-    found = find_pictures(Path(folder))
-    taken = min(len(found), MOST_PICTURES)
-    chosen = [found[i * len(found) // taken] for i in range(taken)]
+    paths = find_pictures(Path(folder))
+    taken = min(len(paths), MOST_PICTURES)
+    chosen = [paths[i * len(paths) // taken] for i in range(taken)]
     images = read_pictures(chosen, checkpoint.transform, "uint8")
 
     def draw(n: int) -> Images:
-        # what few pictures leave to chance is settled by the same, darker and darker
+        # few pictures leave much to chance: the same ones follow, darker and darker
         darker = np.arange(-(-n // taken)).reshape(-1, 1, 1, 1, 1)
         return (
             (images * (1 - darker / 256))

@@ -1,12 +1,12 @@
 """Proof of an int8 artifact: float network, rounding, runtime and pictures, one after the other.
 
-An int8 network does not compute what its original does, so no bound on its logits proves it. But it
-is the float network with its numbers rounded, and each of the four steps can be held to something:
+An int8 network computes another function than its original, so no bound on its logits proves it.
+But it is the float network with its numbers rounded, and each of the four steps has a standard:
 
-    the float network, exported again from the checkpoint, to the original, as every artifact is
-    the artifact to that network: it must be it, rounded, and nothing else (``check_rounding``)
-    the runtime to the file: its error may be twice that of the file computed literally, in floats
-    the answers on pictures to the float network's (``Accuracy``)
+    the float network, exported again from the checkpoint: the original, as for every artifact
+    the artifact: that float network, rounded, and nothing else (``check_rounding``)
+    the runtime: the file computed literally, in floats, whose error it may have twice
+    the answers on pictures: those of the float network (``Accuracy``)
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def measure_int8(
     """
     if pictures is None:
         raise UsageError(
-            f"{artifact.path} computes in int8, and what that costs shows on pictures only. Give a "
-            "folder of them with --images."
+            f"{artifact.path} computes in int8, and its accuracy shows on pictures only. Give a "
+            "folder of pictures with --images."
         )
     check_rounding(onnx.load(artifact.path, load_external_data=False), onnx.load_from_string(plain))
     log.info("the artifact is the float network, rounded; comparing that network first")

@@ -91,8 +91,8 @@ def _require_same_images(original: Original, artifact: Artifact) -> None:
     if artifact.image_shape != expected:
         raise VerificationError(
             f"{artifact.path} takes images of shape {artifact.image_shape}, the checkpoint takes "
-            f"{expected}. It was made from another network, or with another --image-size, which "
-            "verify has to be given as well."
+            f"{expected}. It was made from another network, or with another --image-size. In the "
+            "latter case, give verify the same --image-size."
         )
 
 
@@ -130,10 +130,10 @@ def _logarithms(run: Run) -> Run:
 
 
 def _refuse_if_nothing_is_proven(verification: Verification) -> None:
-    """Raise CheckpointError where the answer to one image would do for all, within the budget.
+    """Raise CheckpointError if the answer to one image would do for all, within the budget.
 
-    As in reduced precision, or where all probabilities but one are too small for float32. Logits in
-    float32 that do not differ are those of a checkpoint that has one answer, and are proven.
+    This happens in reduced precision, or if all probabilities but one are too small for float32.
+    Float32 logits that do not differ are proven: the checkpoint has one answer.
     """
     first, probabilities = verification.cases[0], verification.interface.output == "probabilities"
     if verification.precision not in ("fp16", "bf16") and not probabilities:
@@ -158,7 +158,7 @@ def _block_by_block(
     reference: Reference,
     artifact: Artifact,
 ) -> list[BlockResult]:
-    """How far each block is off: on the image or the batch that is most wrong, or on noise."""
+    """The error of each block: on the image or batch with the largest, or on noise."""
     wrong = [case for case in cases if case.result.failures]
     wrong_batches = [batch for batch in batches if batch.result.failures]
     if wrong:

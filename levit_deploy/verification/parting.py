@@ -1,10 +1,10 @@
 """Compare an artifact with its original block by block, and find the first at which they part.
 
-An artifact need not name what it computes, and may compute it in another layout. So every value in
-it is held against every block of the original: a block agrees where some value is what the block
-computes, within the budget that its own error gives. The head is held against the logits alone, or
-what comes behind it would not count. An error made in one block stays in all behind it, so the
-artifact parts from the original behind the last block that agrees.
+An artifact need not name its values, and may have them in another layout. So every value in it is
+compared with every block of the original. A block agrees if some value is the block's output,
+within the budget of the block's own error. The head is compared with the logits alone, or the rest
+behind it would not count. An error made in one block stays in all later ones, so the artifact parts
+from the original behind the last block that agrees.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from levit_deploy.verification.reference import BlockOutput
 
 @dataclass(frozen=True)
 class Parting:
-    """Where an artifact parts from its original: at ``block``, behind ``after`` (None: nothing).
+    """The place where an artifact parts from its original: at ``block``, behind ``after``, if any.
 
-    ``rmse`` is the error of the value that comes nearest to the block's, ``allowed`` what it may
-    be; ``rmse`` is infinite where the artifact has NaN or infinity there, None where it has nothing
-    of the block's size.
+    ``rmse`` is the error of the value nearest to the block's, ``allowed`` the largest that passes.
+    ``rmse`` is infinite if the artifact has NaN or infinity there, None if it has no value of the
+    block's size.
     """
 
     block: str
@@ -39,9 +39,9 @@ class Parting:
     def __str__(self) -> str:
         agrees = f"agrees up to {self.after} and " if self.after else ""
         if self.rmse is None:
-            how = "which nothing in it has the size of"
+            how = "and has no value of that block's size"
         elif math.isfinite(self.rmse):
-            how = f"by an RMSE of {self.rmse:.2e} where {self.allowed:.2e} is allowed"
+            how = f"by an RMSE of {self.rmse:.2e}, with {self.allowed:.2e} allowed"
         else:
             how = "with NaN or infinity"
         return f"It {agrees}parts from the original first at {self.block}, {how}."
@@ -49,11 +49,12 @@ class Parting:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """How far an artifact is from its original at the block ``name``.
+    """The error of an artifact at the block ``name``.
 
-    ``rmse`` is the error of the value that comes nearest to the block's, or of the first that
-    agrees, ``allowed`` what it may be, both in the units of what the block computes; infinite and
-    None as for ``Parting``. ``agrees`` is within the budget, of the largest error, too.
+    ``rmse`` is the error of the value nearest to the block's, or of the first that agrees, and
+    ``allowed`` the largest that passes, both in the units of the block's output. ``rmse`` is
+    infinite or None as in ``Parting``. ``agrees`` means within the budget, for the largest error as
+    well.
     """
 
     name: str
@@ -64,7 +65,7 @@ class BlockResult:
 
 @dataclass(kw_only=True)
 class _Form:
-    """A block's output in one of the shapes that artifacts have it in, flattened to (n, size)."""
+    """A block's output in one of the shapes of artifacts, flattened to (n, size)."""
 
     expected: npt.NDArray[np.float64]
     budget: Budget
@@ -74,7 +75,7 @@ class _Form:
 
     @property
     def rmse(self) -> float | None:
-        """As ``Parting`` has it."""
+        """As in ``Parting``."""
         if not self.finite:
             return math.inf
         return self.nearest if math.isfinite(self.nearest) else None
@@ -87,7 +88,7 @@ def compare_blocks(
     batch: int,
     precision: Precision = "fp32",
 ) -> list[BlockResult]:
-    """How far an artifact with these values and logits is from an original with these blocks.
+    """Compare an artifact's values and logits with an original's blocks.
 
     The values are those of ``batch`` images, the first of them the blocks', computed in
     ``precision``; the head is the last block.
@@ -104,15 +105,15 @@ def compare_blocks(
 
 
 def _result(name: str, forms: Sequence[_Form]) -> BlockResult:
-    """A block's result, of the form that agrees, or of the one that comes nearest."""
+    """A block's result: of the form that agrees, or of the nearest one."""
     best = min(forms, key=lambda form: (not form.agrees, form.nearest, form.finite))
     return BlockResult(name, best.rmse, best.budget.rmse, best.agrees)
 
 
 def find_parting(blocks: Sequence[BlockResult]) -> Parting | None:
-    """Where an artifact with these results, in the blocks' order, parts from its original.
+    """The parting of an artifact with these results, which are in the blocks' order.
 
-    Returns None where the last block, the head, agrees, or there are no results.
+    Returns None if the last block, the head, agrees, or if there are no results.
     """
     agreeing = [i for i, block in enumerate(blocks) if block.agrees]
     parted = agreeing[-1] + 1 if agreeing else 0

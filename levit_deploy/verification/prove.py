@@ -1,4 +1,4 @@
-"""Hold an artifact to the checkpoint: the head, precision, input and output that it says it has."""
+"""Prove an artifact against its checkpoint, by the head and precision in its metadata."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def prove(
 ) -> Verification:
     """Measure an artifact against the checkpoint, in the precision that its metadata names.
 
-    The rest is as for ``measure`` and ``measure_int8``. Raises ArtifactError if the metadata cannot
-    be measured by, VerificationError if they name other pictures or classes than the checkpoint.
+    The rest is as for ``measure`` and ``measure_int8``. Raises ArtifactError if the metadata does
+    not say which, VerificationError if it names other pictures or classes than the checkpoint.
     """
     original = original_of(checkpoint, artifact)
     precision = _precision(artifact)
@@ -71,49 +71,62 @@ def _precision(artifact: Artifact) -> Precision:
 
 
 def _require_same_use(checkpoint: Checkpoint, artifact: Artifact) -> None:
-    """Raise VerificationError where an artifact says other things of its use than the checkpoint.
+    """Raise VerificationError if an artifact states another use than the checkpoint.
 
-    These are how pictures become inputs, the names of the classes, and what the logits mean. What
-    the checkpoint does not state is not compared, but for the normalisation of bytes: without it
-    the proof would fail, and not say why. Raises ArtifactError for a file of ours that says them in
-    words that cannot be read, by which somebody else may go; one that is not ours says nothing.
+    Its use is how pictures become inputs, the names of the classes, and the meaning of the logits.
+    A use that the checkpoint does not state is not compared, except for the normalisation of bytes:
+    the proof would fail otherwise, without the reason. Raises ArtifactError for a file of ours
+    with metadata that cannot be read, as other programs may go by it. A file that is not ours
+    states nothing.
     """
     claimed = _claimed(artifact)
-    if claimed is None:
-        if is_ours(artifact.metadata):
-            raise ArtifactError(
-                f"{artifact.path} says in its metadata what cannot be read of where it comes from. "
-                "Expected them as levit-deploy writes them. Export it again."
+    if claimed is not None:
+        _require_same_pictures(checkpoint, artifact, claimed)
+        _require_same_labels(checkpoint, artifact, claimed)
+        if checkpoint.problem_type not in (SINGLE_LABEL, claimed.problem_type):
+            raise VerificationError(
+                f"The logits of {artifact.path} are for {claimed.problem_type}, those of the "
+                f"checkpoint for {checkpoint.problem_type}. Expected the same. Export it again."
             )
-        return
+    elif is_ours(artifact.metadata):
+        raise ArtifactError(
+            f"The metadata of {artifact.path} cannot be read. Expected it as levit-deploy writes "
+            "it. Export it again."
+        )
+
+
+def _require_same_pictures(checkpoint: Checkpoint, artifact: Artifact, claimed: Provenance) -> None:
     own, theirs = checkpoint.preprocessing, claimed.preprocessing
     differs = not own.assumed and not checkpoint.transform.same_images(theirs)
     if artifact.interface.input == "uint8":
         differs |= not checkpoint.transform.same_normalisation(theirs)
     if differs:
         raise VerificationError(
-            f"{artifact.path} says that pictures are prepared for it by {_said(theirs)}, where it "
-            f"is {_said(own)} for the checkpoint. Expected the same. If the artifact is right, "
-            f'give --preprocessing "{theirs}", else export it again.'
+            f'The preprocessing of {artifact.path} is "{_steps(theirs)}", the checkpoint\'s is '
+            f'"{_steps(own)}". Expected the same. If the artifact is right, give --preprocessing '
+            f'"{theirs}", otherwise export it again.'
         )
-    if claimed.labels and checkpoint.labels:
-        pairs = zip_longest(claimed.labels, checkpoint.labels, fillvalue="")
-        for index, (label, own_label) in enumerate(pairs):
-            if label != own_label:
-                raise VerificationError(
-                    f"{artifact.path} calls the class {index} {label!r}, which the checkpoint "
-                    f"calls {own_label!r}. Expected the same labels. If the artifact is right, "
-                    "give its own with --labels, else export it again."
-                )
-    if checkpoint.problem_type not in (SINGLE_LABEL, claimed.problem_type):
-        raise VerificationError(
-            f"{artifact.path} says that its logits are for {claimed.problem_type}, where those of "
-            f"the checkpoint are for {checkpoint.problem_type}. Export it again."
-        )
+
+
+def _steps(preprocessing: Preprocessing) -> str:
+    return preprocessing.unsupported or str(preprocessing)
+
+
+def _require_same_labels(checkpoint: Checkpoint, artifact: Artifact, claimed: Provenance) -> None:
+    if not (claimed.labels and checkpoint.labels):
+        return
+    pairs = zip_longest(claimed.labels, checkpoint.labels, fillvalue="")
+    for index, (theirs, own) in enumerate(pairs):
+        if theirs != own:
+            raise VerificationError(
+                f"{artifact.path} calls the class {index} {theirs!r}, the checkpoint calls it "
+                f"{own!r}. Expected the same labels. If the artifact is right, give its own with "
+                "--labels, otherwise export it again."
+            )
 
 
 def claimed_labels(artifact: Artifact) -> tuple[str, ...]:
-    """The names of the classes that an artifact states; none where they cannot be read."""
+    """The names of the classes in an artifact's metadata; none if they cannot be read."""
     claimed = _claimed(artifact)
     return claimed.labels if claimed else ()
 
@@ -125,16 +138,12 @@ def _claimed(artifact: Artifact) -> Provenance | None:
         return None
 
 
-def _said(preprocessing: Preprocessing) -> str:
-    return preprocessing.unsupported or str(preprocessing)
-
-
 def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
-    """What an int8 artifact must be the rounding of, exported as the artifact says it was."""
+    """The float network of an int8 artifact, exported again with the options of the artifact."""
     if artifact.format != "onnx":
         raise ArtifactError(
-            f"{artifact.path} says that it computes in int8, and is no ONNX file. Expected one "
-            "that levit-deploy export wrote."
+            f"{artifact.path} claims to compute in int8, but is not an ONNX file. Expected one "
+            "that levit-deploy export wrote. Export it again."
         )
     proto = onnx.load(artifact.path, load_external_data=False)
     opset = next((used.version for used in proto.opset_import if used.domain == ""), None)
@@ -148,5 +157,6 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
     interface = artifact.interface
     options = ExportOptions(opset, artifact.batch_size, interface.input, interface.output)
     head = known(artifact.metadata.get("head"), HEADS)
-    own = head is None or head == checkpoint.head
-    return plain_onnx(checkpoint, "mean" if own or head is None else head, layout, options)
+    if head is None or head == checkpoint.head:
+        head = "mean"
+    return plain_onnx(checkpoint, head, layout, options)

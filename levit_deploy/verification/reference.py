@@ -1,4 +1,4 @@
-"""The original network: what every artifact is held to."""
+"""The original network, in float64 and in the precision of an artifact."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
 
 @dataclass(frozen=True)
 class BlockOutput:
-    """What one block computes, in float64 and, as the unit of error, in the artifact's precision.
+    """The output of one block, in float64 and, as the unit of error, in the artifact's precision.
 
     A convolution of the stem gives (n, channels, height, width), a block of the trunk (n, tokens,
     channels), the head (n, classes). ``name`` is canonical.
@@ -43,12 +43,12 @@ class BlockOutput:
 class Reference:
     """The original network, in float64 and, as the unit of error, in an artifact's precision.
 
-    For int8, in which no original computes, the unit is the error of ``literal``: what the artifact
-    says, computed in floats, which maps images to logits. For an artifact that takes bytes,
+    No original computes in int8: there the unit is the error of ``literal``, which maps images to
+    the logits of the artifact computed literally, in floats. For an artifact that takes bytes,
     ``normalised(bytes, dtype=...)`` makes images of them: in float64, and in float32 for the unit,
-    as the original's author does. Where ``output`` is 'probabilities', their logarithms take the
-    place of the logits, of a softmax in float64, and in float32 for the unit. Raises
-    CheckpointError where a precision cannot hold the original's weights.
+    as the original's author does. If ``output`` is 'probabilities', their logarithms take the
+    place of the logits: of a softmax in float64, and in float32 for the unit. Raises
+    CheckpointError if a precision cannot hold the original's weights.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Reference:
             # an infinite variance would make a BatchNorm forget its input, and the unit enormous
             if precision in ("fp16", "bf16") and tensor.isinf().any():
                 raise CheckpointError(
-                    f"{name} holds a number beyond those of {DTYPES[precision]}, so the checkpoint "
+                    f"{name} holds a number beyond those of {DTYPES[precision]}. So the checkpoint "
                     "itself does not run in it, and there is nothing to hold an artifact to. "
                     f"{REMEDY[precision]}"
                 )
@@ -84,7 +84,7 @@ class Reference:
         return self._answers(self._own, images)
 
     def _answers(self, model: LeViT, images: Images) -> npt.NDArray[Any]:
-        """What a network gives for the images, computed in its own precision."""
+        """The answers of a network to the images, computed in its own precision."""
         logits = np.concatenate([_run(model, part) for part in _chunks(self._given(model, images))])
         return self._finished(logits)
 
@@ -94,20 +94,20 @@ class Reference:
         return log_probabilities(torch.from_numpy(logits).softmax(1).numpy())
 
     def _given(self, model: LeViT, images: Images) -> npt.NDArray[Any]:
-        """What the network itself is given."""
+        """The inputs of the network itself."""
         if self._normalised is None:
             return images
         double = next(model.parameters()).dtype == torch.float64
         return self._normalised(images, dtype=np.float64 if double else np.float32)
 
     def draws(self, images: Images, twins: int) -> Iterator[npt.NDArray[Any]]:
-        """``own_logits`` of the original, and then, as if it were of the same, of so many twins.
+        """``own_logits`` of the original, and then of so many twins, as further draws.
 
-        A twin has every weight moved by at most one step of the precision. In float32, where the
-        original's weights are exact, that is what folding does to them, which rounds each once: a
-        twin's error against the original is what a correct artifact's is. In reduced precision the
-        original's weights are rounded, too, and a twin's, moved and rounded, would be off by more;
-        there its error is against its own float64 form.
+        A twin has every weight moved by at most one step of the precision. In float32 the weights
+        of the original are exact, and folding rounds each once: a twin's error against the original
+        is like that of a correct artifact. In reduced precision the original's weights are rounded
+        as well, and a twin's, moved and rounded, would be off by more. There its error is against
+        its own float64 form.
         """
         if self._literal is not None:
             yield self._literal(images)
@@ -116,13 +116,13 @@ class Reference:
         expected = self.logits(images) if twins and self.precision != "fp32" else None
         for seed in range(twins):
             twin = _twin(self._float64, seed, EPS[self.precision])
-            found = self._answers(copy.deepcopy(twin).to(self._dtype), images)
-            yield found if expected is None else found - self._answers(twin, images) + expected
+            logits = self._answers(copy.deepcopy(twin).to(self._dtype), images)
+            yield logits if expected is None else logits - self._answers(twin, images) + expected
 
     def blocks(self, images: Images) -> list[BlockOutput]:
-        """What every block computes of images as the artifact takes them, in their order.
+        """The outputs of all blocks, in order, for images as the artifact takes them.
 
-        The first are the images themselves, ``pixel_values``, where those are bytes.
+        If those are bytes, the first output is the images themselves, ``pixel_values``.
         """
         double, own = (self._blocks(model, images) for model in (self._float64, self._own))
         return [BlockOutput(name, double[name], own[name]) for name in double]
@@ -158,7 +158,7 @@ def _run(model: LeViT, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _numbers(tensor: Tensor) -> npt.NDArray[Any]:
-    """As float64 or float32; numpy knows no bfloat16."""
+    """As float64 or float32; numpy has no bfloat16."""
     return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
 
 

@@ -17,13 +17,13 @@ from levit_deploy.verification.parting import BlockResult, Parting
 class Verification:
     """The evidence: the figures of every kind of input, and what was compared.
 
-    ``format`` and ``sha256`` are the artifact's; ``precision`` is what it says that it computes in,
-    whose budget it was held to; ``head`` says which head's logits, 'mean', 'class' or 'distill'.
-    ``interface`` says what it takes and gives: the figures are of logits, or of the logarithms of
-    probabilities. ``parting`` is where a wrong artifact goes wrong, as far as that can be told, and
-    ``blocks`` how far it is off at each, on the image that shows it most; those of a right one, on
-    normal noise, are there where they were asked for. For int8, ``unrounded`` is the proof of the
-    float network that was rounded, and ``accuracy`` what rounding costs.
+    ``format`` and ``sha256`` are the artifact's. ``precision`` is the one in its metadata, whose
+    budget it was held to, and ``head`` is the head of its logits: 'mean', 'class' or 'distill'.
+    ``interface`` is its input and output: the figures are of logits, or of the logarithms of
+    probabilities. ``parting`` is the place where a wrong artifact goes wrong, as far as it can be
+    told. ``blocks`` has the error of each block, on the image that shows it most; for a right
+    artifact, if asked for, on normal noise. For int8, ``unrounded`` is the proof of the float
+    network that was rounded, and ``accuracy`` the cost of rounding.
     """
 
     format: str
@@ -45,12 +45,12 @@ class Verification:
         return not self.failures
 
     def raise_if_failed(self) -> None:
-        """Raise VerificationError, saying what failed, by how much, and where it begins."""
+        """Raise VerificationError with each failure, its size, and the block where it begins."""
         if not self.failures:
             return
         where = str(self.parting or "No block can be named as the first to part.")
         if self.precision == "int8":
-            where = "Which blocks cost most, export tells."
+            where = "Run levit-deploy export to see which blocks cost most."
         raise VerificationError(
             "The artifact does not compute what the checkpoint computes. On "
             f"{'; on '.join(self.failures)}. {where} Do not ship it.",
@@ -59,12 +59,12 @@ class Verification:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """On what it failed, and how, in words with figures; empty where nothing did."""
+        """Each failure, with its inputs and figures; empty if there is none."""
         parts: list[tuple[str, tuple[str, ...]]] = [(c.name, c.failures) for c in self.cases]
         parts += [(f"batches of {batch.size}", batch.failures) for batch in self.batches]
         if self.accuracy is not None:
             parts.append((f"{self.accuracy.pictures} pictures", self.accuracy.failures))
         failed = [f"{name}: {', '.join(failures)}" for name, failures in parts if failures]
         if self.unrounded is not None:
-            failed += [f"{words}, in float32 already" for words in self.unrounded.failures]
+            failed += [f"{failure}, in float32 already" for failure in self.unrounded.failures]
         return tuple(failed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -13,30 +15,30 @@ ROUNDING_OPS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
-    """Raise VerificationError where a quantized graph is more than its float graph, rounded.
+    """Raise VerificationError if a quantized graph is not its float graph, rounded.
 
-    Every node must be there as it was, take the same values but for rounding to bytes and back, and
-    every rounded weight must be within half a step of the float one.
+    Every node must be there as it was, and take the same values but for rounding to bytes and back.
+    Every rounded weight must be within half a step of the float one.
     """
     graph = _Rounded(quantized)
-    found = {n.name: n for n in quantized.graph.node if n.op_type not in ROUNDING_OPS}
-    wanted = {node.name: node for node in plain.graph.node}
+    nodes = {n.name: n for n in quantized.graph.node if n.op_type not in ROUNDING_OPS}
+    originals = {node.name: node for node in plain.graph.node}
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in plain.graph.initializer}
-    if odd := sorted(found.keys() ^ wanted.keys()):
+    if odd := sorted(nodes.keys() ^ originals.keys()):
         _refuse(f"{odd[0]} is in one of them only")
     if list(quantized.graph.input) != list(plain.graph.input):
-        _refuse("they take other inputs")
+        _refuse("they have other inputs")
     if list(quantized.graph.output) != list(plain.graph.output):
-        _refuse("they give other outputs")
-    for name, node in wanted.items():
-        other = found[name]
+        _refuse("they have other outputs")
+    for name, node in originals.items():
+        other = nodes[name]
         if _signature(other) != _signature(node):
             _refuse(f"{name} is another operation")
         for given, expected in zip(other.input, node.input, strict=True):
             if expected in weights:
                 value, step = graph.weight(given)
                 apart = np.abs(value - weights[expected].astype(np.float64))
-                # the scale was itself rounded to float32, of which weights are up to 127 steps
+                # the scale was itself rounded to float32, and weights are up to 127 steps of it
                 if value.shape != weights[expected].shape or not np.all(apart <= 0.5001 * step):
                     _refuse(f"{expected} is not the checkpoint's, rounded")
             elif graph.source(given) != expected:
@@ -48,30 +50,29 @@ def _signature(node: onnx.NodeProto) -> tuple[object, ...]:
     return node.op_type, node.domain, len(node.input), tuple(node.output), tuple(attributes)
 
 
-def _refuse(what: str) -> None:
+def _refuse(difference: str) -> NoReturn:
     raise VerificationError(
         "The artifact is not the checkpoint's float network with its numbers rounded to int8: "
-        f"{what}. It was made from another checkpoint, by another version, or changed since. "
+        f"{difference}. It was made from another checkpoint, by another version, or changed since. "
         "Export it again."
     )
 
 
 class _Rounded:
-    """What the values of a quantized graph stand for."""
+    """A quantized graph, and the float values that its values stand for."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.makers = {name: node for node in model.graph.node for name in node.output}
         self.constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
 
     def source(self, name: str) -> str:
-        """The float value that a value is, or is the rounding of."""
+        """The name of a float value, for itself or for its rounding."""
         back = self.makers.get(name)
         if back is None or back.op_type != "DequantizeLinear":
             return name
         there = self.makers.get(back.input[0])
         if there is None or there.op_type != "QuantizeLinear" or not self._same_grid(there, back):
             _refuse(f"{name} is rounded in one way and read in another")
-        assert there is not None
         return str(there.input[0])
 
     def _same_grid(self, there: onnx.NodeProto, back: onnx.NodeProto) -> bool:
@@ -95,11 +96,10 @@ class _Rounded:
             return self.constants[name].astype(np.float64), np.zeros(())
         node = self.makers.get(name)
         if node is None or node.op_type != "DequantizeLinear":
-            _refuse(f"{name} is computed where it was a weight")
-        assert node is not None
+            _refuse(f"{name} is computed, and was a weight")
         scale, zero = self._grid(node)
         if node.input[0] not in self.constants:
-            _refuse(f"{name} is computed where it was a weight")
+            _refuse(f"{name} is computed, and was a weight")
         numbers = self.constants[node.input[0]]
         step = scale.astype(np.float64)
         if not np.all(np.isfinite(step) & (step > 0)):

@@ -165,7 +165,7 @@ def test_a_rounded_weight_that_is_computed_is_refused(plain, quantized):
     model = copied(quantized)
     gemm = next(n for n in model.graph.node if "logits" in n.output)
     gemm.input[1] = next(n for n in model.graph.node if n.op_type == "MatMul").output[0]
-    with pytest.raises(VerificationError, match="computed where it was a weight"):
+    with pytest.raises(VerificationError, match="computed, and was a weight"):
         check_rounding(model, plain)
 
 

@@ -37,7 +37,7 @@ def batch_failures(wrong, fixed_batch=None):
 def test_logits_that_depend_on_the_size_of_the_batch_fail(size):
     found = batch_failures(lambda y, images: y + 1e-3 * (len(images) == size))
     assert [wrong for wrong, text in found.items() if text] == [size]
-    assert "what is beside it" in found[size]
+    assert "the images beside it" in found[size]
 
 
 @pytest.mark.parametrize("place", range(16))
@@ -51,7 +51,7 @@ def test_every_place_in_a_batch_counts(place):
 
 def test_images_that_leak_into_each_other_fail():
     leaks = batch_failures(lambda y, _: y + 1e-3 * (y.mean(axis=0) - y))
-    assert all("what is beside it" in leaks[size] for size in (5, 7, 16))
+    assert all("the images beside it" in leaks[size] for size in (5, 7, 16))
     assert set(batch_failures(lambda y, _: y).values()) == {""}
 
 
@@ -61,7 +61,7 @@ def test_logits_that_depend_on_the_place_in_a_fixed_batch_fail():
         assert len(images) == 4
         return y + 1e-3 * np.arange(4)[:, None]
 
-    assert "what is beside it" in batch_failures(by_place, fixed_batch=4)[4]
+    assert "the images beside it" in batch_failures(by_place, fixed_batch=4)[4]
     assert batch_failures(lambda y, _: y, fixed_batch=4) == {4: ""}
     assert compare_case(CASES[0], REFERENCE, plain_run, 4).result.failures == ()
 
@@ -71,5 +71,5 @@ def test_logits_that_depend_on_the_place_in_a_fixed_batch_fail():
 )
 def test_another_number_of_rows_in_a_batch_is_no_proof(wrong):
     alone = [compare_case(case, REFERENCE, plain_run, None) for case in CASES]
-    with pytest.raises(VerificationError, match="Each image is to have one row"):
+    with pytest.raises(VerificationError, match="Each image must have one row"):
         compare_batches(alone, lambda x: wrong(plain_run(x)), None, seed=0)

@@ -186,7 +186,7 @@ def test_a_program_that_claims_int8_is_refused(checkpoint, tmp_path):
     pipeline.fuse(checkpoint, tmp_path / "fused.safetensors")
     fused = load_artifact(tmp_path / "fused.safetensors")
     claims = dataclasses.replace(fused, metadata={**fused.metadata, "precision": "int8"})
-    with pytest.raises(ArtifactError, match="is no ONNX file"):
+    with pytest.raises(ArtifactError, match="is not an ONNX file"):
         proving.prove(checkpoint, claims)
 
 
@@ -221,7 +221,7 @@ def test_nothing_is_published_that_is_not_faster(checkpoint, folder, tmp_path, m
     from levit_deploy.timing import Ratio
 
     monkeypatch.setattr(quantization, "ratio", lambda *_: Ratio(0.98, 0.9, 1.1))
-    with pytest.raises(VerificationError, match=r"int8 is not surely faster .*: 0\.98 times"):
+    with pytest.raises(VerificationError, match=r"int8 is not reliably faster .*: 0\.98 times"):
         export(checkpoint, folder, tmp_path / "out.onnx", int8={"even_if_slower": False})
     assert list(tmp_path.iterdir()) == []
 
@@ -249,8 +249,8 @@ def test_int8_asks_for_pictures(checkpoint, tmp_path):
     [
         ({"images": None}, "A NoneType was given for the pictures of int8"),
         ({"cpu": "arm"}, "--cpu 'arm'"),
-        ({"max_drop": -1}, "--max-drop -1 is no number of points"),
-        ({"max_drop": float("nan")}, "--max-drop nan"),
+        ({"max_drop": -1}, "--max-drop must be 0 to 100 points, not -1"),
+        ({"max_drop": float("nan")}, "0 to 100 points, not nan"),
     ],
 )
 def test_choices_that_do_not_exist_are_refused_at_once(wrong, words):
@@ -259,7 +259,7 @@ def test_choices_that_do_not_exist_are_refused_at_once(wrong, words):
 
 
 def test_verify_refuses_a_drop_that_is_none(checkpoint, folder):
-    with pytest.raises(UsageError, match="--max-drop 101"):
+    with pytest.raises(UsageError, match="0 to 100 points, not 101"):
         verify(checkpoint, folder, "int8.onnx", max_drop=101)
 
 
@@ -305,7 +305,7 @@ def test_verify_is_told_which_folder_is_which_class(published, folder, tmp_path)
         "the classes 1 class5, 2 class4, 3 class3, 4 class2, 5 class1, 6 class0"
     )
     assert code == 1  # as any network may lose 100 points
-    assert "they judge nothing. They were prepared as" in err
+    assert "that always answers the same. They were prepared as" in err
 
 
 def test_the_report_says_what_each_block_costs(published):

@@ -110,7 +110,7 @@ def test_any_operator_set_and_a_fixed_batch(opset):
     # the same values, were they taken for three images
     parting = find_parting(compare_blocks(BLOCKS, values, logits(wrong, filled), 3))
     assert (parting.after, parting.rmse) == (None, None)
-    assert "which nothing in it has the size of" in str(parting)
+    assert "and has no value of that block's size" in str(parting)
 
 
 def test_nan_is_found_where_it_begins():
@@ -125,7 +125,7 @@ def test_nan_is_found_where_it_begins():
 def test_in_words():
     assert str(Parting("stages.0.blocks.0.mlp", "blocks.0", 2e-3, 1e-6)) == (
         "It agrees up to blocks.0 and parts from the original first at stages.0.blocks.0.mlp, by "
-        "an RMSE of 2.00e-03 where 1.00e-06 is allowed."
+        "an RMSE of 2.00e-03, with 1.00e-06 allowed."
     )
     words = str(Parting("patch_embed.0", None, 1.0, 1e-6))
     assert words.startswith("It parts from the original first at patch_embed.0, by an RMSE")
