@@ -1,4 +1,4 @@
-"""Static quantization by onnxruntime's own tool, in the form that every runtime reads."""
+"""Static quantization by onnxruntime's own tool, in a form that every runtime reads."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def quantize_graph(
 ) -> onnx.ModelProto:
     """Put QuantizeLinear and DequantizeLinear around every Conv and Gemm.
 
-    Activations become unsigned bytes, weights signed bytes with a scale for each output channel;
-    the ranges of the former are found on ``images``, as the model takes them, by one of METHODS.
+    Activations become unsigned bytes, weights signed bytes with a scale for each output channel.
+    The ranges of activations come from ``images``, as the model takes them, by one of METHODS.
     ``cpu`` 'any' keeps weights within 64, so that the 16-bit sums of processors without VNNI cannot
-    saturate; 'vnni' uses all of a byte. What a Gemm gives stays float: onnxruntime then runs it
-    straight from bytes to floats, which is faster and more accurate than through bytes. So does
-    what is added up along the residual branches.
+    saturate; 'vnni' uses all of a byte. The outputs of a Gemm stay float: onnxruntime then runs it
+    straight from bytes to floats, which is faster and more accurate than through bytes. So do the
+    sums along the residual branches.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -51,7 +51,7 @@ def quantize_graph(
             calibrate_method=CalibrationMethod[method],
             extra_options={
                 "OpTypesToExcludeOutputQuantization": ["Gemm"],
-                "CalibStridedMinMax": 1,  # forget what one batch computed before the next
+                "CalibStridedMinMax": 1,  # forget the values of one batch before the next
             },
         )
         result = onnx.load(made)
@@ -84,7 +84,7 @@ def image_reader(images: Images, size: int = 1, name: str = INPUT_NAME) -> Any:
 
 @contextlib.contextmanager
 def in_silence() -> Iterator[None]:
-    """Keep what others' tools print and log of their own steps from the user."""
+    """Hide the prints and logs of other tools from the user."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

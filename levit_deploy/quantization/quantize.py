@@ -1,4 +1,4 @@
-"""From a float graph to an int8 file that answers as well and runs faster."""
+"""From a float graph to an int8 one that answers as well and runs faster."""
 
 from __future__ import annotations
 
@@ -14,34 +14,23 @@ import onnx
 from levit_deploy.arrays import Images
 from levit_deploy.choices import CPUS
 from levit_deploy.errors import UsageError, VerificationError
-from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
+from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.search import Quantization, search
 from levit_deploy.runtime.sessions import runner
 from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
-from levit_deploy.verification.accuracy import Accuracy, require_drop
-
-__all__ = [
-    "Accuracy",
-    "Int8Options",
-    "Judging",
-    "Quantization",
-    "judging_pictures",
-    "quantized",
-    "require_drop",
-    "split_pictures",
-]
+from levit_deploy.verification.accuracy import require_drop
 
 ROUNDS = 40
 
 
 @dataclass(frozen=True)
 class Int8Options:
-    """What the user may choose of quantization.
+    """The user's choices for quantization.
 
-    ``images`` is a folder of pictures such as the network will meet; ``max_drop`` is how many
-    points of top-1 may be lost, or of agreement where there are no labels, None for the defaults;
-    ``cpu`` is one of CPUS; ``even_if_slower`` publishes what is no faster than float here. Raises
-    UsageError for a choice that does not exist.
+    ``images`` is a folder of pictures such as the network will meet. ``max_drop`` is the number of
+    points of top-1 that may be lost, or of agreement without labels; None stands for the defaults.
+    ``cpu`` is one of CPUS. ``even_if_slower`` publishes a network that is not faster than float
+    here. Raises UsageError for a choice that does not exist.
     """
 
     images: str | Path
@@ -53,7 +42,7 @@ class Int8Options:
         if not isinstance(self.images, str | Path):
             raise UsageError(
                 f"A {type(self.images).__name__} was given for the pictures of int8. Expected the "
-                "path of a folder with such as the network will meet."
+                "path of a folder with pictures such as the network will meet."
             )
         require_drop(self.max_drop)
         if self.cpu not in CPUS:
@@ -70,9 +59,9 @@ def quantized(
 ) -> tuple[onnx.ModelProto, Quantization]:
     """Quantize a float graph, ``plain``, and time it beside the fastest one, its ``rival``.
 
-    Raises VerificationError where no int8 network holds the drop, or it is not faster.
+    Raises VerificationError if no int8 network holds the drop, or it is not faster.
     """
-    model, found = search(
+    model, quantization = search(
         onnx.load_from_string(plain),
         calibration,
         pictures,
@@ -85,12 +74,12 @@ def quantized(
     speed = _speed(data, rival, calibration[np.arange(batch) % len(calibration)], progress)
     if speed.verdict != "faster" and not options.even_if_slower:
         raise VerificationError(
-            f"int8 is not surely faster than float here: {speed.median:.2f} times as fast as the "
+            f"int8 is not reliably faster than float here: {speed.median:.2f} times as fast as the "
             f"best float32 file, with quartiles from {speed.low:.2f} to {speed.high:.2f}. Expected "
             "three rounds of four to be faster. Nothing was published. Export float32, try again "
-            "on a quieter machine, or give --even-if-slower if it is for another one."
+            "on a quieter machine, or give --even-if-slower if it is for another machine."
         )
-    return model, dataclasses.replace(found, speed=speed)
+    return model, dataclasses.replace(quantization, speed=speed)
 
 
 def _speed(data: bytes, rival: bytes, images: Images, progress: Callable[[str], object]) -> Ratio:

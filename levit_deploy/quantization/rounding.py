@@ -1,8 +1,4 @@
-"""A quantized graph beside the float graph it was made from.
-
-``restored`` takes the rounding out again, block by block. ``check_rounding`` proves that there is
-nothing but rounding to take out.
-"""
+"""Take the rounding out of a quantized graph again, block by block or by operator."""
 
 from __future__ import annotations
 
@@ -30,12 +26,12 @@ def quantized_blocks(model: onnx.ModelProto) -> tuple[str, ...]:
     rounded = {
         name for node in model.graph.node if node.op_type in ROUNDING_OPS for name in node.output
     }
-    found = [
+    blocks = [
         block_of(node.name)
         for node in model.graph.node
         if node.op_type in QUANTIZED_OPS and rounded & set(node.input)
     ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(blocks))
 
 
 def restored(
@@ -52,7 +48,7 @@ def restored(
         if node.op_type in ROUNDING_OPS:
             continue
         for i, name in enumerate(originals[node.name].input):
-            # what another block multiplies is its own to round, not what it only passes on
+            # another block rounds its own products, but not the values it only passes on
             if block_of(node.name) in blocks or (name in own and node.op_type not in QUANTIZED_OPS):
                 node.input[i] = name
                 needed |= weights.keys() & {name}
@@ -63,10 +59,10 @@ def restored(
 
 
 def only_products_rounded(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> onnx.ModelProto:
-    """A quantized graph in which all but Conv and Gemm take the float values that there are.
+    """A quantized graph in which all operators but Conv and Gemm take the float values.
 
-    onnxruntime's tool, once it has rounded a value for a product, hands everyone the rounded one.
-    What a Conv gives has no float value: it comes in bytes.
+    If onnxruntime's tool has rounded a value for a product, it hands the rounded one to every
+    operator. The output of a Conv is in bytes only, and has no float value.
     """
     result = onnx.ModelProto()
     result.CopyFrom(quantized)
@@ -81,7 +77,7 @@ def only_products_rounded(quantized: onnx.ModelProto, plain: onnx.ModelProto) ->
 
 
 def _pruned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without rounding and weights that nothing uses any more."""
+    """The model without rounding and weights that nothing uses any more."""
     graph, ends = model.graph, {value.name for value in model.graph.output}
     while True:
         used = ends | {name for node in graph.node for name in node.input}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from levit_deploy.arrays import Images
+from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.errors import VerificationError
 from levit_deploy.interface import PROBABILITIES
 from levit_deploy.pictures.split import Judging
@@ -26,11 +26,11 @@ MOST_IN_A_LOOK = 16  # pictures to tell how much one block costs
 class Quantization:
     """How a network was quantized.
 
-    ``errors`` are the methods' errors of the logits on the calibration pictures, root mean squares
-    in units of the float logits' own deviation (of the logarithms of probabilities, where those are
-    what the network gives); ``costs`` the same for each block, with all others
-    float. ``float_blocks`` are those that were left so, most costly first. ``speed`` is against the
-    fastest float32 file, on this machine, None where it was not measured.
+    ``errors`` has each method's error of the logits on the calibration pictures: a root mean square
+    in units of the float logits' own deviation. For a network with probabilities it is the error of
+    their logarithms. ``costs`` has the same for each block, with all others in float.
+    ``float_blocks`` are those left in float, the costliest first. ``speed`` is against the fastest
+    float32 file on this machine, None if it was not measured.
     """
 
     cpu: str
@@ -43,6 +43,15 @@ class Quantization:
     speed: Ratio | None = None
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """A network with the costliest ``floats`` blocks in float, and its answers judged."""
+
+    floats: int
+    model: onnx.ModelProto
+    accuracy: Accuracy
+
+
 def search(
     plain: onnx.ModelProto,
     calibration: Images,
@@ -52,72 +61,107 @@ def search(
     max_drop: float | None,
     progress: Callable[[str], object],
 ) -> tuple[onnx.ModelProto, Quantization]:
-    """Quantize a float graph with the method of least error, and no block that costs too much.
+    """Quantize a float graph by the method of least error, with no block that costs too much.
 
-    Blocks go back to float in the order of what they cost, as few of them as hold the drop.
-    Raises VerificationError where none but the float network holds it.
+    Blocks go back to float in the order of their cost, as few as hold the drop. Raises
+    VerificationError if only the float network holds it.
     """
     batch = plain.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
-    run = runner(plain.SerializeToString(), batch)
-    softmax = plain.graph.output[0].name == PROBABILITIES
-    expected = log_probabilities(run(calibration)) if softmax else run(calibration)
-
-    def error(model: onnx.ModelProto, most: int) -> float:
-        found = runner(model.SerializeToString(), batch)(calibration[:most])
-        found = log_probabilities(found) if softmax else found
-        return float(np.sqrt(np.mean((found - expected[:most]) ** 2)) / expected.std())
-
-    candidates = {}
-    for method in METHODS:
-        progress(f"calibrating by {method}")
-        candidates[method] = quantize_graph(plain, calibration, method, cpu)
+    error = _error_against(plain, calibration, batch)
+    candidates = _calibrated(plain, calibration, cpu, progress)
     errors = {name: error(model, len(calibration)) for name, model in candidates.items()}
     method = min(METHODS, key=lambda name: errors[name])
     quantized = candidates[method]
+    costs = _costs(quantized, plain, error, progress)
+    ranked = sorted(costs, key=lambda block: -costs[block])
+    float_answers = top1(runner(plain.SerializeToString(), batch), pictures)
 
-    blocks, costs = quantized_blocks(quantized), {}
-    for block in blocks:
-        progress(f"measuring what {block} costs")
-        others = [other for other in blocks if other != block]
-        costs[block] = error(restored(quantized, plain, others), MOST_IN_A_LOOK)
-    ranked = sorted(blocks, key=lambda block: -costs[block])
-
-    answers = top1(run, pictures)
-
-    def judged(floats: int) -> tuple[onnx.ModelProto, Accuracy]:
-        progress(f"judging with {floats} of {len(blocks)} blocks in float")
+    def judge(floats: int) -> _Judged:
+        progress(f"judging with {floats} of {len(ranked)} blocks in float")
         model = restored(quantized, plain, ranked[:floats])
-        found = top1(runner(model.SerializeToString(), batch), pictures)
-        return model, accuracy(answers, found, pictures, max_drop)
+        answers = top1(runner(model.SerializeToString(), batch), pictures)
+        return _Judged(floats, model, accuracy(float_answers, answers, pictures, max_drop))
 
-    model, result = judged(0)
-    worst = result
-    if result.constant_drop <= result.allowed:  # which no block in float would change
-        raise VerificationError(
-            f"int8 cannot be judged: on {result.pictures} pictures, {result.failures[0]}. Nothing "
-            "was published. If the network is better than that, correct these; otherwise give "
-            "pictures of all that it tells apart, or a smaller --max-drop."
-        )
-    fails, holds = 0, 0 if not result.failures else len(ranked)
-    while holds - fails > 1:
-        middle = (fails + holds) // 2
-        tried, figures = judged(middle)
-        if figures.failures:
-            fails = middle
-        else:
-            holds, model, result = middle, tried, figures
-    if holds == len(ranked):
-        raise VerificationError(
-            f"int8 costs this network too much: {worst.failures[0]}, and as long as any block is "
-            f"int8, the drop does not stay within it. Nothing was published. Give more pictures "
-            "such as the network meets, a larger --max-drop, or another --precision."
-        )
-    return model, Quantization(
+    best = _fewest_floats(judge, len(ranked))
+    return best.model, Quantization(
         cpu=cpu,
         calibrated_on=len(calibration),
         method=method,
         errors=errors,
         costs=costs,
-        float_blocks=tuple(ranked[:holds]),
-        accuracy=result,
+        float_blocks=tuple(ranked[: best.floats]),
+        accuracy=best.accuracy,
     )
+
+
+def _error_against(
+    plain: onnx.ModelProto, calibration: Images, batch: int | None
+) -> Callable[[onnx.ModelProto, int], float]:
+    """The error of a network on the first so many pictures, as ``Quantization.errors`` has it."""
+    softmax = plain.graph.output[0].name == PROBABILITIES
+
+    def answers(model: onnx.ModelProto, images: Images) -> FloatArray:
+        outputs = runner(model.SerializeToString(), batch)(images)
+        return log_probabilities(outputs) if softmax else outputs
+
+    expected = answers(plain, calibration)
+
+    def error(model: onnx.ModelProto, most: int) -> float:
+        difference = answers(model, calibration[:most]) - expected[:most]
+        return float(np.sqrt(np.mean(difference**2)) / expected.std())
+
+    return error
+
+
+def _calibrated(
+    plain: onnx.ModelProto, calibration: Images, cpu: str, progress: Callable[[str], object]
+) -> dict[str, onnx.ModelProto]:
+    """The quantized graph by every method."""
+    candidates = {}
+    for method in METHODS:
+        progress(f"calibrating by {method}")
+        candidates[method] = quantize_graph(plain, calibration, method, cpu)
+    return candidates
+
+
+def _costs(
+    quantized: onnx.ModelProto,
+    plain: onnx.ModelProto,
+    error: Callable[[onnx.ModelProto, int], float],
+    progress: Callable[[str], object],
+) -> dict[str, float]:
+    """The error of each block in int8 with all others in float."""
+    blocks, costs = quantized_blocks(quantized), {}
+    for block in blocks:
+        progress(f"measuring the cost of {block}")
+        others = [other for other in blocks if other != block]
+        costs[block] = error(restored(quantized, plain, others), MOST_IN_A_LOOK)
+    return costs
+
+
+def _fewest_floats(judge: Callable[[int], _Judged], most: int) -> _Judged:
+    """The network with the fewest blocks in float that holds the drop, out of ``most`` blocks."""
+    first = judge(0)
+    if first.accuracy.constant_drop <= first.accuracy.allowed:  # no block in float changes that
+        raise VerificationError(
+            f"int8 cannot be judged. On {first.accuracy.pictures} pictures, "
+            f"{first.accuracy.failures[0]}. Nothing was published. If the network is better than "
+            "that, correct these options. Otherwise give pictures of all its classes, or a smaller "
+            "--max-drop."
+        )
+    if not first.accuracy.failures:
+        return first
+    fails, holds, best = 0, most, None
+    while holds - fails > 1:
+        middle = judge((fails + holds) // 2)
+        if middle.accuracy.failures:
+            fails = middle.floats
+        else:
+            holds, best = middle.floats, middle
+    if best is None:
+        raise VerificationError(
+            f"int8 costs this network too much: {first.accuracy.failures[0]}. The drop stays too "
+            "large as long as any block is int8. Nothing was published. Give more pictures such as "
+            "the network meets, a larger --max-drop, or another --precision."
+        )
+    return best

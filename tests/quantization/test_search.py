@@ -66,7 +66,7 @@ def test_blocks_are_left_in_float_in_the_order_of_what_they_cost(plain, pictures
 def test_pictures_that_look_all_the_same_are_refused(plain, pictures):
     calibration, judging = pictures
     same = dataclasses.replace(judging, paths=judging.paths[:1] * 40)
-    with pytest.raises(VerificationError, match=r"int8 cannot be judged: on 40 pictures"):
+    with pytest.raises(VerificationError, match=r"int8 cannot be judged. On 40 pictures"):
         found(plain, (calibration, same), max_drop=None)
 
 
