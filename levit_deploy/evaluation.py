@@ -1,4 +1,4 @@
-"""How often an artifact is right, and where it parts from its original."""
+"""The accuracy of an artifact on pictures, and its disagreements with the original."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A picture of class ``expected`` to which artifact and original give another first answer."""
+    """A picture of class ``expected`` to which artifact and original answer differently."""
 
     path: Path
     expected: int
@@ -39,15 +39,14 @@ class Disagreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an artifact made of pictures in class folders.
+    """The answers of an artifact to the pictures in class folders, counted.
 
-    ``top1`` and ``top5`` are percentages of ``pictures``, those answered, to which the first
-    answer, or one of the first five, was right; ``original_top1`` and ``original_top5`` are the
-    original's, None where there is none to compare with, and ``disagreements`` all pictures to
-    which the two give another first answer. ``skipped`` pictures could not be used. ``classes`` has
-    the class index of each folder; ``preprocessing`` is what was done to each picture.
-    ``checkpoint_sha256`` is that of what the artifact says it was made from. ``doubts`` says, in a
-    sentence each, what may make the figures mean something else.
+    ``top1`` and ``top5`` are percentages of the ``pictures`` answered: the first answer was right,
+    or one of the first five. ``original_top1`` and ``original_top5`` are the original's, None
+    without one. ``disagreements`` are all pictures to which the two give different first answers.
+    ``skipped`` pictures could not be used. ``classes`` has the class index of each folder, and
+    ``preprocessing`` is that of each picture. ``checkpoint_sha256`` is the one in the artifact's
+    metadata. ``doubts`` has a sentence for each reason to doubt the figures.
     """
 
     path: Path
@@ -76,18 +75,27 @@ def evaluate(
     threads: int | None = None,
     progress: Callable[[str, int], object] = lambda _problem, _total: None,
 ) -> Evaluation:
-    """Answer every picture in class folders and count what is right.
+    """Answer every picture in class folders and count the right answers.
 
         evaluation = levit_deploy.evaluate("ckpt.onnx", "val/", against="ckpt.pth")
         print(evaluation.top1, evaluation.original_top1, len(evaluation.disagreements))
 
-    There is one folder a class: by the artifact's labels where the folders' names are such,
-    otherwise in the order of their names. ``against`` is the checkpoint the artifact was made from,
-    what ``load`` gives or the path of one that needs no options, whose answers are computed in
-    float32, on the same inputs. ``progress`` is told of each picture, with its problem or '', and
-    how many there are; the rest is as for ``predict``. Raises InputError where the folders are no
-    classes of the artifact's or no picture can be used, ArtifactError also where the artifact is
-    not of that checkpoint's shape.
+    There is one folder a class. If the folders are named like the artifact's labels, they are those
+    classes, otherwise the classes in the order of the folders' names.
+
+    Args:
+        artifact: The path of an ONNX, TorchScript or fused file.
+        folder: The folder of the class folders.
+        against: The checkpoint that the artifact was made from: the result of ``load``, or the path
+            of one that needs no options. It answers the same inputs in float32.
+        batch_size: The number of pictures run at once, as for ``predict``.
+        threads: The threads of the runtime.
+        progress: Called for each picture with its problem or '', and the number of pictures.
+
+    Raises:
+        InputError: The folders are not the artifact's classes, or no picture can be used.
+        ArtifactError: The file is not an artifact, or not one of the checkpoint's shape.
+        BackendError: The runtime crashes, hangs or runs out of memory.
     """
     folder = Path(folder)
     checkpoint = None if against is None else _checkpoint(against)
@@ -168,19 +176,19 @@ def _doubts(
         )
     if checkpoint is not None and artifact.metadata["checkpoint_sha256"] != checkpoint.sha256:
         yield (
-            f"{artifact.path} says that it was made from another file than {checkpoint.path}, so "
-            "this may not be its original"
+            f"{artifact.path} was made from another file than {checkpoint.path}, by its metadata, "
+            "so this may not be its original"
         )
 
 
 def _classes(folder: Path, paths: Sequence[Path], processor: Processor) -> dict[str, int]:
-    """The class index of each folder that has pictures."""
+    """The class index of each folder with pictures."""
     names = set()
     for path in paths:
         name, *below = path.relative_to(folder).parts
         if not below and not is_unlisted(path):
             raise InputError(
-                f"{path} is in no class folder. Expected every picture in {folder} to be in the "
+                f"{path} is not in a class folder. Expected every picture in {folder} to be in the "
                 "folder of its class. Move it, or take it out."
             )
         names.add(name)
@@ -190,14 +198,13 @@ def _classes(folder: Path, paths: Sequence[Path], processor: Processor) -> dict[
     classes = class_indices(names, num_classes, labels)
     if classes is None:
         named = f", labelled {_some(labels)}" if labels else ", without labels"
-        found = labelled(names, labels)
-        strangers = _some(sorted(names - found.keys()))
-        some = f" Of them, {strangers} are no labels." if found and strangers else ""
+        known = labelled(names, labels)
+        strangers = _some(sorted(names - known.keys()))
+        some = f" Of them, {strangers} are not labels." if known and strangers else ""
         raise InputError(
             f"{folder} has {len(names)} folders with pictures, {_some(sorted(names))}, and the "
-            f"artifact {num_classes} classes{named}.{some} Expected folders named like its labels, "
-            "each like another, or as many folders as classes and in their order. Rename, add or "
-            "remove folders."
+            f"artifact has {num_classes} classes{named}.{some} Expected folders named like its "
+            "labels, or as many folders as classes, in their order. Rename, add or remove folders."
         )
     return classes
 
@@ -207,7 +214,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _original(checkpoint: Checkpoint, artifact: Artifact, processor: Processor) -> Run:
-    """The checkpoint's own network in float32, with the head that the artifact has."""
+    """The checkpoint's own network in float32, with the artifact's head."""
     import torch
 
     from levit_deploy.verification.original import original_of
@@ -233,6 +240,6 @@ def _shape(config: LeViTConfig) -> tuple[int, ...]:
 
 
 def _hits(answers: Sequence[Answer], expected: int) -> FloatArray:
-    """Whether the first answer is right, and whether one of all is."""
+    """Whether the first answer is right, and whether any is."""
     indices = [answer.index for answer in answers]
     return np.array([expected in indices[:1], expected in indices], np.float32)

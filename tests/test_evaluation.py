@@ -110,7 +110,7 @@ def test_where_some_folders_are_labels_the_others_are_named(tmp_path):
     folder = scans.save_scans(tmp_path / "scans", N, scans.LABELS)
     (folder / "two").rename(folder / "deux")
     (folder / "three").rename(folder / "trois")
-    with pytest.raises(InputError, match=r"Of them, deux, trois are no labels\."):
+    with pytest.raises(InputError, match=r"Of them, deux, trois are not labels\."):
         evaluate(labelled_artifact(tmp_path), folder, threads=1)
 
 
@@ -240,12 +240,12 @@ def nothing(_folder):
 def stray(folder):
     scans.save_scans(folder, 9)
     next(folder.glob("*/*.png")).rename(folder / "a.png")
-    return "a.png is in no class folder"
+    return "a.png is not in a class folder"
 
 
 def too_few(folder):
     scans.save_scans(folder, 3)
-    return r"has 3 folders with pictures, 3, 6, 7, and the artifact 10 classes, without labels"
+    return r"has 3 folders with pictures, 3, 6, 7, and the artifact has 10 classes, without labels"
 
 
 def all_damaged(folder):

@@ -1,4 +1,4 @@
-"""Time a network in every form, side by side, and say no more than the figures do."""
+"""Time a network in every form, side by side."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ PRODUCTS = "matrix products alone"
 class Row:
     """One form of the network, on batches of one size.
 
-    Times are in seconds a batch. ``ratio`` is against the plain export; ``of_matmul`` is the share
-    of the time that this machine's own float32 matrix products of the same shapes take.
+    Times are in seconds a batch. ``ratio`` is against the plain export. ``of_matmul`` is the time
+    of this machine's own float32 matrix products of the same shapes, as a share of the row's.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """All rows, and under what conditions.
+    """All rows, and the conditions they were timed under.
 
     ``gflops`` is the float32 rate of the matrix products alone, by batch size, two operations a
     multiply-accumulate.
@@ -79,33 +79,29 @@ def benchmark(
     rounds: int = 50,
     progress: Callable[[str], object] = lambda _doing: None,
 ) -> Benchmark:
-    """Time everything ``contenders`` can make, in this process, in turns, on normal noise.
+    """Time everything that ``contenders`` makes, in this process, in turns, on normal noise.
 
-    Artifacts that take bytes get random ones, and normalise them within their time.
-
-    ``progress`` is told what is being done, before each step and after each round.
+    Artifacts that take bytes get random ones, and normalise them within their time. ``progress`` is
+    told each step before it begins, and each round after it. Raises ArtifactError and UsageError as
+    ``given_artifact`` does, UsageError for more threads than processors.
     """
+    rows: list[Row] = []
+    gflops = {}
     with pinned(threads):
         given = [given_artifact(path, config, batch_sizes, threads) for path in artifacts]
-        entrants: list[Contender] = []
-        for contender in contenders(model, config, head, threads):
-            entrants.append(contender)
-            progress(f"made {contender.name} for {contender.runtime}")
-        entrants += given
-        rows, gflops = [], {}
+        entrants = [*_made(model, config, head, threads, progress), *given]
         for size in batch_sizes:
-            images = random_images(config, size)
             fitting = [c for c in entrants if c.batch_size in (None, size)]
+            images = random_images(config, size)
             calls: dict[str, Callable[[], object]] = {
                 str(i): partial(c.run, images[c.input]) for i, c in enumerate(fitting)
             }
             calls[PRODUCTS] = products_alone(config, size, threads)
-            times = rounds_side_by_side(
-                calls, rounds=rounds, progress=partial(progress, f"timing batches of {size}")
-            )
+            timed = partial(progress, f"timing batches of {size}")
+            times = rounds_side_by_side(calls, rounds=rounds, progress=timed)
             alone = times.pop(PRODUCTS)
             gflops[size] = 2 * size * count_macs(config) / statistics.median(alone) / 1e9
-            rows += list(_rows(fitting, list(times.values()), alone, size))
+            rows += _rows(fitting, list(times.values()), alone, size)
     return Benchmark(
         network=network,
         threads=threads,
@@ -116,8 +112,20 @@ def benchmark(
     )
 
 
+def _made(
+    model: LeViT,
+    config: LeViTConfig,
+    head: str,
+    threads: int,
+    progress: Callable[[str], object],
+) -> Iterator[Contender]:
+    for contender in contenders(model, config, head, threads):
+        progress(f"made {contender.name} for {contender.runtime}")
+        yield contender
+
+
 def random_images(config: LeViTConfig, n: int) -> dict[Input, Images]:
-    """Noise to time a network on, the same every time, by what an artifact takes."""
+    """Noise to time a network on, the same every time, for each kind of input."""
     rng = np.random.default_rng(0)
     normal = rng.standard_normal((n, *Interface("float32").image_shape(config)), dtype=np.float32)
     pixels = rng.integers(0, 256, (n, *Interface("uint8").image_shape(config)), dtype=np.uint8)
@@ -125,10 +133,10 @@ def random_images(config: LeViTConfig, n: int) -> dict[Input, Images]:
 
 
 def random_network(config: LeViTConfig, seed: int = 0) -> LeViT:
-    """A network with nothing left at a value that a simplifier could take advantage of.
+    """A network without values that a simplifier could take advantage of.
 
-    With the statistics and the zeroed branches of a fresh one, it would drop what multiplies by one
-    or adds zero.
+    A fresh network has statistics of one and branches of zero, and a simplifier would drop the
+    operators that multiply by one or add zero.
     """
     return randomised(LeViT(config), seed)
 
@@ -167,15 +175,15 @@ def _rows(
 
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Let torch have so many threads, and the process, where the system can, so many processors.
+    """Limit torch to so many threads, and the process, if the system can, to so many processors.
 
-    Raises UsageError where the process may not use so many.
+    Raises UsageError if the process may not use so many.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if allowed is not None and threads > len(allowed):
         raise UsageError(
-            f"--threads {threads} is more than the {len(allowed)} processors that this process may "
-            "use. Give fewer."
+            f"--threads {threads} is more than this process may use: {len(allowed)} processors. "
+            "Give fewer."
         )
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -190,7 +198,7 @@ def pinned(threads: int) -> Iterator[None]:
 
 
 def processor_name() -> str:
-    """The processor's name, and which instructions for low precision it has."""
+    """The processor's name, and its instructions for low precision."""
     name, flags = platform.processor() or platform.machine(), set[str]()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

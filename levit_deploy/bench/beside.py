@@ -22,8 +22,8 @@ ROUNDS = 20
 class BesideOriginal:
     """Sizes of the files, and median times for a batch of ``batch_size``, in seconds.
 
-    ``original_bytes`` is all that was read of the checkpoint; ``ratio`` is how many times as fast
-    the artifact is. Its time includes the way to its process and back.
+    ``original_bytes`` counts all files of the checkpoint. ``ratio`` is how many times as fast the
+    artifact is. Its time includes the way to its process and back.
     """
 
     original_bytes: int

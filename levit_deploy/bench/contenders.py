@@ -1,4 +1,4 @@
-"""What is timed: the original, the plain export, and every form this tool can write."""
+"""The contenders: the original, the plain export, and every form this tool can write."""
 
 from __future__ import annotations
 
@@ -33,21 +33,19 @@ from levit_deploy.targets.target import EXPORTERS, ExportOptions
 PLAIN = "plain export"
 CALIBRATING = 4  # images
 
-Run = Callable[[Images], object]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
     """One way to run the network: ``run`` takes float32 (batch, channels, height, width).
 
-    Where ``input`` is 'uint8', it takes bytes instead, as ``Interface`` has them.
-    ``size_bytes`` is the file's, where there is one; ``load_s`` is what loading it took;
-    ``batch_size`` is None where any will do.
+    If ``input`` is 'uint8', it takes bytes instead, as in ``Interface``. ``size_bytes`` is the
+    size of the file, if there is one, and ``load_s`` the time to load it. ``batch_size`` is None if
+    any will do.
     """
 
     name: str
     runtime: str
-    run: Run
+    run: Callable[[Images], object]
     size_bytes: int | None = None
     load_s: float | None = None
     batch_size: int | None = None
@@ -76,7 +74,7 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     images = np.random.default_rng(0).standard_normal(
         (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
     )
-    # for the time they take, it does not matter on what they are calibrated
+    # the images of the calibration do not matter for the time
     quantized = {f"{PLAIN}, int8": plain_int8(plain, images)}
     for name, cpu in (("int8", "any"), ("int8, for VNNI", "vnni")):
         proto = quantize_graph(onnx.load_from_string(files["tokens"]), images, "MinMax", cpu)
@@ -161,8 +159,8 @@ def given_artifact(
 ) -> Contender:
     """A file of the user's, by the path that was given, as two may have one name.
 
-    Raises ArtifactError where it takes other images than the network, UsageError where it takes
-    none of the batches.
+    Raises ArtifactError if it takes other images than the network, UsageError if it takes none of
+    the batches.
     """
     start = time.perf_counter()
     artifact = load_artifact(path, threads)
@@ -189,7 +187,7 @@ def given_artifact(
     )
 
 
-def _torch_run(module: Callable[[torch.Tensor], Any]) -> Run:
+def _torch_run(module: Callable[[torch.Tensor], Any]) -> Callable[[Images], object]:
     def run(images: Images) -> object:
         with torch.inference_mode():
             return module(torch.from_numpy(images))

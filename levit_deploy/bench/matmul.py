@@ -1,4 +1,4 @@
-"""What this machine could do: the network's convolutions and matrix products alone."""
+"""The limit of this machine: the network's convolutions and matrix products alone."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def products(config: LeViTConfig) -> Iterator[Product]:
 
 
 def products_alone(config: LeViTConfig, batch_size: int, threads: int) -> Callable[[], object]:
-    """A callable that has onnxruntime compute them all in float32, for a batch, and nothing else.
+    """A callable that computes them all in onnxruntime, in float32, for a batch, and nothing else.
 
-    No product waits for another's result. The weights' take the batch's rows at once, and the
-    weights are packed beforehand, as in every runtime; attention's are one for each head of each
-    image.
+    No product waits for another's result. Products with weights take the batch's rows at once, and
+    the weights are packed beforehand, as in every runtime. Those of attention are one for each head
+    of each image.
     """
     alone = _Products()
     grid = config.image_size
@@ -91,7 +91,7 @@ class _Products:
         self.nodes.append(onnx.helper.make_node("MatMul", [self._given(left), matrix], [name]))
 
     def _given(self, shape: Sequence[int]) -> str:
-        """One array a shape, so that it is in the cache, as what was just computed is."""
+        """One array a shape, so that it is in the cache, like a value just computed."""
         name = "given." + "x".join(map(str, shape))
         if name not in self.given:
             self.given[name] = self.rng.standard_normal(shape, dtype=np.float32)

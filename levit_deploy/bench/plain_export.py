@@ -1,4 +1,4 @@
-"""What one gets without this tool: the baseline of every comparison."""
+"""The export without this tool: the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:
     """Export with torch.onnx and simplify with onnxsim, with a dynamic batch, nothing else.
 
     ``image`` is channels, height and width. The input is called ``pixel_values``, the output
-    ``logits``. Raises UsageError where onnxscript, which torch.onnx needs, is not installed.
+    ``logits``. Raises UsageError if onnxscript, which torch.onnx needs, is not installed.
     """
-    what = "The plain export by torch.onnx, which everything is compared with,"
-    require_extra("bench", ("onnxscript",), what)
+    require_extra("bench", ("onnxscript",), "The plain export by torch.onnx")
     import onnx
     import onnxsim
 
     images = torch.zeros(2, *image)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), in_silence():
-        warnings.simplefilter("ignore")  # torch's, about its own insides
+        warnings.simplefilter("ignore")  # torch's, about its own code
         path = Path(folder) / "plain.onnx"
         torch.onnx.export(
             model,
@@ -44,7 +43,7 @@ def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:
 
 
 def plain_int8(data: bytes, images: FloatArray) -> bytes:
-    """What onnxruntime's static quantization makes of an export, with nothing but its defaults."""
+    """An export quantized by onnxruntime's static quantization, with its defaults."""
     from onnxruntime.quantization import quantize_static
 
     with tempfile.TemporaryDirectory() as folder, in_silence():

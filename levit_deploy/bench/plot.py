@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def require_plotting() -> None:
-    """Raise UsageError where matplotlib is not installed, before anything is timed."""
+    """Raise UsageError if matplotlib is not installed, before anything is timed."""
     require_extra("bench", ("matplotlib",), "--plot")
 
 

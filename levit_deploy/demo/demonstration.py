@@ -1,4 +1,4 @@
-"""The whole job on a network really trained on real images, with nothing downloaded."""
+"""The whole job on a network trained on real images, with no download."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SCANS = "scans"
 class Row:
     """One network of the closing comparison.
 
-    ``top1`` is in percent of the held-out images; ``max_error`` and ``allowed`` are in logits, on
-    the same images, and None for the original; ``milliseconds`` is for one image, on one thread.
+    ``top1`` is in percent of the held-out images. ``max_error`` and ``allowed`` are in logits, on
+    the same images, and None for the original. ``milliseconds`` is for one image, on one thread.
     """
 
     name: str
@@ -46,12 +46,11 @@ class Row:
 
 
 def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
-    """Copy the embedded checkpoint into ``directory``, made where it does not exist, and load it.
+    """Copy the embedded checkpoint into ``directory``, made if it does not exist, and load it.
 
-    The held-out scans are put beside it as pictures, for ``predict`` and ``evaluate``.
-
-    Raises OutputError where that cannot be done, or another file has the name of one of these or of
-    one that ``publish_all`` writes. Nothing is written then.
+    The held-out scans are put beside it as pictures, for ``predict`` and ``evaluate``. Raises
+    OutputError if they cannot be written, or if another file has the name of one of these or of one
+    that ``publish_all`` writes. Then nothing is written.
     """
     path, files = directory / CHECKPOINT_NAME, _inputs(directory)
     try:
@@ -71,7 +70,7 @@ def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
 
 
 def _missing(files: dict[Path, bytes]) -> dict[Path, bytes]:
-    """Those that are not there, or hold something else."""
+    """The files that are not there, or have other contents."""
     return {
         path: data
         for path, data in files.items()
@@ -80,13 +79,13 @@ def _missing(files: dict[Path, bytes]) -> dict[Path, bytes]:
 
 
 def _refuse_taken(paths: Iterable[Path], force: bool) -> None:
-    """Raise OutputError where something is in the way, before anything is written."""
+    """Raise OutputError if a path is taken, before anything is written."""
     for path in paths:
         if not os.path.lexists(path):
             continue
         if path.is_symlink() or not path.is_file():
             raise OutputError(
-                f"{path} is a link, a folder or a device, which the demo does not replace. Name "
+                f"{path} is a link, a folder or a device. The demo replaces files only. Name "
                 "another DIRECTORY."
             )
         if not force:
@@ -101,14 +100,14 @@ def destinations(directory: Path) -> list[Path]:
 
 
 def _inputs(directory: Path) -> dict[Path, bytes]:
-    """What the artifacts are made from and tried on, where it goes."""
+    """The checkpoint and the scans, by their paths."""
     embedded = resources.files(__package__).joinpath(CHECKPOINT_NAME).read_bytes()
     scans = {directory / SCANS / name: data for name, data in scan_files().items()}
     return {directory / CHECKPOINT_NAME: embedded} | scans
 
 
 def _artifacts(checkpoint: Path) -> dict[str, Path]:
-    """What ``publish_all`` writes, by its format: beside the checkpoint."""
+    """The files of ``publish_all``, beside the checkpoint, by format."""
     suffixes = {"fused": ".fused.safetensors"}
     suffixes |= {format: exporter.suffix for format, exporter in EXPORTERS.items()}
     return {

@@ -1,4 +1,4 @@
-"""The digits a demo network was trained on: how a scan becomes an input, and the held-out scans.
+"""The digits of the demo network: how a scan becomes an input, and the held-out scans.
 
 The scans are the test part of the UCI "Optical Recognition of Handwritten Digits" data set
 (Alpaydin & Kaynak, 1998, CC BY 4.0) as scikit-learn ships it: 8x8 pixels of 0 to 16.
@@ -18,7 +18,7 @@ from PIL import Image
 
 IMAGE_SIZE = 64
 MEAN, STD = 0.305, 0.376  # of the training scans, scaled to 0..1
-PREPROCESSING = f"crop 1, bilinear, mean {MEAN}, std {STD}"  # what ``to_input`` does, in words
+PREPROCESSING = f"crop 1, bilinear, mean {MEAN}, std {STD}"  # ``to_input``, in words
 LABELS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 

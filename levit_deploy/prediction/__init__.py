@@ -1,1 +1,1 @@
-"""Answer pictures with an artifact, here or on a cluster."""
+"""Answer pictures with an artifact, on this machine or on a cluster."""

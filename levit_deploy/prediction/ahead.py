@@ -1,4 +1,4 @@
-"""Do a little of the next work while the caller is busy with what is done."""
+"""Do a little of the next work while the caller is busy with the last."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def map_ahead(
 ) -> Generator[R, None, None]:
     """Yield ``function`` of each item in order, computed by ``threads`` threads.
 
-    At most ``ahead`` results are there, or being computed, before they are asked for, and the
-    items are taken as slowly; so memory does not grow with their number. What ``function`` raises
-    comes out in its place, what ``items`` raises at once. Leaving early waits for what is being
+    At most ``ahead`` results are done or being computed before they are asked for. The items are
+    taken as slowly, so memory does not grow with their number. An error in ``function`` comes out
+    in its place, an error in ``items`` at once. Leaving early waits for the results being
     computed.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")

@@ -1,8 +1,7 @@
 """Predictions by many processes, on this machine or on a cluster, scheduled by Ray Data.
 
-Ray keeps a worker for each session, hands out groups of pictures as workers ask for them, waits
-where results pile up, and puts a new one in the place of one that died; groups without a result are
-done again.
+Ray keeps a worker for each session, hands out groups of pictures as workers ask for them, and waits
+if results pile up. It replaces a worker that died, and does groups without a result again.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ ROWS = 10_000  # in a file, at least
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every worker is to do; paths are those of this process's current folder."""
+    """The work of every worker; paths are relative to ``folder``, the current one here."""
 
     artifact: Path
     sha256: str
@@ -61,7 +60,7 @@ class Job:
 
 
 def require_ray() -> None:
-    """Raise UsageError where Ray Data is not installed, before anything runs."""
+    """Raise UsageError if Ray Data is not installed, before anything runs."""
     require_extra("ray", ("ray", "pyarrow", "pandas"), "--engine ray")
 
 
@@ -80,23 +79,23 @@ def predict_on_ray(
 ) -> tuple[int, list[str]]:
     """Answer pictures as ``predictions`` does, and write them as Parquet; nothing goes missing.
 
-    ``artifact`` is open here to be looked at, and opened again by each of ``workers`` workers, with
-    ``threads`` threads, one if it is None; there are as many as the cluster has processors for if
-    it is None. ``address`` is that of a cluster, which has to have the artifact, the pictures and
+    ``artifact`` is open here for its metadata. Each of ``workers`` workers opens it again, with
+    ``threads`` threads, one if that is None. If ``workers`` is None, there are as many as the
+    cluster has processors for. The cluster at ``address`` must have the artifact, the pictures and
     ``destination`` under the same paths; None starts one on this machine, which ends with the call.
-    Gives how many pictures there were, and the problems of those that were skipped. Raises
-    InputError where no picture could be used, UsageError where no machine has so many processors,
-    BackendError where workers cannot be had, the runtime crashes, or a picture is left out,
-    OutputError as ``staged_folder`` does, or where the folder's path is no UTF-8.
+    Returns the number of pictures, and the problems of the skipped ones. Raises InputError if no
+    picture could be used, UsageError if no machine has so many processors, and BackendError if
+    workers cannot start, the runtime crashes, or a picture is left out. Raises OutputError as
+    ``staged_folder`` does, or if the folder's path is not UTF-8.
     """
     from levit_deploy.prediction.parquet import is_parquet_of_ours, read_problems
 
-    read_processor(artifact)  # raises here what every worker would
+    read_processor(artifact)  # raises here the error that every worker would raise
     whole = str(destination.resolve())
     if as_utf8(whole) != whole:
         raise OutputError(
-            f"{whole} is a name that is no UTF-8, which those who write Parquet cannot write to. "
-            f"Choose another folder with {OPTION}."
+            f"The name {whole} is not UTF-8, and the Parquet library cannot write to it. Choose "
+            f"another folder with {OPTION}."
         )
     size = BATCHES * pictures_at_once(artifact, batch_size)
     job = Job(
@@ -118,8 +117,8 @@ def predict_on_ray(
     ):
         if job.threads > max(cpus):  # Ray would wait for a machine that has
             raise UsageError(
-                f"--threads {job.threads} was asked, and no machine of the Ray cluster has more "
-                f"than {max(cpus)} processors. Ask for no more."
+                f"--threads is {job.threads}, and no machine of the Ray cluster has more than "
+                f"{max(cpus)} processors. Give no more."
             )
         count = workers or min(sum(n // job.threads for n in cpus), len(groups))
         _run(job, groups, temporary, count, progress)
@@ -131,24 +130,24 @@ def predict_on_ray(
 
 
 def _groups(paths: Iterable[Path], size: int) -> Iterator[list[Path]]:
-    """The pictures in order, whole batches of them at a time: the same as one process would run."""
+    """The pictures in order, in groups of whole batches: the batches of a single process."""
     paths = iter(paths)
     while group := list(islice(paths, size)):
         yield group
 
 
 class _Worker:
-    """A session in a process that Ray started, and starts again where it dies."""
+    """A session in a process that Ray starts, and starts again if it dies."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.kept = job, ExitStack()
 
     @cached_property
     def artifact(self) -> Artifact:
-        """The session, opened at the first call: Ray gives up where a worker dies any earlier.
+        """The session, opened at the first call: Ray gives up if a worker dies any earlier.
 
-        After that it replaces one that dies, without end, but gives up where one raises: so the
-        runtime has a process of its own, and one that crashes is told from a machine that does.
+        After that Ray replaces a worker that dies, without end, but gives up if one raises. So the
+        runtime has a process of its own: its crash raises, and a machine's does not.
         """
         try:
             os.chdir(self.job.folder)
@@ -171,30 +170,30 @@ class _Worker:
         from levit_deploy.prediction.parquet import schema, to_table
 
         with damage_passed_over():
-            found = [
+            answered = [
                 prediction
                 for group in groups["paths"].to_pylist()
                 for prediction in self._answer([Path(os.fsdecode(path)) for path in group])
             ]
-        return to_table(found, schema(self.artifact))
+        return to_table(answered, schema(self.artifact))
 
     def _answer(self, paths: Sequence[Path]) -> list[Prediction]:
-        found: list[Prediction] = []
+        answered: list[Prediction] = []
         try:
             for prediction in predictions(
                 self.artifact, paths, top_k=self.job.top_k, batch_size=self.job.batch_size
             ):
-                found.append(prediction)
-        except InputError:  # that none of these could be used; in other groups some may be
-            if len(found) < len(paths):
+                answered.append(prediction)
+        except InputError:  # none of these could be used; in other groups some may be
+            if len(answered) < len(paths):
                 raise
-        return found
+        return answered
 
 
 def _run(
     job: Job, groups: Sequence[Sequence[Path]], folder: Path, workers: int, progress: bool
 ) -> None:
-    """Have ``workers`` workers answer all groups into files in ``folder``."""
+    """Let ``workers`` workers answer all groups, into files in ``folder``."""
     import pyarrow.fs
     import ray.data
 
@@ -221,7 +220,7 @@ def _run(
 
 
 def _in_our_words(error: BaseException) -> LevitDeployError:
-    """What a worker raised, of which Ray keeps the text, or what became of it."""
+    """The error of a worker, of which Ray keeps the text, or the end of the worker."""
     text = str(error).strip()
     told = re.search(r"^levit_deploy\.errors\.(\w+): (.+)$", text, re.MULTILINE)
     if told is not None:
@@ -231,6 +230,6 @@ def _in_our_words(error: BaseException) -> LevitDeployError:
     first = re.search(r"^[\w.]+: .+$", text, re.MULTILINE)
     line = first[0] if first else (text.splitlines() or [type(error).__name__])[-1]
     return BackendError(
-        f"Ray could not have the pictures answered: {line.strip().rstrip('.')}. A worker that "
-        "dies is replaced, so this is something else. Run it again with -v."
+        f"Ray failed: {line.strip().rstrip('.')}. A worker that dies is replaced, so this has "
+        "another cause. Run the command again with -v."
     )

@@ -23,13 +23,13 @@ COLUMNS = [("path", pa.string()), ("problem", pa.string()), ("answers", pa.list_
 
 
 def schema(artifact: Artifact) -> pa.Schema:
-    """The columns, and which artifact they are the answers of."""
+    """The columns, with the artifact whose answers they hold."""
     facts = {"tool": f"{TOOL} {__version__}", "format": artifact.format, "sha256": artifact.sha256}
     return pa.schema(COLUMNS, metadata=facts)
 
 
 def to_table(predictions: Iterable[Prediction], schema: pa.Schema) -> pa.Table:
-    """A row for each prediction; those of a skipped picture have a problem and no answers."""
+    """A row for each prediction; a skipped picture has a problem and no answers."""
     rows = [
         {
             "path": as_utf8(prediction.path),
@@ -53,7 +53,7 @@ def read_problems(folder: Path, paths: Iterable[Path]) -> list[str]:
         problems += [problem for problem in batch["problem"].to_pylist() if problem]
     if wrong := sum(map(abs, missing.values())):
         raise BackendError(
-            f"{wrong} pictures are missing from what the workers wrote, or are in it twice. "
+            f"{wrong} pictures are missing from the workers' files, or are there twice. "
             "Expected a row for each picture. Check that all machines of the cluster share the "
             "folder."
         )
@@ -72,5 +72,5 @@ def is_parquet_of_ours(folder: Path) -> bool:
             )
             for path in folder.iterdir()
         )
-    except (OSError, ValueError):  # no Parquet, or none that can be read
+    except (OSError, ValueError):  # not Parquet, or damaged
         return False

@@ -1,4 +1,4 @@
-"""From pictures to answers, as many as there are."""
+"""From pictures to answers, for any number of pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOP_K = 5
 
 @dataclass(frozen=True)
 class Answer:
-    """One class: its index, its label ('' where the artifact has none), its probability."""
+    """One class: its index, its label ('' if the artifact has none), its probability."""
 
     index: int
     label: str
@@ -35,9 +35,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an artifact answers to a picture, the most probable class first.
+    """The answers of an artifact to a picture, the most probable class first.
 
-    Where the picture could not be used, there are no ``answers``, and ``problem`` says why.
+    If the picture could not be used, there are no ``answers``, and ``problem`` is the reason.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Scored:
-    """A picture as the artifact took it and what it computed, (classes,); or the problem."""
+    """A picture as the artifact's input, with its output, (classes,); or the problem."""
 
     path: Path
     input: Images | None
@@ -90,7 +90,7 @@ def predict(
 def predictions(
     artifact: Artifact, paths: Iterable[Path], *, top_k: int = TOP_K, batch_size: int | None = None
 ) -> Generator[Prediction, None, None]:
-    """The same for an artifact that is open, and for files."""
+    """The same for an open artifact, and for files only."""
     if top_k < 1:
         raise UsageError(f"--top-k {top_k} is not a positive number of classes.")
     processor = read_processor(artifact)
@@ -107,7 +107,7 @@ def predictions(
 def every_picture(paths: Sequence[Path]) -> Iterator[Path]:
     """The files as they are, whatever their names, and every picture below the folders.
 
-    Raises InputError at once where one does not exist, or is a folder without pictures.
+    Raises InputError at once if one does not exist, or is a folder without pictures.
     """
     for path in paths:
         try:
@@ -125,21 +125,21 @@ def every_picture(paths: Sequence[Path]) -> Iterator[Path]:
 def scored(
     artifact: Artifact, processor: Processor, paths: Iterable[Path], batch_size: int | None = None
 ) -> Generator[Scored, None, None]:
-    """Read pictures ahead, run them in batches, and give each with what was computed of it.
+    """Read pictures ahead, run them in batches, and yield each with its output.
 
-    Raises InputError at the end where none could be used.
+    Raises InputError at the end if none could be used.
     """
     size = pictures_at_once(artifact, batch_size)
-    share = max(1, size // READERS)  # to hand over each small picture takes as long as to read it
+    share = max(1, size // READERS)  # handing over one small picture takes as long as reading it
 
     def read(paths: Sequence[Path]) -> list[tuple[Path, Images | InputError]]:
-        found: list[tuple[Path, Images | InputError]] = []
+        inputs: list[tuple[Path, Images | InputError]] = []
         for path in paths:
             try:
-                found.append((path, read_picture(path, processor.to_input)))
+                inputs.append((path, read_picture(path, processor.to_input)))
             except InputError as error:
-                found.append((path, error))
-        return found
+                inputs.append((path, error))
+        return inputs
 
     usable, problem, remaining = 0, "", iter(paths)
     shares = iter(lambda: list(islice(remaining, share)), [])
@@ -161,14 +161,14 @@ def scored(
 
 
 def no_picture_used(problem: str) -> InputError:
-    """What to raise where all pictures were skipped, the last for this problem."""
-    return InputError(f"No picture could be used. This is what was wrong with the last: {problem}")
+    """The error if all pictures were skipped, the last for this problem."""
+    return InputError(f"No picture could be used. The problem of the last one: {problem}")
 
 
 def best(
     scores: FloatArray, labels: Sequence[str], top_k: int, *, logits: bool
 ) -> tuple[Answer, ...]:
-    """The most probable classes, of equal ones the first; a softmax of logits is in float64."""
+    """The most probable classes, the first of equal ones; a softmax of logits is in float64."""
     order = np.argsort(-scores, kind="stable")[:top_k]
     probabilities = scores.astype(np.float64)
     if logits:
@@ -180,14 +180,14 @@ def best(
 
 
 def pictures_at_once(artifact: Artifact, asked: int | None) -> int:
-    """How many to run at once; UsageError where the artifact cannot take what was asked."""
+    """The number of pictures to run at once; UsageError if the artifact cannot take ``asked``."""
     if asked is not None and asked < 1:
         raise UsageError(f"--batch-size {asked} is not a positive number of pictures.")
     if artifact.batch_size is None:
         return asked or BATCH_SIZE
     if asked not in (None, artifact.batch_size):
         raise UsageError(
-            f"--batch-size {asked} was asked, but {artifact.path} takes {artifact.batch_size} "
-            "images at once, no more and no fewer. Leave the option out."
+            f"--batch-size is {asked}, but {artifact.path} takes exactly {artifact.batch_size} "
+            "images at once. Leave the option out."
         )
     return artifact.batch_size

@@ -1,4 +1,4 @@
-"""What an artifact takes and what it gives, as its metadata says."""
+"""The input and output of an artifact, by its metadata."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from levit_deploy.runtime.artifact import Artifact
 
 @dataclass(frozen=True)
 class Processor:
-    """How an artifact is given pictures, and how its output reads.
+    """How a picture becomes an artifact's input, and how its output reads.
 
-    ``labels`` has a name for each class, or none. Where ``interface`` says bytes, the artifact
-    takes the cropped pixels, else normalised floats.
+    ``labels`` has a name for each class, or none. By ``interface``, the artifact takes the cropped
+    pixels as bytes, or normalised floats.
     """
 
     config: LeViTConfig
@@ -31,14 +31,14 @@ class Processor:
 
     @property
     def gives_logits(self) -> bool:
-        """Whether the artifact's output is still to be made probabilities."""
+        """Whether the artifact's output still needs a softmax."""
         return self.interface.output == "logits"
 
     def to_input(self, picture: Image.Image) -> Images:
-        """What the artifact takes of a picture, without the batch.
+        """The artifact's input for a picture, without the batch.
 
-        uint8 (height, width, channels) or float32 (channels, height, width). Raises
-        UnfitPictureError where the picture cannot be used.
+        It is uint8 (height, width, channels) or float32 (channels, height, width). Raises
+        UnfitPictureError if the picture cannot be used.
         """
         pixels = self.transform.fit(picture)
         if self.interface.input == "uint8":
@@ -46,7 +46,7 @@ class Processor:
         return self.transform.normalise(pixels)
 
     def to_floats(self, inputs: Images) -> Images:
-        """What the original takes in place of the artifact's inputs, normalised floats."""
+        """The original's inputs for those of the artifact: normalised floats."""
         if self.interface.input == "float32":
             return inputs
         return self.transform.normalise(inputs)
@@ -55,8 +55,8 @@ class Processor:
 def read_processor(artifact: Artifact) -> Processor:
     """Read an artifact's metadata.
 
-    Raises ArtifactError where it is missing, damaged or another artifact's, or where the network
-    takes no pictures or does not tell classes apart.
+    Raises ArtifactError if it is missing, damaged or another artifact's, or if the network does not
+    take pictures or does not have one right class.
     """
     try:
         provenance = Provenance.from_metadata(artifact.metadata)
@@ -70,25 +70,25 @@ def read_processor(artifact: Artifact) -> Processor:
             raise ValueError(f"it takes images of {artifact.image_shape}, and says {shape}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(
-            f"{artifact.path} does not say how pictures are prepared for it, or what its answers "
-            f"mean ({type(error).__name__}: {error}). Expected an artifact that levit-deploy "
-            "wrote. Export it again, or upgrade where a later version wrote it."
+            f"The metadata of {artifact.path} does not state its preprocessing or its classes "
+            f"({type(error).__name__}: {error}). Expected an artifact that levit-deploy wrote. "
+            "Export it again, or upgrade if a later version wrote it."
         ) from error
     if reason := provenance.transform.why_no_pictures:
         raise ArtifactError(
-            f"{artifact.path} takes no pictures from here: {reason}. Run it from code of your own."
+            f"{artifact.path} cannot be given pictures: {reason}. Run it from your own code."
         )
     if reason := why_no_softmax(provenance.problem_type, config.num_classes):
         raise ArtifactError(
-            f"{artifact.path} has no most probable class: {reason}. Run it from code of your own."
+            f"{artifact.path} has no most probable class: {reason}. Run it from your own code."
         )
     return Processor(config, provenance.transform, provenance.labels, interface)
 
 
 def run(artifact: Artifact, processor: Processor, inputs: Images) -> FloatArray:
-    """Run inputs, no more than a fixed batch takes, which is filled up: (n, ...) -> (n, classes).
+    """Run at most a fixed batch of inputs, which is filled up: (n, ...) -> (n, classes).
 
-    Raises BackendError where that is not what comes out, in finite numbers.
+    Raises BackendError if the output has another shape, or is not finite.
     """
     n = len(inputs)
     if artifact.batch_size is not None and n < artifact.batch_size:
@@ -103,7 +103,7 @@ def run(artifact: Artifact, processor: Processor, inputs: Images) -> FloatArray:
         )
     if not np.isfinite(output[:n]).all():
         raise BackendError(
-            f"{artifact.path} gave numbers that are not finite. Expected none. Check it with "
+            f"{artifact.path} gave NaN or infinity. Expected finite numbers. Check it with "
             "levit-deploy verify."
         )
     return output[:n]

@@ -182,7 +182,7 @@ def test_folders_are_read_only_as_far_as_answers_are_asked_for(path, tmp_path, m
     [
         ({"top_k": 0}, "--top-k 0"),
         ({"batch_size": 0}, "--batch-size 0"),
-        ({"batch_size": 3}, "takes 4"),
+        ({"batch_size": 3}, "takes exactly 4"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(folder, tmp_path, options, expected):
@@ -234,7 +234,7 @@ raise SystemExit(3)
 
 def test_an_artifact_that_says_nothing_of_pictures_is_refused(folder, tmp_path):
     (tmp_path / "a.onnx").write_bytes(scans.with_metadata(scans.demo_artifact(), config="{}"))
-    with pytest.raises(ArtifactError, match="does not say how pictures are prepared"):
+    with pytest.raises(ArtifactError, match="does not state its preprocessing"):
         next(levit_deploy.predict(tmp_path / "a.onnx", [folder], threads=1))
 
 

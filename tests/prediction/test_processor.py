@@ -94,7 +94,7 @@ def test_what_does_not_tell_classes_apart_has_no_answers(problem_type):
     ],
 )
 def test_damaged_metadata_is_refused(changes, expected):
-    with pytest.raises(ArtifactError, match=r"a\.onnx does not say .* Export it again") as caught:
+    with pytest.raises(ArtifactError, match=r"a\.onnx does not state .* Export it again") as caught:
         read_processor(artifact(changes=changes))
     assert expected in str(caught.value)
 
@@ -107,7 +107,7 @@ def test_damaged_metadata_is_refused(changes, expected):
     ],
 )
 def test_a_network_that_takes_no_pictures_is_refused(config, preprocessing, expected):
-    with pytest.raises(ArtifactError, match=f"takes no pictures from here: .*{expected}"):
+    with pytest.raises(ArtifactError, match=f"cannot be given pictures: .*{expected}"):
         read_processor(artifact(config, preprocessing))
 
 
@@ -142,8 +142,8 @@ def test_a_fixed_batch_is_filled_up_and_only_its_own_rows_come_back():
         (np.zeros((3, 7)), r"shape \(3, 7\) for 2 pictures"),
         (np.zeros((2, 6)), r"shape \(2, 6\)"),
         (np.zeros(14), r"shape \(14,\)"),
-        (np.array([[0.0] * 7, [0.0] * 6 + [np.nan]]), "not finite"),
-        (np.array([[np.inf] + [0.0] * 6, [0.0] * 7]), "not finite"),
+        (np.array([[0.0] * 7, [0.0] * 6 + [np.nan]]), "gave NaN or infinity"),
+        (np.array([[np.inf] + [0.0] * 6, [0.0] * 7]), "gave NaN or infinity"),
     ],
 )
 def test_what_is_no_answer_is_refused(output, expected):
