@@ -51,12 +51,19 @@ def reserved(destination: Path, *, folder: bool = False) -> Iterator[Path]:
     with ExitStack() as cleanup:
         with _other_runs_waiting(destination.parent):
             _remove_abandoned(destination, folder)
+            # registered before, as a signal may come as soon as it is there
             if folder:
-                temporary.mkdir()
                 cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
             else:
-                temporary.touch(exist_ok=False)  # never through another process's link
                 cleanup.callback(temporary.unlink, missing_ok=True)
+            try:
+                if folder:
+                    temporary.mkdir()
+                else:
+                    temporary.touch(exist_ok=False)  # never through another process's link
+            except FileExistsError:
+                cleanup.pop_all()  # it belongs to another process
+                raise
             lock = os.open(temporary, os.O_RDONLY)
             cleanup.callback(os.close, lock)
             lock_or_fail(lock)

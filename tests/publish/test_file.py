@@ -1,9 +1,10 @@
 import os
+from pathlib import Path
 
 import pytest
 
 from levit_deploy.errors import OutputError, VerificationError
-from levit_deploy.publish.file import staged
+from levit_deploy.publish.file import reserved, staged
 
 
 @pytest.fixture
@@ -127,3 +128,28 @@ def test_a_planted_link_under_the_temporary_name_is_not_followed(tmp_path, sourc
 def test_a_name_too_long_for_the_disk_is_refused(tmp_path, source):
     with pytest.raises(OutputError, match="could not be written"):
         publish(tmp_path / ("x" * 300), source, b"new")
+
+
+@pytest.mark.parametrize(("folder", "creates"), [(False, "touch"), (True, "mkdir")])
+def test_an_interrupt_as_soon_as_the_temporary_file_is_there_leaves_none(
+    tmp_path, monkeypatch, folder, creates
+):
+    create = getattr(Path, creates)
+
+    def interrupted(self, **options):
+        create(self, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, creates, interrupted)
+    with pytest.raises(KeyboardInterrupt), reserved(tmp_path / "out", folder=folder):
+        pass
+    assert everything_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_link_of_others_in_the_temporary_files_place_is_kept(tmp_path, folder):
+    link = tmp_path / f".out.{os.getpid()}.levit-deploy.tmp"
+    link.symlink_to("nowhere")
+    with pytest.raises(FileExistsError), reserved(tmp_path / "out", folder=folder):
+        pass
+    assert link.is_symlink()

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,10 +41,17 @@ def onnx_file(tmp_path):
     return path
 
 
+needs_ps = pytest.mark.skipif(shutil.which("ps") is None, reason="ps is not installed")
+
+
+def ps(*options):
+    """The words that ps, which lists processes, prints."""
+    return subprocess.run(["ps", *options], capture_output=True, text=True).stdout.split()
+
+
 def children():
     """The processes this one has started and that still are."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True)
-    return set(listed.stdout.decode().split())
+    return set(ps("-o", "pid=", "--ppid", str(os.getpid())))
 
 
 @pytest.mark.parametrize("format", WRITERS)
@@ -59,6 +67,7 @@ def test_a_child_gives_the_bits_this_process_would(format, tmp_path):
             assert getattr(there, fact) == getattr(here, fact)
 
 
+@needs_ps
 def test_the_child_ends_with_the_block(onnx_file):
     before = children()
     with open_isolated(onnx_file) as artifact:
@@ -173,8 +182,8 @@ def gone(pid, within_s=20):
     """Whether a process that is not ours ends in time; what nobody has waited for counts."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True)
-        if listed.stdout.decode().strip().startswith("Z") or not listed.stdout.strip():
+        state = ps("-o", "stat=", "-p", str(pid))
+        if not state or state[0].startswith("Z"):
             return True
         time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
@@ -195,6 +204,7 @@ with open_isolated(Path(sys.argv[1]), threads=1) as artifact:
 """
 
 
+@needs_ps
 def test_no_child_outlives_a_parent_that_is_killed(tmp_path):
     loop_forever(tmp_path / "a.onnx")
     program = [sys.executable, "-c", PARENT, str(tmp_path / "a.onnx")]
@@ -208,6 +218,7 @@ def test_no_child_outlives_a_parent_that_is_killed(tmp_path):
 WITH_THE_LOCK = "ctypes.PyDLL(None).sleep(600)"  # the interpreter's, so that no thread runs
 
 
+@needs_ps
 @pytest.mark.parametrize(
     ("platform", "wait"),
     [("linux", WITH_THE_LOCK), ("linux", "time.sleep(600)"), ("other", "time.sleep(600)")],
