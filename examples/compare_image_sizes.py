@@ -18,7 +18,7 @@ from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import held_out
 from levit_deploy.pipeline import export
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 
 
 def main() -> None:

@@ -60,11 +60,13 @@ from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import Provenance
 from levit_deploy.report import to_json
-from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.targets.onnx_contract import check_batches, check_contract
+from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.onnx_contract import check_contract
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
-from levit_deploy.targets.onnx_writer import OPSETS, to_onnx
-from levit_deploy.targets.torchscript import to_torchscript
+from levit_deploy.targets.onnx_opsets import OPSETS
+from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.targets.torchscript_writer import to_torchscript
+from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.batches import BATCH_SIZES
 from levit_deploy.verification.budget import (
     MAX_FLOOR_ULPS,

@@ -30,7 +30,8 @@ from levit_deploy.arrays import FloatArray
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.errors import first_line
 from levit_deploy.provenance import claimed_precision
-from levit_deploy.runtime.artifact import Artifact, load_artifact
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.verification.measure import measure
 from levit_deploy.verification.original import original_of
 

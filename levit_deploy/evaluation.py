@@ -19,7 +19,7 @@ from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.prediction.predict import Answer, best, scored
 from levit_deploy.prediction.processor import Processor, read_processor
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.targets.load import open_isolated
 
 if TYPE_CHECKING:  # which imports torch, and only --against needs it
     from levit_deploy.checkpoint import Checkpoint

@@ -1,38 +1,31 @@
-"""The straight line: checkpoint, passes, layout, export, verify, publish."""
+"""The straight line: checkpoint, passes, layout, target, verification, publishing."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
-from levit_deploy.checkpoint import Checkpoint, checkpoint_of, fused
-from levit_deploy.choices import (
-    HEADS,
-    LAYOUTS,
-    Head,
-    Layout,
-    LayoutChoice,
-    Precision,
-    require_one_of,
-)
+from levit_deploy.arrays import Images
+from levit_deploy.checkpoint import Checkpoint, checkpoint_of
+from levit_deploy.choices import HEADS, Head, LayoutChoice, Precision, require_one_of
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
-from levit_deploy.publish.destination import Destination, Place, file_place, place_of
-from levit_deploy.publish.file import sync
+from levit_deploy.publish.destination import Destination, path_of, staged_output
+from levit_deploy.publish.file import staged, sync
 from levit_deploy.quantization.quantize import Int8Options, quantized
 from levit_deploy.quantization.search import Quantization
-from levit_deploy.runtime.artifact import Artifact, load_artifact
-from levit_deploy.runtime.isolated import open_isolated, runtime_process
-from levit_deploy.targets.checks import interface_of, precision_of
-from levit_deploy.targets.onnx_contract import check_batches
-from levit_deploy.targets.plain import plain_form, plain_onnx, provenance_of
-from levit_deploy.targets.target import EXPORTERS, Exporter, ExportOptions
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.targets.formats import Format, target_named
+from levit_deploy.targets.fused import FUSED
+from levit_deploy.targets.load import open_isolated, runtime_of
+from levit_deploy.targets.plan import Plan, planned
+from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.accuracy import require_drop
+from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.inputs import Case, picture_case
 from levit_deploy.verification.prove import claimed_labels, prove
 from levit_deploy.verification.result import Verification
@@ -40,12 +33,12 @@ from levit_deploy.verification.result import Verification
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Published:
     """A proven artifact at its destination.
 
-    ``facts`` are what its format has to say of it, such as the number of ONNX nodes; ``assumed``
-    is what the checkpoint did not say. ``quantization`` is how int8 came about.
+    ``facts`` are the target's, such as the number of ONNX nodes. ``assumed`` lists in words the
+    facts that the checkpoint does not hold. ``quantization`` tells how an int8 artifact was made.
     """
 
     path: Path
@@ -59,7 +52,7 @@ class Published:
 
 def export(
     checkpoint: Checkpoint | str | Path,
-    format: str,
+    format: Format,
     output: Destination,
     *,
     head: Head = "mean",
@@ -72,37 +65,42 @@ def export(
 ) -> Published:
     """Export a checkpoint to ``output`` and prove the file before it gets that name.
 
-    ``checkpoint`` is what ``load`` gives, or the path of one that needs no options. ``format`` is a
-    key of ``EXPORTERS``; ``layout`` is 'auto', 'tokens' or 'spatial'; ``head`` is 'mean', 'class'
-    or 'distill'; ``precision``, what it computes in between float32 images and float32 logits, is
-    'fp32', 'fp16' (ONNX) or 'bf16' (TorchScript), and for int8 there is ``quantize``; ``options``
-    say whether it takes bytes or gives probabilities instead. It is proven on the standard inputs,
-    on at most 64 of the pictures below the folder ``images``, and on ``extra``. An ``output`` that
-    is a folder, by a / at its end or because it exists, gets the ONNX of a transformers folder and
-    its configs (``hub_folder``); a ``TritonModel`` is one in a model repository of Triton's. Raises
-    VerificationError where the proof fails; ``output`` is then as it was.
+    Args:
+        checkpoint: The result of ``load``, or the path of a checkpoint that needs no options.
+        format: The target.
+        output: A file. A folder, by a / at its end or because it exists, gets an ONNX file and
+            configs that Optimum loads. A ``TritonModel`` is one in a model repository of Triton's.
+        head: The mean of the two heads, or one of them.
+        layout: The trunk's layout; 'auto' is the fastest measured.
+        precision: The number format inside the network: 'fp16' for ONNX, 'bf16' for TorchScript.
+            For int8 call ``quantize``.
+        options: The operator set, the batch size, bytes as input, and probabilities as output.
+        force: Replace an existing file.
+        images: A folder; at most 64 of the pictures below it join the proof.
+        extra: More inputs for the proof.
+
+    Raises:
+        VerificationError: The proof fails. ``output`` is then as it was.
+        UsageError: The choices contradict each other or the checkpoint.
+        OutputError: ``output`` cannot, or must not, be written.
     """
-    require_one_of("format", format, EXPORTERS)
-    require_one_of("layout", layout, ("auto", *LAYOUTS))
-    require_one_of("head", head, HEADS)
-    checkpoint = checkpoint_of(checkpoint)
-    exporter, options = EXPORTERS[format], options or ExportOptions()
-    computes_in = precision_of(precision, format)
-    if computes_in == "int8":
+    plan = planned(
+        checkpoint_of(checkpoint),
+        target_named(format),
+        head=head,
+        layout=layout,
+        precision=precision,
+        options=options,
+    )
+    if plan.precision == "int8":
         raise UsageError(
             "int8 needs pictures to calibrate on and to judge by. Give --images DIR, a folder of "
             "such as the network will meet; in Python, call quantize."
         )
-    chosen: Layout = exporter.auto_layout(options) if layout == "auto" else layout
-    interface = interface_of(checkpoint, options)
-    place = place_of(output, checkpoint, format, interface, force=force)
-    extra += _picture_cases(checkpoint, images)
-
-    def serialize() -> bytes:
-        provenance = provenance_of(checkpoint, head, chosen, computes_in, interface)
-        return exporter.serialize(plain_form(checkpoint, head, chosen), provenance, options)
-
-    return _publish(checkpoint, place, serialize, exporter, chosen, extra)
+    extra += _picture_cases(plan.checkpoint, images)
+    with staged_output(output, plan, force=force) as temporary, runtime_of(plan.target) as load:
+        temporary.write_bytes(plan.serialize())
+        return _proven(plan, path_of(output, plan), temporary, load, extra)
 
 
 def quantize(
@@ -119,49 +117,57 @@ def quantize(
 ) -> Published:
     """Export a checkpoint as ONNX that computes in int8, as right and faster, or not at all.
 
-    ``int8`` says on which pictures, and how right; a path stands for the folder of pictures, with
-    the defaults for the rest. It is proven on them, too. ``progress`` is told what is being done;
-    all else is as for ``export``. Raises VerificationError, and leaves ``output`` as it was, where
-    the proof fails, no int8 network answers the pictures well enough, or it is not faster.
+    Args:
+        checkpoint: As for ``export``.
+        output: As for ``export``.
+        int8: The pictures to calibrate on and to judge by, and how right int8 must be. A path
+            stands for the folder of pictures, with the defaults for the rest.
+        head: As for ``export``.
+        layout: As for ``export``.
+        options: As for ``export``.
+        force: Replace an existing file.
+        extra: More inputs for the proof.
+        progress: A function that is told each step.
+
+    Raises:
+        VerificationError: The proof fails, no int8 network answers the pictures well enough, or
+            none is faster. ``output`` is then as it was.
+        UsageError: The choices contradict each other or the checkpoint.
+        OutputError: ``output`` cannot, or must not, be written.
     """
-    require_one_of("layout", layout, ("auto", *LAYOUTS))
-    require_one_of("head", head, HEADS)
     int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
-    checkpoint = checkpoint_of(checkpoint)
-    options = options or ExportOptions()
-    # tokens, in which int8 was measured to be faster (docs/performance.md)
-    chosen: Layout = "tokens" if layout == "auto" else layout
-    interface = interface_of(checkpoint, options)
-    place = place_of(output, checkpoint, "onnx", interface, force=force)
-    calibration, pictures = split_pictures(
-        Path(int8.images),
-        checkpoint.transform,
-        checkpoint.config.num_classes,
-        interface.input,
-        checkpoint.labels,
+    plan = planned(
+        checkpoint_of(checkpoint),
+        target_named("onnx"),
+        head=head,
+        layout=layout,
+        precision="int8",
+        options=options,
     )
-    extra += _picture_cases(checkpoint, int8.images)
-    progress("reading the pictures")
-    for _ in pictures.batches():  # one that cannot be read is to be known before the work is done
-        pass
-    made: list[Quantization] = []
-
-    def serialize() -> bytes:
-        plain = plain_onnx(checkpoint, head, chosen, options)
-        rival = plain_onnx(checkpoint, head, "spatial", replace(options, opset=None))
-        proto, how = quantized(plain, rival, calibration, pictures, int8, progress)
-        made.append(how)
+    extra += _picture_cases(plan.checkpoint, int8.images)
+    with staged_output(output, plan, force=force) as temporary, runtime_of(plan.target) as load:
+        calibration, pictures = _split(plan, int8, progress)
+        proto, quantization = quantized(
+            plan.in_float().serialize(),
+            plan.fastest_in_float().serialize(),
+            calibration,
+            pictures,
+            int8,
+            progress,
+        )
+        onnx.helper.set_model_props(proto, plan.provenance.to_metadata())
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
         progress("proving it")
-        provenance = provenance_of(checkpoint, head, chosen, "int8", interface)
-        onnx.helper.set_model_props(proto, provenance.to_metadata())
-        data: bytes = proto.SerializeToString(deterministic=True)
-        return data
-
-    exporter = EXPORTERS["onnx"]
-    published = _publish(
-        checkpoint, place, serialize, exporter, chosen, extra, pictures, int8.max_drop
-    )
-    return replace(published, quantization=made[0])
+        return _proven(
+            plan,
+            path_of(output, plan),
+            temporary,
+            load,
+            extra,
+            pictures,
+            int8.max_drop,
+            quantization,
+        )
 
 
 def fuse(
@@ -173,20 +179,19 @@ def fuse(
     images: str | Path | None = None,
     extra: tuple[Case, ...] = (),
 ) -> Published:
-    """Write the plain model as safetensors to ``output``, proven like any artifact.
+    """Write the plain network as safetensors to ``output``, proven like any artifact.
 
-    The arguments, and what is raised, are as for ``export``.
+    The arguments and the errors are those of ``export``.
     """
     require_one_of("head", head, HEADS)
-    checkpoint = checkpoint_of(checkpoint)
-    place = file_place(output, checkpoint, force=force)
-    extra += _picture_cases(checkpoint, images)
-
-    def serialize() -> bytes:
-        provenance = provenance_of(checkpoint, head, "tokens")
-        return fused.serialize(plain_form(checkpoint, head, "tokens"), provenance)
-
-    return _publish(checkpoint, place, serialize, None, "tokens", extra)
+    plan = Plan(checkpoint=checkpoint_of(checkpoint), target=FUSED, head=head, layout="tokens")
+    extra += _picture_cases(plan.checkpoint, images)
+    with (
+        staged(Path(output), sources=plan.checkpoint.files, force=force) as temporary,
+        runtime_of(plan.target) as load,
+    ):
+        temporary.write_bytes(plan.serialize())
+        return _proven(plan, Path(output), temporary, load, extra)
 
 
 def verify(
@@ -198,13 +203,24 @@ def verify(
     max_drop: float | None = None,
     blocks: bool = False,
 ) -> Verification:
-    """Compare the artifact at ``path`` with the checkpoint, whatever comes out.
+    """Compare the artifact at ``path`` with the checkpoint, and return the figures of any outcome.
 
-    An artifact made with ``--head class`` or ``distill`` says so and is held to that head, one that
-    computes in fp16 or bf16 to the budget of that precision; the result names both. ``checkpoint``,
-    ``images`` and ``extra`` are as for ``export``; an int8 artifact is also judged by up to 1,000
-    of the pictures, and may lose ``max_drop`` points on them. ``blocks`` asks for the error of
-    every block where the artifact is right, too.
+    An artifact names its head and precision, and is held to that head and to the budget of that
+    precision.
+
+    Args:
+        checkpoint: As for ``export``.
+        path: An ONNX, TorchScript or fused file.
+        images: A folder; at most 64 of the pictures below it join the proof. An int8 artifact needs
+            it, and is judged by up to 1,000 of them.
+        extra: More inputs for the proof.
+        max_drop: The points of top-1 that an int8 artifact may lose on ``images``.
+        blocks: Measure the error of every block even if the artifact is right.
+
+    Raises:
+        ArtifactError: The file is no artifact, or cannot be held to this checkpoint.
+        VerificationError: Its metadata names another use than the checkpoint does.
+        BackendError: The runtime crashes, hangs or runs out of memory.
     """
     require_drop(max_drop)
     checkpoint = checkpoint_of(checkpoint)
@@ -239,41 +255,54 @@ def _picture_cases(checkpoint: Checkpoint, folder: str | Path | None) -> tuple[C
     return () if folder is None else (picture_case(checkpoint, folder),)
 
 
-def _publish(
-    checkpoint: Checkpoint,
-    place: Place,
-    serialize: Callable[[], bytes],
-    exporter: Exporter | None,
-    layout: Layout,
+def _split(
+    plan: Plan, int8: Int8Options, progress: Callable[[str], object]
+) -> tuple[Images, Judging]:
+    """The pictures to calibrate on, and those to judge by, all of them readable."""
+    calibration, pictures = split_pictures(
+        Path(int8.images),
+        plan.checkpoint.transform,
+        plan.checkpoint.config.num_classes,
+        plan.interface.input,
+        plan.checkpoint.labels,
+    )
+    progress("reading the pictures")
+    for _ in pictures.batches():  # a picture that cannot be read ends this before the work does
+        pass
+    return calibration, pictures
+
+
+def _proven(
+    plan: Plan,
+    path: Path,
+    temporary: Path,
+    load: Callable[[Path], Artifact],
     extra: tuple[Case, ...],
     pictures: Judging | None = None,
     max_drop: float | None = None,
+    quantization: Quantization | None = None,
 ) -> Published:
-    """Write, prove and rename: what every kind of file goes through.
+    """Prove the file that was written, which every kind of file goes through.
 
-    ``exporter`` is None for a fused file: numbers, which only code of ours runs.
+    It gets its name ``path`` once the caller's staging block ends.
     """
-    with place.stage as temporary, _runtime(exporter) as load:
-        temporary.write_bytes(serialize())
-        sync(temporary)
-        log.info("wrote the file under a temporary name; proving it")
-        facts = exporter.check_file(temporary) if exporter else {}
-        artifact = load(temporary)
-        check_batches(artifact)
-        verification = prove(
-            checkpoint, artifact, extra=extra, pictures=pictures, max_drop=max_drop
-        )
-        verification.raise_if_failed()
-        place.complete(artifact)
-    size = place.path.stat().st_size
-    return Published(place.path, layout, size, facts, checkpoint.assumed, verification)
-
-
-@contextmanager
-def _runtime(exporter: Exporter | None) -> Iterator[Callable[[Path], Artifact]]:
-    """What loads the artifact that is about to be written."""
-    if exporter is None:
-        yield load_artifact
-    else:
-        with runtime_process(exporter.runtime_modules) as load:
-            yield load
+    sync(temporary)
+    log.info("wrote %d bytes under a temporary name", temporary.stat().st_size)
+    facts = plan.target.check_file(temporary)
+    artifact = load(temporary)
+    log.info("opened them in %s", plan.target.runtime)
+    check_batches(artifact)
+    verification = prove(
+        plan.checkpoint, artifact, extra=extra, pictures=pictures, max_drop=max_drop
+    )
+    verification.raise_if_failed()
+    log.info("proved them; renaming to %s", path)
+    return Published(
+        path=path,
+        layout=plan.layout,
+        size_bytes=temporary.stat().st_size,
+        facts=facts,
+        assumed=plan.checkpoint.assumed,
+        verification=verification,
+        quantization=quantization,
+    )

@@ -10,7 +10,8 @@ from networks import trained
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.runtime import isolated
-from levit_deploy.runtime.artifact import Artifact, load_artifact
+from levit_deploy.runtime.artifact import Artifact, read_artifact
+from levit_deploy.runtime.child import imported
 
 # The networks are tiny: threads cost more than they bring, all the more beside other work.
 torch.set_num_threads(1)
@@ -20,10 +21,11 @@ class InThisProcess:
     """Loads an artifact here instead of in a child, which takes seconds to import torch."""
 
     def __init__(self, command: list[str], _timeout_s: float) -> None:
-        _, _, self.threads, self.literal, _ = json.loads(command[-1])
+        _, loader, _, self.threads, self.literal, _ = json.loads(command[-1])
+        self.loader = imported(loader)
 
     def load(self, path: Path) -> Artifact:
-        return load_artifact(path, self.threads, literal=self.literal)
+        return self.loader(path, read_artifact(path), self.threads, self.literal)
 
     def end(self) -> None:
         pass

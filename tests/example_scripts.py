@@ -16,7 +16,8 @@ from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.interface import Interface
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.targets.target import EXPORTERS, ExportOptions
+from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.budget import budget, rms
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -114,7 +115,7 @@ def serialised(format: str, checkpoint: Checkpoint, options: ExportOptions) -> b
         preprocessing=checkpoint.preprocessing,
         interface=Interface(options.input, options.output),
     )
-    return EXPORTERS[format].serialize(to_plain(checkpoint.model), provenance, options)
+    return TARGETS[format].serialize(to_plain(checkpoint.model), provenance, options)
 
 
 def check_probabilities(printed: str, checkpoint: Checkpoint, pixels: np.ndarray) -> None:

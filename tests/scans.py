@@ -15,7 +15,7 @@ from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.onnx_writer import to_onnx
-from levit_deploy.targets.torchscript import to_torchscript
+from levit_deploy.targets.torchscript_writer import to_torchscript
 
 LABELS = digits.LABELS
 PREPROCESSING = Preprocessing(

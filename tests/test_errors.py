@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from levit_deploy.errors import first_line
-from levit_deploy.runtime.artifact import deprecation_accepted
+from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 
 def test_the_first_line_without_its_full_stop():

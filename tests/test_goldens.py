@@ -13,8 +13,8 @@ from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.choices import LAYOUTS
 from levit_deploy.cli import app
-from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.targets.target import EXPORTERS
+from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.verification.prove import prove
 
 FAMILIES = {
@@ -105,7 +105,7 @@ def test_every_network_is_fused_and_exported_with_proof(name, tmp_path):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", TARGETS)
 def test_every_target_computes_upstreams_logits(tmp_path, format, layout):
     path, inputs, logits = golden("official")
     output = tmp_path / "artifact"

@@ -10,8 +10,9 @@ from networks import SMALL, trained
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, UsageError
-from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.targets.plain import provenance_of
+from levit_deploy.targets.fused import FUSED
+from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.plan import Plan
 from levit_deploy.targets.target import ExportOptions
 
 
@@ -57,7 +58,8 @@ def test_what_the_logits_mean_is_carried_along_by_every_kind_of_file(tmp_path, s
     pipeline.fuse(other, tmp_path / "fused.safetensors")
     fused = read_checkpoint(tmp_path / "fused.safetensors")
     assert fused.problem_type == "regression"
-    assert provenance_of(fused, "mean", "tokens").to_metadata()["problem_type"] == "regression"
+    plan = Plan(checkpoint=fused, target=FUSED, head="mean", layout="tokens")
+    assert plan.provenance.to_metadata()["problem_type"] == "regression"
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from levit_deploy.errors import (
     UsageError,
 )
 from levit_deploy.report import published_data, to_json
-from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.targets.target import EXPORTERS, ExportOptions
+from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.target import ExportOptions
 
 
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", TARGETS)
 def test_only_a_process_of_its_own_runs_an_artifact(tmp_path, checkpoint, no_children, format):
     output = tmp_path / "artifact"
     pipeline.export(checkpoint, format, output)
@@ -28,7 +29,7 @@ def test_only_a_process_of_its_own_runs_an_artifact(tmp_path, checkpoint, no_chi
     assert len(no_children) == 2
 
 
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", TARGETS)
 @pytest.mark.parametrize(("head", "which"), [("class", 0), ("distill", 1)])
 def test_one_head_alone(tmp_path, checkpoint, format, head, which):
     output = tmp_path / "artifact"
@@ -42,7 +43,7 @@ def test_one_head_alone(tmp_path, checkpoint, format, head, which):
 
 @pytest.mark.slow
 def test_the_artifact_says_where_it_comes_from(tmp_path, checkpoint):
-    for format in EXPORTERS:
+    for format in TARGETS:
         pipeline.export(checkpoint, format, tmp_path / format, layout="tokens")
         metadata = load_artifact(tmp_path / format).metadata
         assert metadata["checkpoint_sha256"] == checkpoint.sha256

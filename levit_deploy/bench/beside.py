@@ -11,7 +11,7 @@ import torch
 
 from levit_deploy.bench.benchmark import pinned, processor_name, random_images
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.targets.load import open_isolated
 from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
 from levit_deploy.verification.original import original_of
 

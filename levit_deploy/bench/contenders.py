@@ -17,7 +17,7 @@ import torch
 
 from levit_deploy.arrays import Images
 from levit_deploy.bench.plain_export import plain_export, plain_int8
-from levit_deploy.choices import Input
+from levit_deploy.choices import Input, Layout
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.interface import INPUT_NAME
@@ -26,9 +26,13 @@ from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.calibration import quantize_graph
-from levit_deploy.runtime.artifact import deprecation_accepted, load_artifact
 from levit_deploy.runtime.sessions import onnx_session
-from levit_deploy.targets.target import EXPORTERS, ExportOptions
+from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.fused import FUSED
+from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.onnx import ONNX
+from levit_deploy.targets.target import Target
+from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 PLAIN = "plain export"
 CALIBRATING = 4  # images
@@ -62,39 +66,57 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     yield Contender(name="original, eager", runtime="torch", run=_torch_run(model))
     yield _original_torchscript(model, config)
 
-    provenance = Provenance(checkpoint_sha256="", config=config, head=head, layout="")
     tokens = to_plain(model)
-    spatial = to_spatial(tokens)
-    files = {
-        "tokens": _serialized("onnx", tokens, provenance),
-        "tokens, opset 23": _serialized("onnx", tokens, provenance, opset=23),
-        "spatial": _serialized("onnx", spatial, provenance),
-        "fp16": _serialized("onnx", spatial, dataclasses.replace(provenance, precision="fp16")),
-    }
-    images = np.random.default_rng(0).standard_normal(
-        (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
-    )
-    # the images of the calibration do not matter for the time
-    quantized = {f"{PLAIN}, int8": plain_int8(plain, images)}
-    for name, cpu in (("int8", "any"), ("int8, for VNNI", "vnni")):
-        proto = quantize_graph(onnx.load_from_string(files["tokens"]), images, "MinMax", cpu)
-        quantized[name] = proto.SerializeToString()
-    files |= quantized
-    for name, data in files.items():
+    networks: dict[Layout, LeViT] = {"tokens": tokens, "spatial": to_spatial(tokens)}
+    provenance = Provenance(checkpoint_sha256="", config=config, head=head, layout="")
+
+    def files_of(target: Target) -> dict[str, bytes]:
+        return {
+            form.name: target.serialize(
+                networks[form.layout],
+                dataclasses.replace(provenance, precision=form.precision),
+                form.options,
+            )
+            for form in target.forms
+        }
+
+    onnx_files = files_of(ONNX)
+    onnx_files |= _int8(plain, onnx_files["tokens"], config)
+    for name, data in onnx_files.items():
         yield _onnx(name, data, threads)
-    for name, form in (("tokens", tokens), ("spatial", spatial)):
-        yield _torchscript(name, _serialized("torchscript", form, provenance))
-    bf16 = dataclasses.replace(provenance, precision="bf16")
-    yield _torchscript("bf16", _serialized("torchscript", tokens, bf16))
+    for target in TARGETS.values():
+        if target is not ONNX:
+            for name, data in files_of(target).items():
+                yield _opened(target, name, data, threads)
     if importlib.util.find_spec("openvino") is not None:
-        for name, data in {PLAIN: plain, **files}.items():
+        for name, data in {PLAIN: plain, **onnx_files}.items():
             yield _openvino(name, data, threads)
 
 
-def _serialized(
-    format: str, model: LeViT, provenance: Provenance, opset: int | None = None
-) -> bytes:
-    return EXPORTERS[format].serialize(model, provenance, ExportOptions(opset=opset))
+def _int8(plain: bytes, tokens: bytes, config: LeViTConfig) -> dict[str, bytes]:
+    """The int8 files, calibrated on noise: for the time they take, that does not matter."""
+    images = np.random.default_rng(0).standard_normal(
+        (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
+    )
+    files = {f"{PLAIN}, int8": plain_int8(plain, images)}
+    for name, cpu in (("int8", "any"), ("int8, for VNNI", "vnni")):
+        proto = quantize_graph(onnx.load_from_string(tokens), images, "MinMax", cpu)
+        files[name] = proto.SerializeToString()
+    return files
+
+
+def _opened(target: Target, name: str, data: bytes, threads: int) -> Contender:
+    start = time.perf_counter()
+    artifact = target.load(Path(name), data, threads, False)
+    taken = time.perf_counter() - start
+    return Contender(
+        name=name,
+        runtime=target.runtime,
+        run=artifact.run,
+        size_bytes=len(data),
+        load_s=taken,
+        batch_size=artifact.batch_size,
+    )
 
 
 def _onnx(name: str, data: bytes, threads: int) -> Contender:
@@ -132,20 +154,6 @@ def _openvino(name: str, data: bytes, threads: int) -> Contender:
     )
 
 
-def _torchscript(name: str, data: bytes) -> Contender:
-    start = time.perf_counter()
-    with deprecation_accepted():
-        program = torch.jit.load(io.BytesIO(data))
-    taken = time.perf_counter() - start
-    return Contender(
-        name=name,
-        runtime="TorchScript",
-        run=_torch_run(program),
-        size_bytes=len(data),
-        load_s=taken,
-    )
-
-
 def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
     """The original, traced and frozen as anybody would."""
     images = torch.zeros(2, config.in_channels, *config.image_size)
@@ -178,7 +186,7 @@ def given_artifact(
         )
     return Contender(
         name=str(path),
-        runtime={"onnx": "onnxruntime", "torchscript": "TorchScript"}.get(artifact.format, "torch"),
+        runtime=TARGETS.get(artifact.format, FUSED).runtime,
         run=artifact.run,
         size_bytes=path.stat().st_size,
         load_s=taken,

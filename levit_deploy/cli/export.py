@@ -10,13 +10,10 @@ import typer
 from levit_deploy.choices import Cpu, Input, LayoutChoice, Output, Precision
 from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.options import (
-    OPSETS,
-    SUFFIXES,
     ActivationOption,
     CalibratingImagesOption,
     CheckpointArgument,
     ForceOption,
-    Format,
     HeadOption,
     ImageSizeOption,
     JsonOption,
@@ -33,6 +30,8 @@ from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.sizes import parsed_batch_size
 from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
+from levit_deploy.targets.formats import Format, target_named
+from levit_deploy.targets.onnx_opsets import OPSETS
 
 if TYPE_CHECKING:
     from levit_deploy.publish.destination import Destination
@@ -184,7 +183,7 @@ def _destination(
     from levit_deploy.publish.triton import TritonModel
 
     if triton is None:
-        return output or str(beside(checkpoint, SUFFIXES[format]))
+        return output or str(beside(checkpoint, target_named(format).suffix))
     if output is not None:
         raise UsageError("--triton and -o were both given. Leave one of them out.")
     return TritonModel(triton, beside(checkpoint, "").name)

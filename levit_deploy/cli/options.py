@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from levit_deploy.choices import Activation, Head, Weights
-
-Format = Literal["onnx", "torchscript"]
-
-SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt"}
-OPSETS = range(17, 24)
 
 CheckpointArgument = Annotated[
     Path,

@@ -168,7 +168,7 @@ def _predict_on_ray(work: _Work, folder: Path, workers: int | None, address: str
     from levit_deploy.cli.progress import progress_bar
     from levit_deploy.prediction.predict import every_picture
     from levit_deploy.prediction.processor import read_processor
-    from levit_deploy.runtime.isolated import open_isolated
+    from levit_deploy.targets.load import open_isolated
 
     quiet = work.reporting.quiet
     try:

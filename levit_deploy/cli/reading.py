@@ -60,7 +60,7 @@ def open_artifact(path: Path, threads: int | None, *, quiet: bool) -> Iterator[A
     """An artifact in a process of its own."""
     with ExitStack() as stack:
         with status(f"opening {path}", quiet=quiet):
-            from levit_deploy.runtime.isolated import open_isolated
+            from levit_deploy.targets.load import open_isolated
 
             artifact = stack.enter_context(open_isolated(path, threads))
         log.info("opened %s: %s", path, artifact.format)

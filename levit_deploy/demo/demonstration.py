@@ -19,8 +19,9 @@ from levit_deploy.demo.digits import LABELS, PREPROCESSING, held_out, scan_files
 from levit_deploy.errors import OutputError
 from levit_deploy.pipeline import Published, export, fuse
 from levit_deploy.publish.file import reserved
-from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.targets.target import EXPORTERS
+from levit_deploy.targets.formats import FORMATS, TARGETS
+from levit_deploy.targets.fused import FUSED
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.timing import rounds_side_by_side
 from levit_deploy.verification.inputs import image_case
 
@@ -107,23 +108,20 @@ def _inputs(directory: Path) -> dict[Path, bytes]:
 
 
 def _artifacts(checkpoint: Path) -> dict[str, Path]:
-    """The files of ``publish_all``, beside the checkpoint, by format."""
-    suffixes = {"fused": ".fused.safetensors"}
-    suffixes |= {format: exporter.suffix for format, exporter in EXPORTERS.items()}
+    """The files that ``publish_all`` writes beside the checkpoint, by target."""
     return {
-        format: checkpoint.with_name(checkpoint.stem + suffix)
-        for format, suffix in suffixes.items()
+        target.name: checkpoint.with_name(checkpoint.stem + target.suffix)
+        for target in (FUSED, *TARGETS.values())
     }
 
 
 def publish_all(checkpoint: Checkpoint, *, force: bool = False) -> Iterator[Published]:
     """Fuse and export beside the checkpoint, each file proven on the held-out images as well."""
     extra = (image_case(HELD_OUT, held_out().images),)
-    for format, path in _artifacts(checkpoint.path).items():
-        if format in EXPORTERS:
-            yield export(checkpoint, format, path, force=force, extra=extra)
-        else:
-            yield fuse(checkpoint, path, force=force, extra=extra)
+    paths = _artifacts(checkpoint.path)
+    yield fuse(checkpoint, paths[FUSED.name], force=force, extra=extra)
+    for format in FORMATS:
+        yield export(checkpoint, format, paths[format], force=force, extra=extra)
 
 
 def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]:

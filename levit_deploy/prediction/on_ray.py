@@ -36,7 +36,7 @@ from levit_deploy.prediction.predict import (
 from levit_deploy.prediction.processor import read_processor
 from levit_deploy.publish.folder import staged_folder
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.targets.load import open_isolated
 from levit_deploy.text import as_utf8
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from levit_deploy.pictures.files import no_pictures, read_picture, walk_pictures
 from levit_deploy.prediction.ahead import map_ahead
 from levit_deploy.prediction.processor import Processor, read_processor, run
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.targets.load import open_isolated
 from levit_deploy.text import as_utf8
 
 READERS = min(8, os.cpu_count() or 1)

@@ -6,22 +6,24 @@ names that its PyTorch backend expects; its schema, ``model_config.proto``.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from levit_deploy.provenance import TOOL, Provenance
+from levit_deploy.errors import UsageError
+from levit_deploy.provenance import TOOL
 from levit_deploy.publish.folder import refuse_bad_folder, staged_folder
+from levit_deploy.targets.formats import TARGETS, target_named
+from levit_deploy.targets.target import Target, TritonBackend
 
-if TYPE_CHECKING:  # which imports onnxruntime, for which a look at the paths does not wait
-    from levit_deploy.runtime.artifact import Artifact
+if TYPE_CHECKING:  # it imports torch, and a look at the paths does not wait for that
+    from levit_deploy.targets.plan import Plan
 
 OPTION = "--triton"
 CONFIG, LABELS, VERSION = "config.pbtxt", "labels.txt", "1"
-FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}  # the names that the backends look for
-PLATFORMS = {"onnx": "onnxruntime_onnx", "torchscript": "pytorch_libtorch"}
 TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 FORMATS = {"float32": "FORMAT_NCHW", "uint8": "FORMAT_NHWC"}
 
@@ -40,7 +42,7 @@ class TritonModel:
 
     def file(self, format: str) -> Path:
         """The artifact in it: the first version."""
-        return self.folder / VERSION / FILES[format]
+        return self.folder / VERSION / backend_of(target_named(format)).file
 
 
 def refuse_bad_model(model: TritonModel, force: bool) -> None:
@@ -48,46 +50,57 @@ def refuse_bad_model(model: TritonModel, force: bool) -> None:
     refuse_bad_folder(model.folder, _is_model, force, OPTION)
 
 
-@contextmanager
-def staged_model(model: TritonModel, format: str, *, force: bool) -> Iterator[Path]:
-    """Yield where to write the artifact; when the block succeeds, the model appears as a whole.
+def backend_of(target: Target) -> TritonBackend:
+    """Return the backend that serves a target; raise UsageError if Triton has none."""
+    if target.triton is None:
+        served = [name for name, other in TARGETS.items() if other.triton is not None]
+        raise UsageError(
+            f"Triton has no backend for --format {target.name}. Choose --format "
+            f"{' or '.join(served)}, or name a file with -o."
+        )
+    return target.triton
 
-    The block writes the rest with ``write_config``. Raises OutputError as ``staged_folder`` does.
+
+@contextmanager
+def staged_model(model: TritonModel, plan: Plan, *, force: bool) -> Iterator[Path]:
+    """Yield a path for the artifact; when the block succeeds, the model appears as a whole.
+
+    The configuration and the labels are written once the artifact is proven. Raises UsageError if
+    Triton has no backend for the target, and OutputError as ``staged_folder`` does.
     """
+    backend = backend_of(plan.target)
     with staged_folder(model.folder, is_ours=_is_model, force=force, option=OPTION) as temporary:
         (temporary / VERSION).mkdir()
-        yield temporary / VERSION / FILES[format]
+        artifact = temporary / VERSION / backend.file
+        yield artifact
+        labels = _labels(plan)
+        if labels:
+            (temporary / LABELS).write_text("".join(f"{x}\n" for x in labels), encoding="utf-8")
+        sha256 = hashlib.sha256(artifact.read_bytes()).hexdigest()
+        (temporary / CONFIG).write_text(_config(plan, backend, sha256))
 
 
-def write_config(artifact: Artifact) -> None:
-    """Write the configuration and the labels of an artifact that is where ``staged_model`` says."""
-    folder = artifact.path.parent.parent
-    provenance = Provenance.from_metadata(artifact.metadata)
-    # none where the batch is fixed: Triton would take its images for one with more classes
-    labels = provenance.labels if artifact.batch_size in (None, 1) else ()
-    if labels:
-        (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-    (folder / CONFIG).write_text(_config(artifact, provenance, bool(labels)))
+def _labels(plan: Plan) -> tuple[str, ...]:
+    """The labels; none if the batch is fixed: Triton would take its images for more classes."""
+    return plan.checkpoint.labels if plan.options.batch_size in (None, 1) else ()
 
 
-def _config(artifact: Artifact, provenance: Provenance, labels: bool) -> str:
+def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
     """The configuration in protobuf's text format; it has no name, so that the folder's counts."""
     from levit_deploy.verification.batches import BATCH_SIZES
 
-    interface = provenance.interface
-    names: tuple[str, str] = (interface.input_name, interface.output)
-    if artifact.format == "torchscript":  # whose values have no names, only places
-        names = ("INPUT__0", "OUTPUT__0")
-    shape, classes = [*artifact.image_shape], [provenance.config.num_classes]
-    if artifact.batch_size is None:
+    interface, config, batch = plan.interface, plan.checkpoint.config, plan.options.batch_size
+    names = backend.names or (interface.input_name, interface.output)
+    shape, classes = [*interface.image_shape(config)], [config.num_classes]
+    if batch is None:
         batching = [f"max_batch_size: {max(BATCH_SIZES)}", "dynamic_batching { }"]
         form = [f"    format: {FORMATS[interface.input]}"]
     else:  # Triton adds no batch of its own then, and knows no format with one
         batching, form = ["max_batch_size: 0"], []
-        shape, classes = [artifact.batch_size, *shape], [artifact.batch_size, *classes]
+        shape, classes = [batch, *shape], [batch, *classes]
     lines = [
-        f"# {artifact.metadata['tool']}, {artifact.format}, SHA-256 {artifact.sha256}",
-        f'platform: "{PLATFORMS[artifact.format]}"',
+        f"# {plan.provenance.to_metadata()['tool']}, {plan.target.name}, SHA-256 {sha256}",
+        f'platform: "{backend.platform}"',
         *batching,
         "input [",
         "  {",
@@ -102,7 +115,7 @@ def _config(artifact: Artifact, provenance: Provenance, labels: bool) -> str:
         f'    name: "{names[1]}"',
         "    data_type: TYPE_FP32",
         f"    dims: {classes}",
-        *([f'    label_filename: "{LABELS}"'] if labels else []),
+        *([f'    label_filename: "{LABELS}"'] if _labels(plan) else []),
         "  }",
         "]",
     ]
@@ -112,7 +125,8 @@ def _config(artifact: Artifact, provenance: Provenance, labels: bool) -> str:
 def _is_model(folder: Path) -> bool:
     """Whether a folder holds what an export wrote there, and nothing else."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
-    files = {f"{VERSION}/{name}" for name in FILES.values()}
+    backends = [target.triton for target in TARGETS.values() if target.triton is not None]
+    files = {f"{VERSION}/{backend.file}" for backend in backends}
     if not files & names or not names <= {CONFIG, LABELS, VERSION, *files}:
         return False
     with suppress(OSError, ValueError):  # no text, or none that can be read

@@ -24,15 +24,18 @@ import numpy as np
 
 from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.runtime.artifact import Loader, read_artifact
 
 LOAD, HELLO, ARRAY, VALUES, END, ERROR = b"L", b"H", b"A", b"V", b"Z", b"E"
 HEADER = struct.Struct("<cQ")
 PR_SET_PDEATHSIG = 1  # of prctl, in linux/prctl.h
 
 
-def main(preload: list[str], threads: int | None, literal: bool, parent: int) -> None:
-    """Serve one artifact until the process ``parent`` closes the pipe, or is no more."""
+def main(loader: str, preload: list[str], threads: int | None, literal: bool, parent: int) -> None:
+    """Serve one artifact until the process ``parent`` closes the pipe or ends.
+
+    ``loader`` names the function that opens it, as in 'levit_deploy.targets.onnx:load'.
+    """
     end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -41,14 +44,13 @@ def main(preload: list[str], threads: int | None, literal: bool, parent: int) ->
     try:
         for name in preload:
             importlib.import_module(name)
+        load = imported(loader)
         if (frame := read_frame(requests)) is None:
             return
         path = os.fsdecode(frame[1])
-        artifact = load_artifact(Path(path), threads, literal=literal)
-        if threads is not None and artifact.format != "onnx":
-            import torch  # its threads are the process's, which here is the artifact's own
-
-            torch.set_num_threads(threads)
+        artifact = load(Path(path), read_artifact(Path(path)), threads, literal)
+        if threads is not None and (torch := sys.modules.get("torch")):
+            torch.set_num_threads(threads)  # the process's, which here is the artifact's own
         facts = {
             "format": artifact.format,
             "sha256": artifact.sha256,
@@ -67,6 +69,13 @@ def main(preload: list[str], threads: int | None, literal: bool, parent: int) ->
                 write_frame(replies, ARRAY, array_to_bytes(artifact.run(images)))
     except Exception as error:
         write_frame(replies, ERROR, json.dumps(_told(error, path)).encode())
+
+
+def imported(loader: str) -> Loader:
+    """Return the function that a parent named."""
+    module, _, name = loader.partition(":")
+    load: Loader = getattr(importlib.import_module(module), name)
+    return load
 
 
 def end_with(parent: int) -> None:

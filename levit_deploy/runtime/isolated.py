@@ -18,7 +18,7 @@ from pathlib import Path
 from levit_deploy import errors
 from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.errors import BackendError
-from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.artifact import Artifact, Loader
 from levit_deploy.runtime.child import (
     ARRAY,
     END,
@@ -42,37 +42,24 @@ _PROGRAM = (
 
 
 @contextmanager
-def open_isolated(
-    path: Path,
-    threads: int | None = None,
-    timeout_s: float = TIMEOUT_S,
-    *,
-    literal: bool = False,
-) -> Iterator[Artifact]:
-    """Load the artifact at ``path`` in a child process, which ends with the block.
-
-    ``timeout_s`` is for loading, and for each batch; ``threads`` and ``literal`` are those of
-    ``load_artifact``. Raises ArtifactError as that does, and BackendError, also from ``run``, where
-    the child crashes, hangs, or runs out of memory.
-    """
-    with runtime_process((), threads, timeout_s, literal=literal) as load:
-        yield load(path)
-
-
-@contextmanager
 def runtime_process(
-    preload: Sequence[str],
+    loader: Loader,
+    preload: Sequence[str] = (),
     threads: int | None = None,
     timeout_s: float = TIMEOUT_S,
     *,
     literal: bool = False,
 ) -> Iterator[Callable[[Path], Artifact]]:
-    """Start a child process for one artifact that is still to be written.
+    """Start a child process for one artifact, which may still be unwritten.
 
-    It imports the modules ``preload`` meanwhile. It ends with the block, and with this process,
-    however that ends. Yields what loads the artifact, once; the rest is as for ``open_isolated``.
+    The child imports the modules ``preload`` meanwhile. It ends with the block, and with this
+    process, however that ends. Yields a function that has the child load the artifact with
+    ``loader``, once. ``timeout_s`` is for loading, and for each batch. ``threads`` and ``literal``
+    go to the loader. Raises ArtifactError as the loader does, and BackendError, also from ``run``,
+    if the child crashes, hangs, or runs out of memory.
     """
-    arguments = json.dumps([sys.path, list(preload), threads, literal, os.getpid()])
+    name = f"{loader.__module__}:{loader.__qualname__}"
+    arguments = json.dumps([sys.path, name, list(preload), threads, literal, os.getpid()])
     child = _Child([sys.executable, "-P", "-c", _PROGRAM, arguments], timeout_s)
     # a generator that stands in this block when Python exits is ended too late: its threads are
     # frozen by then, perhaps with the lock of the pipe that is to be closed
@@ -144,16 +131,8 @@ class _Child:
         self.path = path
         self.requests.put((LOAD, os.fsencode(path)))
         facts = json.loads(self._reply(HELLO)[1])
-        return Artifact(
-            path,
-            facts["format"],
-            facts["sha256"],
-            facts["metadata"],
-            facts["batch_size"],
-            tuple(facts["image_shape"]),
-            self.run,
-            self.values,
-        )
+        facts["image_shape"] = tuple(facts["image_shape"])
+        return Artifact(path=path, run=self.run, values=self.values, **facts)
 
     def run(self, images: Images) -> FloatArray:
         self.requests.put((ARRAY, array_to_bytes(images)))

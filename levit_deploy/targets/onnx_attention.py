@@ -17,8 +17,7 @@ from levit_deploy.layout import SpatialAttention, SpatialAttentionSubsample
 from levit_deploy.model import Attention, AttentionSubsample
 from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
 from levit_deploy.targets.onnx_layers import array, gemm
-
-ATTENTION_OPSET = 23  # the first with the Attention operator
+from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET
 
 TokenAttention = Attention | AttentionSubsample
 MapAttention = SpatialAttention | SpatialAttentionSubsample

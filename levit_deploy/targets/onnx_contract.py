@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import onnx
 
-from levit_deploy.errors import BackendError, VerificationError, first_line
+from levit_deploy.errors import VerificationError, first_line
 from levit_deploy.interface import (
     DEFAULT,
     INPUT_NAME,
@@ -17,13 +16,12 @@ from levit_deploy.interface import (
     PROBABILITIES,
     Interface,
 )
-from levit_deploy.runtime.artifact import STANDARD_DOMAINS, Artifact
+from levit_deploy.targets.onnx import STANDARD_DOMAINS
 
 # Left over from training, or shape arithmetic that an export should have done itself.
 FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")
 MODULE_NAMES = ("patch_embed", "to_tokens", "blocks", "pool", "head")
 INT8_TYPES = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
-BATCHES = (1, 17)
 
 
 def check_contract(path: Path) -> dict[str, int]:
@@ -106,26 +104,6 @@ def _broken_ends(graph: onnx.GraphProto, interface: Interface) -> list[str]:
     if (found := [node.op_type for node in graph.node if _is_end(node)]) == expected:
         return []
     return [f"{found} before and behind the network, where {expected} should be"]
-
-
-def check_batches(artifact: Artifact) -> None:
-    """Raise VerificationError where a batch that should be free is not, or a fixed one is another.
-
-    The larger of BATCHES is a prime above those that the proof fills with images: no number that
-    was baked in by accident divides it.
-    """
-    broken = []
-    for batch in BATCHES if artifact.batch_size is None else (artifact.batch_size,):
-        try:
-            logits = artifact.run(
-                np.zeros((batch, *artifact.image_shape), artifact.interface.input)
-            )
-        except BackendError as error:
-            broken.append(str(error))
-            break  # the process that ran it is gone
-        if logits.shape[:1] != (batch,):
-            broken.append(f"a batch of {batch} gives logits of shape {logits.shape}")
-    _refuse(broken)
 
 
 def _refuse(broken: list[str]) -> None:

@@ -15,12 +15,8 @@ from levit_deploy.targets.onnx_contract import broken_clauses
 from levit_deploy.targets.onnx_graph import GraphBuilder
 from levit_deploy.targets.onnx_interface import normalised_pixels, probabilities
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
+from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET, IR_VERSIONS
 
-# The oldest IR version that allows each operator set, so that the oldest runtimes read the file
-# (the table "released versions" in onnx's Versioning.md).
-IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
-OPSETS = tuple(IR_VERSIONS)
-DEFAULT_OPSET = 17
 # No bfloat16: onnxruntime 1.32 has no Conv, Gemm or MatMul in it on a CPU, where it is proven.
 DTYPES: dict[Precision, ir.DataType] = {
     "fp32": ir.DataType.FLOAT,

@@ -1,108 +1,103 @@
-"""From a plain model to a file: one exporter a format."""
+"""A target: everything there is to say of one format."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from levit_deploy.choices import Layout, Precision
-from levit_deploy.errors import UsageError
+from levit_deploy.choices import (
+    INPUTS,
+    OUTPUTS,
+    Input,
+    Layout,
+    Output,
+    Precision,
+    require_one_of,
+)
 from levit_deploy.interface import Interface
-from levit_deploy.model import LeViT
-from levit_deploy.provenance import Provenance
-from levit_deploy.targets.onnx_attention import ATTENTION_OPSET
-from levit_deploy.targets.onnx_contract import check_contract
-from levit_deploy.targets.onnx_writer import DEFAULT_OPSET, OPSETS, to_onnx
-from levit_deploy.targets.torchscript import to_torchscript
+
+if TYPE_CHECKING:  # these import torch or numpy, and ``--help`` reads the targets
+    from levit_deploy.model import LeViT
+    from levit_deploy.provenance import Provenance
+    from levit_deploy.runtime.artifact import Loader
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the user may choose; None leaves it to the exporter.
+    """Your choices for one artifact; None leaves one to the target.
 
     ``input`` 'uint8' builds the normalisation in, ``output`` 'probabilities' the softmax.
     """
 
     opset: int | None = None
     batch_size: int | None = None
-    input: str = "float32"
-    output: str = "logits"
+    input: Input = "float32"
+    output: Output = "logits"
 
     def interface(self) -> Interface:
-        """Raise UsageError where there is no such input or output."""
-        try:
-            return Interface.from_metadata({"input": self.input, "output": self.output})
-        except ValueError as error:
-            raise UsageError(f"Nothing can be exported so: {error}.") from error
+        """Return the artifact's input and output; raise UsageError if there is no such one."""
+        return Interface(
+            require_one_of("input", self.input, INPUTS),
+            require_one_of("output", self.output, OUTPUTS),
+        )
 
 
 @dataclass(frozen=True)
-class Exporter:
-    """A target.
+class TritonBackend:
+    """A backend of Triton's: its ``platform``, and the ``file`` name that it looks for.
 
-    ``auto_layout`` names the layout measured to be fastest for the options; ``serialize`` makes
-    the bytes of a plain model in either layout, with the provenance's interface; ``check_file``
-    returns what a written file is like, and raises VerificationError where it breaks the format's
-    contract; ``runtime_modules`` are what running it imports; ``precisions`` are those it can be
-    written in.
+    ``names`` are those of input and output, if the backend goes by place and not by name.
     """
 
+    platform: str
+    file: str
+    names: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write the network: ``bench`` times every form of every target."""
+
+    name: str
+    layout: Layout
+    precision: Precision = "fp32"
+    options: ExportOptions = ExportOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A format, from the plain network to a running file.
+
+    Its functions import heavy packages when they are called.
+    """
+
+    name: str
     suffix: str
-    auto_layout: Callable[[ExportOptions], Layout]
-    serialize: Callable[[LeViT, Provenance, ExportOptions], bytes]
-    check_file: Callable[[Path], dict[str, int]]
-    runtime_modules: tuple[str, ...]
+    runtime: str  # that runs it
     precisions: tuple[Precision, ...]
+    forms: tuple[Form, ...]  # that differ in speed
 
+    auto_layout: Callable[[Precision, ExportOptions], Layout]
+    """The layout measured to be fastest (docs/performance.md)."""
 
-def _onnx_layout(options: ExportOptions) -> Layout:
-    # onnxruntime runs the spatial layout 3 to 9 % faster; with the Attention operator, which takes
-    # tokens, they are level (docs/performance.md).
-    return "tokens" if _opset(options) >= ATTENTION_OPSET else "spatial"
+    serialize: Callable[[LeViT, Provenance, ExportOptions], bytes]
+    """The file of a plain network in either layout: the same bytes every time."""
 
+    check_file: Callable[[Path], dict[str, int]]
+    """Facts of a written file; raises VerificationError if it breaks the format's contract."""
 
-def _opset(options: ExportOptions) -> int:
-    return DEFAULT_OPSET if options.opset is None else options.opset
+    recognises: Callable[[bytes], bool]
+    """Whether a file that begins with these 16 bytes is of this format."""
 
+    load: Loader
+    """Open a file; the artifact's ``values`` look inside."""
 
-def _onnx_bytes(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
-    opset = _opset(options)
-    if opset not in OPSETS:
-        raise UsageError(
-            f"--opset {opset} is not supported. Choose from {OPSETS[0]} to {OPSETS[-1]}."
-        )
-    if options.batch_size is not None and options.batch_size < 1:
-        raise UsageError(f"--batch-size {options.batch_size} is not a positive number of images.")
-    proto = to_onnx(model, provenance, opset=opset, batch_size=options.batch_size)
-    data: bytes = proto.SerializeToString(deterministic=True)
-    return data
+    runtime_modules: tuple[str, ...]
+    """Modules that running a file imports."""
 
+    isolated: bool = True
+    """Whether the file is a program, run in a process of its own."""
 
-def _torchscript_bytes(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
-    if options.opset is not None or options.batch_size is not None:
-        raise UsageError(
-            "--opset and --batch-size are ONNX's: a TorchScript program has no operator set to "
-            "choose and takes any batch. Leave them out."
-        )
-    return to_torchscript(model, provenance)
-
-
-EXPORTERS = {
-    "onnx": Exporter(
-        ".onnx",
-        _onnx_layout,
-        _onnx_bytes,
-        check_contract,
-        ("onnx", "onnxruntime"),
-        ("fp32", "fp16", "int8"),
-    ),
-    "torchscript": Exporter(
-        ".torchscript.pt",
-        lambda _options: "tokens",
-        _torchscript_bytes,
-        lambda _path: {},
-        ("torch",),
-        ("fp32", "bf16"),
-    ),
-}
+    triton: TritonBackend | None = None

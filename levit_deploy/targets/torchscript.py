@@ -1,105 +1,108 @@
-"""Write a plain model as TorchScript: traced, frozen, the same bytes every time."""
+"""TorchScript, run by torch: the target for C++ and for programs that have torch already."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import io
 import json
-import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+from levit_deploy.errors import ArtifactError, UsageError, first_line
+from levit_deploy.targets.target import ExportOptions, Form, Target, TritonBackend
 
-from levit_deploy.model import LeViT
-from levit_deploy.provenance import Provenance
-from levit_deploy.runtime.artifact import PROVENANCE_FILE, deprecation_accepted
+if TYPE_CHECKING:
+    import torch
 
-
-class InBfloat16(nn.Module):
-    """A network that computes in bfloat16 between float32 images and float32 logits."""
-
-    def __init__(self, model: LeViT) -> None:
-        super().__init__()
-        self.model = copy.deepcopy(model).bfloat16()
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x.bfloat16())
-        return logits.float()
+    from levit_deploy.arrays import Images
+    from levit_deploy.model import LeViT
+    from levit_deploy.provenance import Provenance
+    from levit_deploy.runtime.artifact import Artifact
 
 
-class Normalise(nn.Module):
-    """Bytes as a camera gives them to what a network takes.
+def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
+    from levit_deploy.targets.torchscript_writer import to_torchscript
 
-    uint8 (B, H, W, C) -> float32 (B, C, H, W), as ``onnx_ends.normalised_pixels``.
+    if options.opset is not None or options.batch_size is not None:
+        raise UsageError(
+            "--opset and --batch-size are for ONNX. A TorchScript program has no operator set and "
+            "takes any batch. Leave them out."
+        )
+    return to_torchscript(model, provenance)
+
+
+def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
+    """Open a TorchScript program of ours; raise ArtifactError if it is none.
+
+    torch has one number of threads for the whole process, and runs every program literally.
     """
+    import torch
 
-    def __init__(self, mean: npt.NDArray[np.float64], std: npt.NDArray[np.float64]) -> None:
-        super().__init__()
-        for name, values in (("offset", 255 * mean), ("factor", 1 / (255 * std))):
-            self.register_buffer(name, torch.from_numpy(values).float()[:, None, None])
+    from levit_deploy.provenance import Provenance
+    from levit_deploy.targets.torch_module import torch_artifact
+    from levit_deploy.targets.torchscript_writer import PROVENANCE_FILE, deprecation_accepted
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels.permute(0, 3, 1, 2).contiguous().float()
-        return (x - self.get_buffer("offset")) * self.get_buffer("factor")
-
-
-def _with_ends(network: nn.Module, provenance: Provenance) -> nn.Module:
-    """The network between what its interface takes and gives."""
-    modules = [network]
-    if provenance.interface.input == "uint8":
-        statistics = provenance.transform.statistics()
-        modules.insert(0, Normalise(*statistics))
-    if provenance.interface.output == "probabilities":
-        modules.append(nn.Softmax(dim=1))
-    return nn.Sequential(*modules).eval() if len(modules) > 1 else network
-
-
-def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:
-    """Trace and freeze a plain float32 model in either layout.
-
-    The program maps float32 (batch, channels, height, width) to float32 logits (batch, classes) for
-    any batch, or uint8 pixels or to probabilities, as the provenance's interface says; it computes
-    in the provenance's precision, and needs nothing but torch. The provenance is in the extra file
-    ``provenance.json``. Raises UsageError where the pixels' mean and standard deviation are not
-    known.
-    """
-    interface = provenance.interface
-    network = InBfloat16(model).eval() if provenance.precision == "bf16" else model
-    program = _with_ends(network, provenance)
-    shape = interface.image_shape(provenance.config)
-    example = torch.zeros(2, *shape, dtype=getattr(torch, interface.input))
-    buffer = io.BytesIO()
-    with deprecation_accepted():
-        traced = torch.jit.trace(program, example, check_trace=False)  # verify does the checking
-        frozen = torch.jit.freeze(traced)
-        extra = {PROVENANCE_FILE: json.dumps(provenance.to_metadata(), sort_keys=True)}
-        torch.jit.save(frozen, buffer, _extra_files=extra)
-    return _canonical(buffer)
+    extra = {PROVENANCE_FILE: ""}
+    try:
+        with deprecation_accepted():
+            program = torch.jit.load(io.BytesIO(data), map_location="cpu", _extra_files=extra)
+    except (RuntimeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} cannot be loaded as TorchScript: {first_line(error)}. Expected an artifact "
+            "that levit-deploy wrote."
+        ) from error
+    try:
+        metadata = json.loads(extra[PROVENANCE_FILE])
+        config = Provenance.from_metadata(metadata).config
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is a TorchScript program with missing or damaged provenance "
+            f"({type(error).__name__}: {error}). Expected one that levit-deploy wrote. Export it "
+            "again."
+        ) from error
+    return torch_artifact(
+        program,
+        config,
+        torchscript_values,
+        path=path,
+        format="torchscript",
+        sha256=hashlib.sha256(data).hexdigest(),
+        metadata=metadata,
+    )
 
 
-def _canonical(archive: io.BytesIO) -> bytes:
-    """Rewrite a TorchScript archive without what differs from one process to the next.
+def torchscript_values(program: torch.jit.ScriptModule, images: Images) -> Iterable[torch.Tensor]:
+    """Give the result of every operation, by returning it from the graph."""
+    import torch
 
-    torch numbers its class names by how many classes the process has traced before, and stores
-    where on this machine the Python source stood. Neither says anything about the network.
-    """
-    archive.seek(0)
-    reader = torch._C.PyTorchFileReader(archive)
-    buffer = io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(buffer)
-    for name in reader.get_all_records():
-        if name.endswith(".debug_pkl") or name in _WRITTEN_BY_THE_WRITER:
-            continue
-        record = reader.get_record(name)
-        if name.startswith("code/") or name.endswith(".pkl"):
-            record = _MANGLING.sub(b"", record)
-        name = _MANGLING.sub(b"", name.encode()).decode()
-        writer.write_record(name, record, len(record))
-    writer.write_end_of_file()
-    return buffer.getvalue()
+    graph = program.graph.copy()
+    torch._C._jit_pass_inline(graph)
+    for node in list(graph.nodes()):
+        for value in node.outputs():
+            if value.type().kind() == "TensorType":
+                graph.registerOutput(value)
+    arguments = (program._c, torch.from_numpy(images))
+    with torch.inference_mode():
+        values: Iterable[torch.Tensor] = torch._C._jit_interpret_graph(graph, arguments)  # type: ignore[attr-defined]
+    return values
 
 
-_WRITTEN_BY_THE_WRITER = {"version", "byteorder", ".data/serialization_id"}
-_MANGLING = re.compile(rb"(?:\.|/)?___torch_mangle_\d+")
+TORCHSCRIPT = Target(
+    name="torchscript",
+    suffix=".torchscript.pt",
+    runtime="TorchScript",
+    precisions=("fp32", "bf16"),
+    forms=(
+        Form("tokens", "tokens"),
+        Form("spatial", "spatial"),
+        Form("bf16", "tokens", "bf16"),
+    ),
+    auto_layout=lambda _precision, _options: "tokens",
+    serialize=_serialize,
+    check_file=lambda _path: {},
+    recognises=lambda start: start.startswith(b"PK\x03\x04"),  # a zip archive
+    load=load,
+    runtime_modules=("torch",),
+    triton=TritonBackend("pytorch_libtorch", "model.pt", names=("INPUT__0", "OUTPUT__0")),
+)

@@ -21,8 +21,8 @@ import onnx
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.runtime.isolated import open_isolated
 from levit_deploy.runtime.sessions import filled
+from levit_deploy.targets.load import open_isolated
 from levit_deploy.verification.accuracy import accuracy, top1
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.measure import measure

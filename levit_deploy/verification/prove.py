@@ -15,8 +15,9 @@ from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.pictures.split import Judging
 from levit_deploy.provenance import Provenance, claimed_precision, is_ours
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.targets.onnx_writer import OPSETS
-from levit_deploy.targets.plain import plain_onnx
+from levit_deploy.targets.onnx import ONNX
+from levit_deploy.targets.onnx_opsets import OPSETS
+from levit_deploy.targets.plan import Plan
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.int8 import measure_int8
@@ -155,8 +156,11 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
             f"{', '.join(LAYOUTS)}, and {OPSETS[0]} to {OPSETS[-1]}. Export it again."
         )
     interface = artifact.interface
-    options = ExportOptions(opset, artifact.batch_size, interface.input, interface.output)
     head = known(artifact.metadata.get("head"), HEADS)
-    if head is None or head == checkpoint.head:
-        head = "mean"
-    return plain_onnx(checkpoint, head, layout, options)
+    return Plan(
+        checkpoint=checkpoint,
+        target=ONNX,
+        head="mean" if head is None or head == checkpoint.head else head,
+        layout=layout,
+        options=ExportOptions(opset, artifact.batch_size, interface.input, interface.output),
+    ).serialize()

@@ -13,7 +13,7 @@ from command_line import as_process, names_in, run
 from networks import trained
 from safetensors.torch import save_file
 
-from levit_deploy.targets import plain as forms
+from levit_deploy.targets import plan
 from levit_deploy.verification import prove as proving
 
 
@@ -113,7 +113,7 @@ def test_a_bug_of_ours_exits_with_70_and_hides_its_traceback(folder, monkeypatch
     def bug(*_args, **_kwargs):
         raise ZeroDivisionError("oh no")
 
-    monkeypatch.setattr(forms, "to_plain", bug)
+    monkeypatch.setattr(plan, "to_plain", bug)
     code, _, err = run("export", folder / "ckpt.pth")
     assert code == 70
     assert "ZeroDivisionError: oh no" in err

@@ -8,8 +8,8 @@ import torch
 from command_line import names_in, run
 from networks import SMALL, trained
 
-from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.targets import plain as forms
+from levit_deploy.targets import plan
+from levit_deploy.targets.load import load_artifact
 
 
 def test_the_report_of_an_export_as_json(folder):
@@ -165,8 +165,8 @@ def test_what_was_assumed_is_said_at_every_export_and_kept_by_fuse(folder):
 
 
 def test_a_failed_export_shows_its_figures(folder, monkeypatch):
-    plain = forms.to_plain
-    monkeypatch.setattr(forms, "to_plain", lambda model, _head: plain(model, "class"))
+    plain = plan.to_plain
+    monkeypatch.setattr(plan, "to_plain", lambda model, _head: plain(model, "class"))
     code, out, err = run("export", folder / "ckpt.pth")
     assert code == 1
     assert out.count("FAILED") == 6

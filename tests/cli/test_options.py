@@ -2,20 +2,6 @@
 
 from command_line import COMMANDS
 
-from levit_deploy.cli.options import SUFFIXES
-from levit_deploy.targets.target import EXPORTERS
-
-
-def test_the_default_suffixes_are_the_exporters():
-    assert {name: exporter.suffix for name, exporter in EXPORTERS.items()} == SUFFIXES
-
-
-def test_the_opsets_completed_are_those_there_are():
-    from levit_deploy.cli import options
-    from levit_deploy.targets.onnx_writer import OPSETS
-
-    assert list(options.OPSETS) == list(OPSETS)
-
 
 def helps(command):
     """The help of each option of a command, in one line."""

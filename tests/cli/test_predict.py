@@ -20,7 +20,7 @@ from command_line import run
 from levit_deploy.pictures.files import find_pictures
 from levit_deploy.prediction.predict import Answer
 from levit_deploy.report.predictions import in_words
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 
 # a quote, a comma, line breaks, an escape sequence, letters, a byte that is no UTF-8
 ODD = ['say "a, b".png', "two\nlines.png", "back\rhere.png", "a\x1b[31mred.png"]

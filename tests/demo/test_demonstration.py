@@ -10,7 +10,7 @@ from PIL import Image
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import held_out
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 
 FILES = ["digits.fused.safetensors", "digits.onnx", "digits.pth", "digits.torchscript.pt"]
 ALL = [*FILES, "scans"]
@@ -83,7 +83,7 @@ def test_the_report_must_not_replace_what_the_demo_writes(tmp_path):
     for name in ("digits.onnx", "digits.pth", "scans/one/016.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         code, _, err = run("demo", tmp_path, "--json", tmp_path / name, "--force")
-        assert (code, "Name another with --json" in err) == (5, True)
+        assert (code, "Name another file with --json" in err) == (5, True)
         assert not (tmp_path / "digits.pth").exists()
 
 

@@ -16,7 +16,8 @@ from levit_deploy.demo.digits import held_out
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.targets.target import EXPORTERS, ExportOptions
+from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.target import ExportOptions
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +39,7 @@ def files(tmp_path_factory) -> Path:
                 head="mean",
                 layout=layout,
             )
-            data = EXPORTERS[format].serialize(model, provenance, ExportOptions(opset))
+            data = TARGETS[format].serialize(model, provenance, ExportOptions(opset))
             (folder / f"{network}.{name}").write_bytes(data)
     return folder
 

@@ -10,7 +10,7 @@ from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import CheckpointError, InputError, UsageError
 from levit_deploy.pictures.labels import in_order, read_labels
 from levit_deploy.provenance import Provenance
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 
 NAMES = ("tench, Tinca tinca", "Kühlschrank", "猫", "d", "e", "f", "g")
 
@@ -118,7 +118,7 @@ def test_a_path_is_that_of_a_file(checkpoint, tmp_path, monkeypatch):
 
 def test_torchscript_carries_them_too(checkpoint, tmp_path):
     from levit_deploy.passes import to_plain
-    from levit_deploy.targets.torchscript import to_torchscript
+    from levit_deploy.targets.torchscript_writer import to_torchscript
 
     loaded = read_checkpoint(checkpoint)
     provenance = Provenance(

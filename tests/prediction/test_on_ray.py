@@ -19,7 +19,7 @@ import scans
 from command_line import names_in, run
 
 from levit_deploy.errors import ArtifactError, BackendError, InputError
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -c constraints.txt '.[ray]'")
 import pyarrow as pa
@@ -163,7 +163,7 @@ SCRIPT = """
 import dataclasses, pathlib, sys
 from levit_deploy.errors import LevitDeployError
 from levit_deploy.prediction.on_ray import predict_on_ray
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 artifact = load_artifact(pathlib.Path("digits.onnx"))
 for change, top_k in (({"sha256": "another"}, 1), ({}, "one")):
     try:

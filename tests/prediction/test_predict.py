@@ -20,7 +20,7 @@ from levit_deploy.errors import ArtifactError, BackendError, InputError, UsageEr
 from levit_deploy.pictures.files import find_pictures, read_pictures
 from levit_deploy.prediction.predict import best, every_picture, predictions
 from levit_deploy.runtime import isolated
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from command_line import names_in, run
 from google.protobuf import text_format
 from networks import trained
 
-import levit_deploy
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.plan import Plan
 
 schema = pytest.importorskip(
     "tritonclient.grpc.model_config_pb2",
@@ -107,7 +107,7 @@ def test_a_torchscript_program_goes_by_the_places_of_its_values(folder, takes):
 
 
 def test_a_proof_that_fails_leaves_the_repository_as_it_was(folder, monkeypatch):
-    original = levit_deploy.pipeline.plain_form
+    original = Plan.network
 
     def sabotaged(*arguments):
         model = original(*arguments)
@@ -115,7 +115,7 @@ def test_a_proof_that_fails_leaves_the_repository_as_it_was(folder, monkeypatch)
             model.head.weight[0, 0] += 1
         return model
 
-    monkeypatch.setattr("levit_deploy.pipeline.plain_form", sabotaged)
+    monkeypatch.setattr(Plan, "network", sabotaged)
     assert export(folder)[0] == 1
     assert names_in(folder / "models") == []
 
@@ -142,7 +142,7 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(folder):
     for options, code, reason in (
         (("-o", folder / "birds.onnx"), 2, "-o were both given"),
         (("--json", folder / "models" / "birds" / "report.json"), 5, "does not exist"),
-        (("--triton", folder / "nowhere"), 5, "Create it, or choose another with --triton"),
+        (("--triton", folder / "nowhere"), 5, "Create it, or name another with --triton"),
         (("--triton", folder / "labels.json"), 5, "--triton"),
     ):
         found = export(folder, *options)

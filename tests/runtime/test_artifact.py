@@ -17,9 +17,9 @@ from levit_deploy.checkpoint import fused
 from levit_deploy.errors import ArtifactError, BackendError
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.runtime.artifact import deprecation_accepted, load_artifact
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.onnx_writer import to_onnx
-from levit_deploy.targets.torchscript import to_torchscript
+from levit_deploy.targets.torchscript_writer import deprecation_accepted, to_torchscript
 
 FORMATS = ("onnx", "torchscript", "fused")
 PROVENANCE = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")

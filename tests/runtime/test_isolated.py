@@ -19,11 +19,10 @@ from levit_deploy.errors import ArtifactError, BackendError
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime import isolated
-from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.runtime.child import array_to_bytes, bytes_to_array
-from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.targets.load import load_artifact, open_isolated
 from levit_deploy.targets.onnx_writer import to_onnx
-from levit_deploy.targets.torchscript import to_torchscript
+from levit_deploy.targets.torchscript_writer import to_torchscript
 
 PROVENANCE = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")
 WRITERS = {
@@ -194,7 +193,7 @@ PARENT = """
 import subprocess, sys
 from pathlib import Path
 import numpy as np
-from levit_deploy.runtime.isolated import open_isolated
+from levit_deploy.targets.load import open_isolated
 popen = subprocess.Popen
 started = []
 subprocess.Popen = lambda *a, **k: started.append(popen(*a, **k)) or started[-1]

@@ -12,9 +12,10 @@ from levit_deploy.errors import VerificationError
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.targets.onnx_contract import check_batches, check_contract
+from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.onnx_contract import check_contract
 from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.verification.batch_size import check_batches
 
 
 @pytest.fixture(scope="module")

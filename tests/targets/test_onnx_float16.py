@@ -23,7 +23,8 @@ from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.onnx_contract import check_contract
-from levit_deploy.targets.onnx_writer import OPSETS, to_onnx
+from levit_deploy.targets.onnx_opsets import OPSETS
+from levit_deploy.targets.onnx_writer import to_onnx
 
 CASES = [("tokens", 17), ("spatial", 17), ("tokens", 23)]
 

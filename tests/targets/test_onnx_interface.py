@@ -9,7 +9,7 @@ from interfaces import BOTH, MEAN, PIXELS, STD, expected_logits, softmax
 from levit_deploy import pipeline
 from levit_deploy.errors import VerificationError
 from levit_deploy.interface import Interface
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
 
 
@@ -67,7 +67,7 @@ def test_a_softmax_over_the_batch_is_not_published(tmp_path, square, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["offset", "factor"])
 def test_torchscript_with_a_mistake_is_not_published(tmp_path, square, monkeypatch, wrong):
-    from levit_deploy.targets import torchscript
+    from levit_deploy.targets import torchscript_writer as torchscript
 
     right = torchscript.Normalise
 

@@ -21,7 +21,8 @@ from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.onnx_contract import check_contract
-from levit_deploy.targets.onnx_writer import OPSETS, smaller, to_onnx
+from levit_deploy.targets.onnx_opsets import OPSETS
+from levit_deploy.targets.onnx_writer import smaller, to_onnx
 
 FEW_ULPS = 16 * 2.0**-23  # 250 random networks stayed below 6.4
 CASES = [("tokens", 17), ("spatial", 17), ("tokens", 23)]

@@ -17,7 +17,8 @@ from levit_deploy.interface import Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.targets.target import EXPORTERS, ExportOptions
+from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.target import ExportOptions
 
 BOTH = {"input": "uint8", "output": "probabilities"}
 FORMS = {  # int8 is in verification/test_int8.py
@@ -41,11 +42,16 @@ def digest(form: str) -> str:
     model = to_plain(trained())
     model = to_spatial(model) if layout == "spatial" else model
     provenance = Provenance(
-        "0" * 64, SMALL, "mean", layout, precision=precision, interface=interface
+        checkpoint_sha256="0" * 64,
+        config=SMALL,
+        head="mean",
+        layout=layout,
+        precision=precision,
+        interface=interface,
     )
     if format == "fused":
         return hashlib.sha256(fused.serialize(model, provenance)).hexdigest()
-    return hashlib.sha256(EXPORTERS[format].serialize(model, provenance, options)).hexdigest()
+    return hashlib.sha256(TARGETS[format].serialize(model, provenance, options)).hexdigest()
 
 
 digest_here = cache(digest)
@@ -64,7 +70,7 @@ def digests_by_threads(form: str, files: int) -> set[str]:
 
 
 def test_every_precision_is_looked_at():
-    known = {(name, p) for name, exporter in EXPORTERS.items() for p in exporter.precisions}
+    known = {(name, p) for name, target in TARGETS.items() for p in target.precisions}
     assert {tuple(form.split()[:2]) for form in FORMS} - {("fused", "fp32")} == known - {
         ("onnx", "int8")
     }

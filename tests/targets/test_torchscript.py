@@ -19,8 +19,7 @@ from levit_deploy.config import LeViTConfig
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.runtime.artifact import deprecation_accepted
-from levit_deploy.targets.torchscript import to_torchscript
+from levit_deploy.targets.torchscript_writer import deprecation_accepted, to_torchscript
 
 FEW_ULPS = 16 * 2.0**-23
 

@@ -18,7 +18,7 @@ from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, InputError, UsageError, VerificationError
 from levit_deploy.quantization.quantize import Int8Options
-from levit_deploy.runtime.artifact import load_artifact
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification import prove as proving
 from levit_deploy.verification.result import Verification

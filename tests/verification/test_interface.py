@@ -14,8 +14,8 @@ from PIL import Image
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, CheckpointError, UsageError, VerificationError
-from levit_deploy.runtime.artifact import load_artifact
 from levit_deploy.runtime.sessions import onnx_session
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification import compare
 from levit_deploy.verification import prove as proving

@@ -14,11 +14,12 @@ from levit_deploy.errors import BackendError, VerificationError
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.runtime.artifact import deprecation_accepted
-from levit_deploy.runtime.values import module_values, onnx_values, torchscript_values
+from levit_deploy.targets.fused import module_values
+from levit_deploy.targets.onnx import onnx_values
 from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.target import ExportOptions
-from levit_deploy.targets.torchscript import to_torchscript
+from levit_deploy.targets.torchscript import torchscript_values
+from levit_deploy.targets.torchscript_writer import deprecation_accepted, to_torchscript
 from levit_deploy.verification import measure as verification
 from levit_deploy.verification.inputs import standard_cases
 from levit_deploy.verification.parting import Parting, compare_blocks, find_parting
@@ -36,6 +37,10 @@ def logits(plain, images=IMAGES):
         return plain(torch.from_numpy(images)).numpy()
 
 
+def floats(values):
+    return [value.float().numpy() for value in values if value.is_floating_point()]
+
+
 def by_onnx(plain, images=IMAGES, **options):
     return onnx_values(to_onnx(plain, PROVENANCE, **options).SerializeToString(), images)
 
@@ -43,11 +48,11 @@ def by_onnx(plain, images=IMAGES, **options):
 def by_torchscript(plain, images=IMAGES):
     with deprecation_accepted():
         program = torch.jit.load(io.BytesIO(to_torchscript(plain, PROVENANCE)))
-    return torchscript_values(program, images)
+    return floats(torchscript_values(program, images))
 
 
 def by_fused(plain, images=IMAGES):
-    return module_values(plain, images)
+    return floats(module_values(plain, images))
 
 
 FORMS = {
@@ -215,7 +220,7 @@ def by_torchscript_in_bfloat16(plain, layout="tokens"):
     )
     with deprecation_accepted():
         program = torch.jit.load(io.BytesIO(to_torchscript(plain, provenance)))
-    return torchscript_values(program, IMAGES)
+    return floats(torchscript_values(program, IMAGES))
 
 
 REDUCED = {

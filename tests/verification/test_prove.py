@@ -14,12 +14,11 @@ from levit_deploy.errors import (
     UsageError,
     VerificationError,
 )
-from levit_deploy.targets.target import EXPORTERS
+from levit_deploy.targets.formats import TARGETS
 
 # a process that runs TorchScript imports torch first, for seconds
 FORMATS = [
-    pytest.param(name, marks=pytest.mark.slow if name == "torchscript" else ())
-    for name in EXPORTERS
+    pytest.param(name, marks=pytest.mark.slow if name == "torchscript" else ()) for name in TARGETS
 ]
 
 

@@ -15,9 +15,9 @@ from levit_deploy.errors import (
 )
 from levit_deploy.model import AttentionBias
 from levit_deploy.passes import to_plain
-from levit_deploy.runtime.artifact import load_artifact
-from levit_deploy.targets import plain as forms
-from levit_deploy.targets.target import EXPORTERS, ExportOptions
+from levit_deploy.targets import plan
+from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.verification import compare
 from levit_deploy.verification import prove as proving
 
@@ -129,9 +129,13 @@ def test_sabotage_before_the_export_is_refused(tmp_path, checkpoint, sabotage, f
     sabotaged = trained()
     sabotage(sabotaged)
     output = tmp_path / "artifact"
-    form = forms.plain_form(replace(checkpoint, model=sabotaged), "mean", "tokens")
-    provenance = forms.provenance_of(checkpoint, "mean", "tokens")
-    output.write_bytes(EXPORTERS[format].serialize(form, provenance, ExportOptions()))
+    wrong = plan.Plan(
+        checkpoint=replace(checkpoint, model=sabotaged),
+        target=TARGETS[format],
+        head="mean",
+        layout="tokens",
+    )
+    output.write_bytes(wrong.serialize())
     verification = pipeline.verify(checkpoint, output)
     assert not verification.passed
     with pytest.raises(VerificationError, match="does not compute what the checkpoint computes"):
@@ -180,10 +184,10 @@ def test_sabotage_of_the_written_file_is_refused(checkpoint, exported, sabotage)
 
 def test_a_failed_proof_publishes_nothing(tmp_path, checkpoint, monkeypatch):
     # a bug as others have it: the distillation head is forgotten
-    monkeypatch.setattr(forms, "to_plain", lambda model, _head: to_plain(model, "class"))
+    monkeypatch.setattr(plan, "to_plain", lambda model, _head: to_plain(model, "class"))
     output = tmp_path / "out.onnx"
     output.write_bytes(b"old")
-    for format in EXPORTERS:
+    for format in TARGETS:
         with pytest.raises(VerificationError):
             pipeline.export(checkpoint, format, output, force=True)
         assert output.read_bytes() == b"old"

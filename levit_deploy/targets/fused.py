@@ -1,0 +1,91 @@
+"""Plain layers in safetensors, run by this package: what ``levit-deploy fuse`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from levit_deploy.errors import ArtifactError, CheckpointError
+from levit_deploy.targets.target import ExportOptions, Target
+
+if TYPE_CHECKING:
+    import torch
+
+    from levit_deploy.arrays import Images
+    from levit_deploy.model import LeViT
+    from levit_deploy.provenance import Provenance
+    from levit_deploy.runtime.artifact import Artifact
+
+
+def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
+    from levit_deploy.checkpoint import fused
+
+    assert options == ExportOptions()  # ``fuse`` has none
+    return fused.serialize(model, provenance)
+
+
+def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
+    """Build the network of a fused file; raise ArtifactError if it is none.
+
+    torch has one number of threads for the whole process.
+    """
+    from levit_deploy.checkpoint import fused
+    from levit_deploy.checkpoint.files import read_file
+    from levit_deploy.provenance import is_ours
+    from levit_deploy.targets.torch_module import torch_artifact
+
+    try:
+        file = read_file(path)
+        if not is_ours(file.metadata):
+            raise ArtifactError(
+                f"{path} is a safetensors file, but not one that levit-deploy fuse wrote. Expected "
+                "an artifact that levit-deploy wrote."
+            )
+        model, provenance = fused.restore(file.contents, file.metadata, path)
+    except CheckpointError as error:
+        raise ArtifactError(str(error)) from error
+    return torch_artifact(
+        model,
+        provenance.config,
+        module_values,
+        path=path,
+        format="fused",
+        sha256=file.sha256,
+        metadata=file.metadata,
+    )
+
+
+def module_values(module: torch.nn.Module, images: Images) -> Iterable[torch.Tensor]:
+    """Give the output of every module within a module."""
+    import torch
+
+    values: list[torch.Tensor] = []
+
+    def keep(_module: torch.nn.Module, _given: object, value: torch.Tensor) -> None:
+        values.append(value)
+
+    hooks = [part.register_forward_hook(keep) for part in module.modules()]
+    try:
+        with torch.inference_mode():
+            module(torch.from_numpy(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return values
+
+
+FUSED = Target(
+    name="fused",
+    suffix=".fused.safetensors",
+    runtime="torch",
+    precisions=("fp32",),
+    forms=(),  # as fast as eager torch
+    auto_layout=lambda _precision, _options: "tokens",
+    serialize=_serialize,
+    check_file=lambda _path: {},
+    recognises=lambda start: start[8:9] == b"{",  # a length in 8 bytes, then JSON
+    load=load,
+    runtime_modules=(),
+    isolated=False,  # numbers, which only code of ours runs
+)

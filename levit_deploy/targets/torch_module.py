@@ -1,0 +1,73 @@
+"""An artifact that torch runs: a module, and the checks that torch leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.config import LeViTConfig
+from levit_deploy.errors import ArtifactError, BackendError, first_line
+from levit_deploy.runtime.artifact import Artifact, claimed_interface
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def torch_artifact(
+    module: Module,
+    config: LeViTConfig,
+    values: Callable[[Module, Images], Iterable[torch.Tensor]],
+    *,
+    path: Path,
+    format: str,
+    sha256: str,
+    metadata: dict[str, str],
+) -> Artifact:
+    """Make an artifact of a module with a free batch.
+
+    ``values`` gives every tensor that the module computes of some images.
+    """
+    interface = claimed_interface(path, metadata)
+    expected = interface.image_shape(config)
+
+    def run(images: Images) -> FloatArray:
+        # torch itself would run a turned image: it has as many tokens, and the wrong biases
+        if images.shape[1:] != expected or images.dtype != interface.input:
+            raise BackendError(
+                f"{path} was given a batch of shape {images.shape} in {images.dtype}. Expected "
+                f"{expected} behind the batch, in {interface.input}."
+            )
+        try:
+            with torch.inference_mode():
+                answers = module(torch.from_numpy(images))
+        except RuntimeError as error:
+            raise BackendError(
+                f"torch failed to run {path} on a batch of shape {images.shape}: "
+                f"{first_line(error)}."
+            ) from error
+        if not isinstance(answers, torch.Tensor) or answers.dtype != torch.float32:
+            kind = getattr(answers, "dtype", type(answers).__name__)
+            raise ArtifactError(
+                f"{path} gives a {kind}. Expected one float32 tensor of {interface.output}."
+            )
+        return np.asarray(answers.numpy())
+
+    def floats(images: Images) -> Iterator[FloatArray]:
+        for value in values(module, images):
+            if value.is_floating_point():
+                yield value.float().numpy()  # numpy knows no bfloat16
+
+    return Artifact(
+        path=path,
+        format=format,
+        sha256=sha256,
+        metadata=metadata,
+        batch_size=None,
+        image_shape=expected,
+        run=run,
+        values=floats,
+    )
