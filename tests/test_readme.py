@@ -75,6 +75,14 @@ def test_every_example_and_test_that_is_named_exists(page):
         assert (ROOT / name).exists(), name
 
 
+def test_contributing_names_modules_that_exist():
+    names = re.findall(r"`([a-z][\w/]*\.py)`", TEXTS["CONTRIBUTING.md"])
+    assert len(names) > 10
+    for name in names:
+        rooms = (ROOT, ROOT / "levit_deploy", ROOT / "levit_deploy/checkpoint/families")
+        assert any((room / name).exists() for room in rooms), name
+
+
 @every_page
 def test_every_command_line_names_commands_and_options_that_exist(page):
     for words in command_lines(TEXTS[page]):
