@@ -215,8 +215,6 @@ def _some(names: Sequence[str]) -> str:
 
 def _original(checkpoint: Checkpoint, artifact: Artifact, processor: Processor) -> Run:
     """The checkpoint's own network in float32, with the artifact's head."""
-    import torch
-
     from levit_deploy.verification.original import original_of
 
     shape, expected = _shape(processor.config), _shape(checkpoint.config)
@@ -226,13 +224,7 @@ def _original(checkpoint: Checkpoint, artifact: Artifact, processor: Processor) 
             f"{shape[-1]} classes; {checkpoint.path} takes {expected[:-1]} and has {expected[-1]}. "
             "Give the checkpoint it was made from, with the same options."
         )
-    model = original_of(checkpoint, artifact).model
-
-    def run(images: Images) -> FloatArray:
-        with torch.inference_mode():
-            return np.asarray(model(torch.from_numpy(images)).numpy())
-
-    return run
+    return original_of(checkpoint, artifact).run
 
 
 def _shape(config: LeViTConfig) -> tuple[int, ...]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from levit_deploy.bench.benchmark import pinned, processor_name, random_images
 from levit_deploy.checkpoint import Checkpoint
@@ -44,18 +43,14 @@ def time_beside_original(
     Raises ArtifactError and BackendError as ``open_isolated`` does.
     """
     with pinned(1), open_isolated(path, threads=1) as artifact:
-        model = original_of(checkpoint, artifact).model
+        original = original_of(checkpoint, artifact)
         batch = artifact.batch_size or 1
         images = random_images(checkpoint.config, batch)
-        given = images[artifact.interface.input]
-
-        def run_original() -> None:
-            with torch.inference_mode():
-                model(torch.from_numpy(images["float32"]))
-
-        times = rounds_side_by_side(
-            {"original": run_original, "artifact": partial(artifact.run, given)}, rounds=rounds
-        )
+        calls: dict[str, Callable[[], object]] = {
+            "original": partial(original.run, images["float32"]),
+            "artifact": partial(artifact.run, images[artifact.interface.input]),
+        }
+        times = rounds_side_by_side(calls, rounds=rounds)
     return BesideOriginal(
         original_bytes=sum(file.stat().st_size for file in checkpoint.files),
         artifact_bytes=path.stat().st_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from levit_deploy.arrays import FloatArray
+from levit_deploy.arrays import FloatArray, Images, Run
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.demo.digits import LABELS, PREPROCESSING, held_out, scan_files
 from levit_deploy.errors import OutputError
@@ -27,6 +27,7 @@ from levit_deploy.verification.inputs import image_case
 
 CHECKPOINT_NAME = "digits.pth"
 HELD_OUT = "held-out"
+ORIGINAL = "original"
 SCANS = "scans"
 
 
@@ -127,28 +128,13 @@ def publish_all(checkpoint: Checkpoint, *, force: bool = False) -> Iterator[Publ
 def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]:
     """Compare the artifacts with the original on the held-out images, and time all in turns."""
     digits = held_out()
-
-    def original(images: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            return np.asarray(checkpoint.model(torch.from_numpy(images)).numpy())
-
-    runs: dict[str, Callable[[FloatArray], FloatArray]] = {"original": original}
-    for artifact in published:
-        runs[artifact.path.name] = load_artifact(artifact.path, threads=1).run
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        calls = {name: partial(run, digits.images[:1]) for name, run in runs.items()}
-        times = rounds_side_by_side(calls, rounds=200)
-    finally:
-        torch.set_num_threads(threads)
-
+    runs = _runs(checkpoint, published)
+    times = _times(runs, digits.images[:1])
     cases = {
         artifact.path.name: next(c for c in artifact.verification.cases if c.name == HELD_OUT)
         for artifact in published
     }
-    sizes = {"original": checkpoint.path.stat().st_size}
+    sizes = {ORIGINAL: checkpoint.path.stat().st_size}
     sizes |= {artifact.path.name: artifact.size_bytes for artifact in published}
     return [
         Row(
@@ -161,3 +147,24 @@ def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]
         )
         for name, run in runs.items()
     ]
+
+
+def _runs(checkpoint: Checkpoint, published: Sequence[Published]) -> dict[str, Run]:
+    def original(images: Images) -> FloatArray:
+        with torch.inference_mode():
+            return np.asarray(checkpoint.model(torch.from_numpy(images)).numpy())
+
+    files = {artifact.path.name: load_artifact(artifact.path, threads=1) for artifact in published}
+    return {ORIGINAL: original, **{name: artifact.run for name, artifact in files.items()}}
+
+
+def _times(runs: dict[str, Run], image: Images) -> dict[str, list[float]]:
+    """Seconds for one image on one thread, round by round."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return rounds_side_by_side(
+            {name: partial(run, image) for name, run in runs.items()}, rounds=200
+        )
+    finally:
+        torch.set_num_threads(threads)

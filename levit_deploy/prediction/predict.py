@@ -63,19 +63,27 @@ def predict(
     batch_size: int | None = None,
     threads: int | None = None,
 ) -> Iterator[Prediction]:
-    """Answer pictures, in order, prepared as the artifact's metadata says; memory stays flat.
+    """Answer pictures in order, prepared by the artifact's metadata; memory stays flat.
 
         for prediction in levit_deploy.predict("ckpt.onnx", "photos/"):
             print(prediction.path, prediction.answers[0].label if prediction.answers else "-")
 
-    ``artifact`` is an ONNX, TorchScript or fused file, run in a process of its own; ``pictures``
-    are files, and folders for all pictures below them. ``batch_size`` pictures are run at once,
-    BATCH_SIZE if it is None, or as many as the artifact is fixed to; ``threads`` are the runtime's.
-    Other threads read ahead meanwhile. Raises InputError at once for a path that does not exist and
-    for a folder without pictures. With the first answer, it raises ArtifactError for a file that is
-    none or says nothing of pictures, and UsageError for numbers that make no sense; later,
-    InputError at the end where no picture could be used, and BackendError where the runtime
-    crashes, hangs or runs out of memory.
+    The artifact runs in a process of its own, and other threads read ahead.
+
+    Args:
+        artifact: The path of an ONNX, TorchScript or fused file.
+        pictures: Files, and folders for all pictures below them.
+        top_k: The number of answers to each picture.
+        batch_size: The number of pictures run at once. None stands for BATCH_SIZE, or the fixed
+            batch of the artifact.
+        threads: The threads of the runtime.
+
+    Raises:
+        InputError: At once for a path that does not exist and a folder without pictures; at the end
+            if no picture could be used.
+        ArtifactError: With the first answer: the file is not an artifact, or has no preprocessing.
+        UsageError: With the first answer: a number makes no sense.
+        BackendError: The runtime crashes, hangs or runs out of memory.
     """
     named = [pictures] if isinstance(pictures, str | Path) else pictures
     paths = every_picture([Path(path) for path in named])

@@ -15,8 +15,8 @@ computes in one is the error of the original that computes in it, as ``model.hal
 Probabilities are held by their logarithms: those are the logits less one number for each image,
 the log of the sum of their exponentials. So all of the above holds for them as well, and an error
 in them is a relative error of the probability. Compared directly, probabilities would hide errors:
-if one class has nearly everything, wrong logits of the others move nothing. Below LEAST, where
-float32 ends and runtimes cut off in different places, all values count as the same.
+if one class has nearly everything, wrong logits of the others move nothing. Values below LEAST
+count as the same, as runtimes cut off in different places at the end of float32.
 
 If several draws of the original's error are known (``Reference.draws``), the largest counts.
 """

@@ -195,7 +195,7 @@ def logits_of(run: Run, images: Images, classes: int) -> FloatArray:
         if logits.shape[:1] != expected[:1]:  # numpy would compare one row with many
             why = "Each image must have one row"
         raise VerificationError(
-            f"The artifact does not compute what the checkpoint computes: a batch of {len(images)} "
+            f"The artifact computes another function than the checkpoint: a batch of {len(images)} "
             f"has outputs of shape {logits.shape}, the checkpoint's are {expected}. {why}. Do not "
             "ship it."
         )

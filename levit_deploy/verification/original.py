@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
+
+from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.choices import HEADS, known
 from levit_deploy.config import LeViTConfig
@@ -29,6 +33,11 @@ class Original:
     head: str
     transform: Transform
     block_names: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, images: Images) -> FloatArray:
+        """The logits in float32, as the original's author computes them."""
+        with torch.inference_mode():
+            return np.asarray(self.model(torch.from_numpy(images)).numpy())
 
 
 def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:

@@ -15,7 +15,7 @@ from levit_deploy.verification.parting import BlockResult, Parting
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The evidence: the figures of every kind of input, and what was compared.
+    """The evidence: the figures of every kind of input, and the network they are of.
 
     ``format`` and ``sha256`` are the artifact's. ``precision`` is the one in its metadata, whose
     budget it was held to, and ``head`` is the head of its logits: 'mean', 'class' or 'distill'.
@@ -48,12 +48,12 @@ class Verification:
         """Raise VerificationError with each failure, its size, and the block where it begins."""
         if not self.failures:
             return
-        where = str(self.parting or "No block can be named as the first to part.")
+        place = str(self.parting or "No block can be named as the first to part.")
         if self.precision == "int8":
-            where = "Run levit-deploy export to see which blocks cost most."
+            place = "Run levit-deploy export to see which blocks cost most."
         raise VerificationError(
-            "The artifact does not compute what the checkpoint computes. On "
-            f"{'; on '.join(self.failures)}. {where} Do not ship it.",
+            "The artifact computes another function than the checkpoint. On "
+            f"{'; on '.join(self.failures)}. {place} Do not ship it.",
             evidence=self,
         )
 
