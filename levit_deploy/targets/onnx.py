@@ -15,7 +15,12 @@ from levit_deploy.errors import (
     first_line,
     is_out_of_memory,
 )
-from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET, OPSETS
+from levit_deploy.targets.onnx_opsets import (
+    ATTENTION_OPSET,
+    DEFAULT_OPSET,
+    OPSETS,
+    STANDARD_DOMAINS,
+)
 from levit_deploy.targets.target import ExportOptions, Form, Target, TritonBackend
 
 if TYPE_CHECKING:
@@ -23,8 +28,6 @@ if TYPE_CHECKING:
     from levit_deploy.model import LeViT
     from levit_deploy.provenance import Provenance
     from levit_deploy.runtime.artifact import Artifact
-
-STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 def _auto_layout(precision: Precision, options: ExportOptions) -> Layout:

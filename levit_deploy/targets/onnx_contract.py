@@ -16,7 +16,7 @@ from levit_deploy.interface import (
     PROBABILITIES,
     Interface,
 )
-from levit_deploy.targets.onnx import STANDARD_DOMAINS
+from levit_deploy.targets.onnx_opsets import STANDARD_DOMAINS
 
 # Left over from training, or shape arithmetic that an export should have done itself.
 FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")

@@ -1,4 +1,4 @@
-"""The ONNX operator sets that can be written."""
+"""The ONNX operator sets that can be written, and the domains of their operators."""
 
 # The oldest IR version that allows each operator set, so that the oldest runtimes read the file
 # (the table "released versions" in onnx's Versioning.md).
@@ -6,3 +6,4 @@ IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
 OPSETS = tuple(IR_VERSIONS)
 DEFAULT_OPSET = 17
 ATTENTION_OPSET = 23  # the first with an Attention operator
+STANDARD_DOMAINS = ("", "ai.onnx")
