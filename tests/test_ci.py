@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Stands for npm, pytest, ruff and mypy: it writes down its call, and fails if $FAILS is in it.
+# Stands for npm, pytest, ruff, mypy and lint-imports: it writes down its call, and fails if $FAILS is in it.
 TOOL = """#!/bin/sh
 call="$(basename "$0") $*"
 echo "$call" >> calls
@@ -20,7 +20,7 @@ NEWCOMER = """
 echo README >> calls
 ls -A . examples/node > tree
 mkdir -p .venv-test/bin
-for tool in python ruff mypy; do cp bin/npm .venv-test/bin/$tool; done
+for tool in python ruff mypy lint-imports; do cp bin/npm .venv-test/bin/$tool; done
 """
 README = """
 ```sh
@@ -61,10 +61,10 @@ def test_nothing_is_done_to_the_tree_before_the_readmes_command(tree):
     assert readme == "README"
     assert npm.startswith("npm install")
     assert pytest == "python -m pytest -n auto -m node or cpp"
-    assert [check.split()[0] for check in checks] == ["ruff", "ruff", "mypy"]
+    assert [check.split()[0] for check in checks] == ["ruff", "ruff", "mypy", "lint-imports"]
 
 
-@pytest.mark.parametrize("step", ["pytest", "ruff check", "ruff format", "mypy"])
+@pytest.mark.parametrize("step", ["pytest", "ruff check", "ruff format", "mypy", "lint-imports"])
 def test_a_step_that_fails_fails_it(tree, step):
     assert ci(tree, fails=step) != 0
 
