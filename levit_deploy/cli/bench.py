@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.options import (
-    ActivationOption,
-    ForceOption,
-    ImageSizeOption,
-    JsonOption,
-    QuietOption,
-    VerboseOption,
-    WeightsOption,
-)
-from levit_deploy.cli.paths import Inputs, check_paths
+from levit_deploy.cli.paths import Inputs
 from levit_deploy.cli.reading import Reading
 from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.sizes import parsed_batch_size
@@ -36,7 +26,6 @@ def _completed_variant(incomplete: str) -> list[str]:
     return [variant for variant in VARIANTS if variant.startswith(incomplete)]
 
 
-@reports_errors
 def bench(
     network: Annotated[
         str,
@@ -50,6 +39,7 @@ def bench(
         list[Path] | None,
         typer.Argument(metavar="[ARTIFACT]...", help="Artifacts to time as well."),
     ] = None,
+    *,
     batch_size: Annotated[
         str, typer.Option(metavar="N[,N...]", help="Batch sizes to time.")
     ] = "1,8",
@@ -58,25 +48,18 @@ def bench(
     plot_file: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="Draw the result as PNG.")
     ] = None,
-    activation: ActivationOption = None,
-    image_size: ImageSizeOption = None,
-    weights: WeightsOption = None,
-    json_file: JsonOption = None,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    reading: Reading,
+    reporting: Reporting,
 ) -> None:
     """Time the original, the plain export and all our forms, in turns, in one process.
 
     Example: levit-deploy bench LeViT-256 --batch-size 1
     """
-    reading = Reading(activation=activation, image_size=image_size, weights=weights)
-    reporting = Reporting(json=json_file, quiet=quiet, force=force)
     checkpoint = _checkpoint(network, reading)
     inputs = Inputs(checkpoint=checkpoint, artifacts=artifacts or ())
-    check_paths(inputs, {"--plot": plot_file, "--json": reporting.json_file}, force=force)
+    reporting.check_paths(inputs, {"--plot": plot_file})
     sizes = _sizes(batch_size)
-    with status("loading torch", quiet=quiet):
+    with status("loading torch", quiet=reporting.quiet):
         from levit_deploy import report
         from levit_deploy.bench.benchmark import benchmark
     from levit_deploy.bench.plot import plot, require_plotting
@@ -84,8 +67,8 @@ def bench(
 
     if plot_file is not None:
         require_plotting()
-    model, config, head = _read(network, checkpoint, reading, quiet=quiet)
-    with status("making every form", quiet=quiet) as tell:
+    model, config, head = _read(network, checkpoint, reading, quiet=reporting.quiet)
+    with status("making every form", quiet=reporting.quiet) as tell:
         result = benchmark(
             model,
             config,
@@ -99,7 +82,7 @@ def bench(
         )
     data = report.benchmark_data(result)
     if plot_file is not None:
-        with staged(plot_file, sources=(), force=force, option="--plot") as temporary:
+        with staged(plot_file, sources=(), force=reporting.force, option="--plot") as temporary:
             plot(data, str(temporary))
     reporting.write(data, report.print_benchmark)
 

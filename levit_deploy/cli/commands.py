@@ -10,8 +10,10 @@ from levit_deploy._version import __version__
 from levit_deploy.cli.bench import bench
 from levit_deploy.cli.demo import demo
 from levit_deploy.cli.evaluate import evaluate
+from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.export import export
 from levit_deploy.cli.fuse import fuse
+from levit_deploy.cli.groups import spread
 from levit_deploy.cli.inspect import inspect
 from levit_deploy.cli.predict import predict
 from levit_deploy.cli.verify import verify
@@ -34,7 +36,7 @@ def _main(
 
 
 for _command in (inspect, fuse, export, verify, bench, predict, evaluate, demo):
-    app.command()(_command)
+    app.command()(reports_errors(spread(_command)))
 
 
 def main() -> None:

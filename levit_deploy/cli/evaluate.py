@@ -7,31 +7,19 @@ from typing import Annotated
 
 import typer
 
-from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.options import (
-    ActivationOption,
-    ArtifactArgument,
-    ForceOption,
-    ImageSizeOption,
-    JsonOption,
-    PicturesAtOnceOption,
-    QuietOption,
-    ThreadsOption,
-    VerboseOption,
-    WeightsOption,
-)
-from levit_deploy.cli.paths import Inputs, check_paths
+from levit_deploy.cli import options
+from levit_deploy.cli.paths import Inputs
 from levit_deploy.cli.reading import Reading
 from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.status import status
 
 
-@reports_errors
 def evaluate(
-    artifact: ArtifactArgument,
+    artifact: options.Artifact,
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Pictures, in one folder for each class.")
     ],
+    *,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -39,15 +27,10 @@ def evaluate(
             help="Run the original, too, and list the pictures that it classifies differently.",
         ),
     ] = None,
-    batch_size: PicturesAtOnceOption = None,
-    threads: ThreadsOption = None,
-    activation: ActivationOption = None,
-    image_size: ImageSizeOption = None,
-    weights: WeightsOption = None,
-    json_file: JsonOption = None,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    batch_size: options.PicturesAtOnce = None,
+    threads: options.Threads = None,
+    reading: Reading,
+    reporting: Reporting,
 ) -> None:
     """Count the right answers: top-1 and top-5 over class folders.
 
@@ -56,21 +39,19 @@ def evaluate(
 
     Example: levit-deploy evaluate ckpt.onnx val/ --against ckpt.pth
     """
-    reading = Reading(activation=activation, image_size=image_size, weights=weights)
-    reporting = Reporting(json=json_file, quiet=quiet, force=force)
     inputs = Inputs(checkpoint=against, artifacts=[artifact], images=folder)
-    check_paths(inputs, {"--json": reporting.json_file}, force=force)
+    reporting.check_paths(inputs)
     original = None
     if against is None:
         reading.refuse_without_checkpoint("--against CHECKPOINT")
     else:
-        original = reading.read(against, quiet=quiet)
-    with status("loading torch", quiet=quiet):
+        original = reading.read(against, quiet=reporting.quiet)
+    with status("loading torch", quiet=reporting.quiet):
         from levit_deploy import evaluation, report
     from levit_deploy.cli.progress import progress_bar
     from levit_deploy.pictures.files import damage_passed_over
 
-    with damage_passed_over(), progress_bar(quiet=quiet) as done:
+    with damage_passed_over(), progress_bar(quiet=reporting.quiet) as done:
         result = evaluation.evaluate(
             artifact,
             folder,

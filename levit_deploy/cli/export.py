@@ -8,24 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from levit_deploy.choices import Cpu, Input, LayoutChoice, Output, Precision
-from levit_deploy.cli.exits import reports_errors
-from levit_deploy.cli.options import (
-    ActivationOption,
-    CalibratingImagesOption,
-    CheckpointArgument,
-    ForceOption,
-    HeadOption,
-    ImageSizeOption,
-    JsonOption,
-    LabelsOption,
-    MaxDropOption,
-    PreprocessingOption,
-    QuietOption,
-    VerboseOption,
-    WeightsOption,
-)
-from levit_deploy.cli.paths import Inputs, beside, check_paths
-from levit_deploy.cli.reading import Reading
+from levit_deploy.cli import options
+from levit_deploy.cli.paths import Inputs, beside
+from levit_deploy.cli.reading import ReadingWithUse
 from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.sizes import parsed_batch_size
 from levit_deploy.cli.status import status
@@ -41,9 +26,9 @@ def _completed_opset(incomplete: str) -> list[str]:
     return [str(opset) for opset in OPSETS if str(opset).startswith(incomplete)]
 
 
-@reports_errors
 def export(
-    checkpoint: CheckpointArgument,
+    checkpoint: options.Checkpoint,
+    *,
     format: Annotated[Format, typer.Option(help="The format to write.")] = "onnx",
     output: Annotated[
         str | None,
@@ -67,7 +52,7 @@ def export(
         LayoutChoice,
         typer.Option(help="How the trunk lays out its data; auto takes the fastest measured."),
     ] = "auto",
-    head: HeadOption = "mean",
+    head: options.Head = "mean",
     input_type: Annotated[
         Input,
         typer.Option(
@@ -85,7 +70,7 @@ def export(
             "bf16 for TorchScript. int8 is for ONNX, and needs --images."
         ),
     ] = "fp32",
-    max_drop: MaxDropOption = None,
+    max_drop: options.MaxDrop = None,
     cpu: Annotated[
         Cpu,
         typer.Option(
@@ -108,31 +93,16 @@ def export(
     batch_size: Annotated[
         str, typer.Option(metavar="dynamic|N", help="Leave the batch size open, or fix it (ONNX).")
     ] = "dynamic",
-    activation: ActivationOption = None,
-    image_size: ImageSizeOption = None,
-    weights: WeightsOption = None,
-    preprocessing: PreprocessingOption = None,
-    labels: LabelsOption = None,
-    images: CalibratingImagesOption = None,
-    json_file: JsonOption = None,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    reading: ReadingWithUse,
+    images: options.CalibratingImages = None,
+    reporting: Reporting,
 ) -> None:
     """Export to ONNX or TorchScript; the file gets its name only once it is proven.
 
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
-    reading = Reading(
-        activation=activation,
-        image_size=image_size,
-        weights=weights,
-        preprocessing=preprocessing,
-        labels=labels,
-    )
-    reporting = Reporting(json=json_file, quiet=quiet, force=force)
     destination = _destination(checkpoint, format, output, triton)
-    inputs = Inputs(checkpoint=checkpoint, labels=labels, images=images)
+    inputs = Inputs(checkpoint=checkpoint, labels=reading.labels, images=images)
     shown = _checked(destination, format, inputs, reporting)
     batch = parsed_batch_size(batch_size)
     if precision != "int8" and (max_drop is not None or cpu != "any" or even_if_slower):
@@ -140,15 +110,15 @@ def export(
             "--max-drop, --cpu and --even-if-slower are for int8. Leave them out, or give "
             "--precision int8."
         )
-    loaded = reading.read(checkpoint, quiet=quiet)
+    loaded = reading.read(checkpoint, quiet=reporting.quiet)
     from levit_deploy import pipeline
     from levit_deploy.quantization.quantize import Int8Options
     from levit_deploy.targets.target import ExportOptions
 
-    options = ExportOptions(opset, batch, input_type, output_type)
+    choices = ExportOptions(opset, batch, input_type, output_type)
     with (
         reporting.evidence_of_failure(loaded, shown),
-        status(f"writing and proving {shown}", quiet=quiet) as tell,
+        status(f"writing and proving {shown}", quiet=reporting.quiet) as tell,
     ):
         if precision == "int8" and format == "onnx" and images is not None:
             published = pipeline.quantize(
@@ -157,8 +127,8 @@ def export(
                 Int8Options(images, max_drop, cpu, even_if_slower),
                 head=head,
                 layout=layout,
-                options=options,
-                force=force,
+                options=choices,
+                force=reporting.force,
                 progress=tell,
             )
         else:
@@ -169,8 +139,8 @@ def export(
                 head=head,
                 layout=layout,
                 precision=precision,
-                options=options,
-                force=force,
+                options=choices,
+                force=reporting.force,
                 images=images,
             )
     reporting.published(published, loaded)
@@ -196,17 +166,16 @@ def _checked(
     from levit_deploy.publish.optimum import hub_folder, refuse_bad_hub_folder
     from levit_deploy.publish.triton import TritonModel, refuse_bad_model
 
-    outputs = {"--json": reporting.json_file}
     if isinstance(destination, TritonModel):
-        check_paths(inputs, outputs, force=reporting.force)
+        reporting.check_paths(inputs)
         refuse_bad_model(destination, reporting.force)
         _keep_apart(reporting, destination.folder)
         return destination.file(format)
     folder = hub_folder(destination)
     if folder is None:
-        check_paths(inputs, {"-o": Path(destination), **outputs}, force=reporting.force)
+        reporting.check_paths(inputs, {"-o": Path(destination)})
         return Path(destination)
-    check_paths(inputs, outputs, force=reporting.force)
+    reporting.check_paths(inputs)
     refuse_bad_hub_folder(folder, reporting.force)
     _keep_apart(reporting, folder)
     return folder

@@ -15,17 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from levit_deploy.choices import Engine
-from levit_deploy.cli.exits import INTERRUPTED, reports_errors
-from levit_deploy.cli.options import (
-    ArtifactArgument,
-    ForceOption,
-    JsonOption,
-    PicturesAtOnceOption,
-    QuietOption,
-    ThreadsOption,
-    VerboseOption,
-)
-from levit_deploy.cli.paths import Inputs, check_paths, file_of
+from levit_deploy.cli import options
+from levit_deploy.cli.exits import INTERRUPTED
+from levit_deploy.cli.paths import Inputs, file_of
 from levit_deploy.cli.reading import open_artifact
 from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.status import status
@@ -35,12 +27,12 @@ if TYPE_CHECKING:
     from levit_deploy.prediction.predict import Prediction
 
 
-@reports_errors
 def predict(
-    artifact: ArtifactArgument,
+    artifact: options.Artifact,
     pictures: Annotated[
         list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, and folders of them.")
     ],
+    *,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each image.")] = 5,
     csv_file: Annotated[
         str | None,
@@ -66,12 +58,9 @@ def predict(
             metavar="ADDRESS", help="Join this cluster (Ray); the default is to start one here."
         ),
     ] = None,
-    batch_size: PicturesAtOnceOption = None,
-    threads: ThreadsOption = None,
-    json_file: JsonOption = None,
-    force: ForceOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    batch_size: options.PicturesAtOnce = None,
+    threads: options.Threads = None,
+    reporting: Reporting,
 ) -> None:
     """Classify images: list the most probable classes of each.
 
@@ -80,12 +69,10 @@ def predict(
 
     Example: levit-deploy predict ckpt.onnx cat.jpg photos/ --csv answers.csv
     """
-    if json_file is not None and csv_file is not None:
+    if reporting.json is not None and csv_file is not None:
         raise UsageError("--json and --csv were both given. Leave one of them out.")
-    reporting = Reporting(json=json_file, quiet=quiet, force=force)
     inputs = Inputs(artifacts=[artifact], pictures=pictures)
-    outputs = {"--json": reporting.json_file, "--csv": file_of(csv_file)}
-    check_paths(inputs, outputs, force=force)
+    reporting.check_paths(inputs, {"--csv": file_of(csv_file)})
     work = _Work(
         artifact=artifact,
         pictures=pictures,
@@ -95,7 +82,7 @@ def predict(
         reporting=reporting,
     )
     if engine == "ray":
-        if parquet is None or json_file is not None or csv_file is not None:
+        if parquet is None or reporting.json is not None or csv_file is not None:
             raise UsageError(
                 "--engine ray writes only Parquet. Name a folder for it with --parquet DIR, and "
                 "leave --json and --csv out."

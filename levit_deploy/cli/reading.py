@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from levit_deploy.choices import Activation, Weights
 from levit_deploy.cli.sizes import parsed_image_size
@@ -26,9 +28,20 @@ log = logging.getLogger(__name__)
 class Reading:
     """How to read a checkpoint: what you know about it that its file does not tell."""
 
-    activation: Activation | None
-    image_size: str | None
-    weights: Weights | None
+    activation: Annotated[
+        Activation | None, typer.Option(help="The activation, if the file does not name it.")
+    ] = None
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="The image size, if the file does not give it. A size other than the trained one "
+            "interpolates the attention biases.",
+        ),
+    ] = None
+    weights: Annotated[
+        Weights | None, typer.Option(help="Which weights of a training run to load.")
+    ] = None
     preprocessing: str | None = None
     labels: Path | None = None
 
@@ -53,6 +66,28 @@ class Reading:
                 "--activation, --image-size and --weights are for checkpoints, and none was "
                 f"given. Leave them out, or give {remedy}."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingWithUse(Reading):
+    """The same, with options for the use of the network: its pictures and classes."""
+
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Preprocessing, if no config has it or the config is wrong. Give any parts of the "
+            "line that inspect prints, as in "
+            '"crop 0.875, bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5".',
+        ),
+    ] = None
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Class names for the artifact: one a line, or JSON. The default is the config's.",
+        ),
+    ] = None
 
 
 @contextmanager

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from levit_deploy.cli.paths import file_of
+from levit_deploy.cli.paths import Inputs, check_paths, file_of
 from levit_deploy.cli.status import status
 from levit_deploy.errors import BackendError, OutputError, VerificationError
 from levit_deploy.text import as_utf8, writing_output
@@ -29,18 +29,40 @@ if TYPE_CHECKING:
 class Reporting:
     """Where a result goes: a table, JSON and, for a proof, an HTML page.
 
-    ``json`` is a file, or - for standard output, which then has no table.
+    If JSON goes to standard output, there is no table.
     """
 
-    json: str | None
-    quiet: bool
-    force: bool
     page: Path | None = None
+    json: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write the report as JSON; - for standard output."),
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print only errors.")] = False
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Print each step with its time, and tracebacks.")
+    ] = False
 
     @property
     def json_file(self) -> Path | None:
         """The file for JSON, if there is one."""
         return file_of(self.json)
+
+    def check_paths(self, inputs: Inputs, outputs: Mapping[str, Path | None] | None = None) -> None:
+        """Check the paths that the command reads and writes, with the files of the report."""
+        check_paths(inputs, {**(outputs or {}), **self._files}, force=self.force)
+
+    def remove_earlier(self) -> None:
+        """Remove what an earlier run wrote, or it could be taken for the verdict of this one."""
+        from levit_deploy.publish.file import remove_earlier
+
+        for option, path in self._files.items():
+            if path is not None:
+                remove_earlier(path, option)
+
+    @property
+    def _files(self) -> dict[str, Path | None]:
+        return {"--report": self.page, "--json": self.json_file}
 
     def show(self, data: Data, printer: Callable[[Data, Console], None]) -> None:
         """Print a table, unless nothing is to be printed or standard output is for JSON."""
@@ -121,6 +143,20 @@ class Reporting:
 
         with staged(page, sources=(), force=self.force, option="--report") as temporary:
             temporary.write_text(proof_page(data), encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportingWithPage(Reporting):
+    """The same, with an option for the page."""
+
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write the evidence as an HTML page, with charts and the speed.",
+        ),
+    ] = None
 
 
 @contextmanager
