@@ -1,7 +1,5 @@
 """Find the names that a checkpoint gives to the blocks of the network."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 

@@ -1,7 +1,5 @@
 """Read the contents of a checkpoint file without running any code from it."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """Find the weights and the config in a folder that a hub library saved."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write and read the files of ``levit-deploy fuse``: plain layers and provenance in safetensors."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Infer the image size a checkpoint was trained at, and the stride of every subsampling."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Infer the architecture from the shapes of a checkpoint's tensors."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

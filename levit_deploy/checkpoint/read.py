@@ -1,7 +1,5 @@
 """Read a checkpoint: recognise its family, infer the architecture, load the weights strictly."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ They are interpolated bilinearly over the offsets, corner to corner. So a token 
 itself, and the farthest offset of the old grid becomes the farthest of the new one.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """Find the one state dict in a file's contents, under any wrappers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress

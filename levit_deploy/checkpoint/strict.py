@@ -1,7 +1,5 @@
 """Load a state dict with every name and shape accounted for."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping
 
 import torch

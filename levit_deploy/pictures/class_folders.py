@@ -1,7 +1,5 @@
 """The class of the pictures in a folder, by the folder's name."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 

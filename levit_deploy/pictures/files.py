@@ -1,7 +1,5 @@
 """Pictures in files and folders, found and read."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings

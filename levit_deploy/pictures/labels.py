@@ -1,7 +1,5 @@
 """The names of the classes, in the order of the logits."""
 
-from __future__ import annotations
-
 import json
 import unicodedata
 from contextlib import suppress

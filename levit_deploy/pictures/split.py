@@ -1,7 +1,5 @@
 """The pictures of a folder, split: some to calibrate on, the rest to judge by."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

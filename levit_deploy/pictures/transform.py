@@ -5,8 +5,6 @@ Normalize on a Pillow picture (``datasets.py`` of the official code, timm's
 ``transforms_imagenet_eval``, transformers' ``LevitImageProcessor``).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

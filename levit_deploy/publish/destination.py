@@ -1,7 +1,5 @@
 """Where an artifact goes: a file, a folder that Optimum loads, or a model of Triton's."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from pathlib import Path
 

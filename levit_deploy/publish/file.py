@@ -1,7 +1,5 @@
 """Write a file so that its name only ever belongs to complete, proven bytes."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

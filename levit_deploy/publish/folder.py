@@ -1,7 +1,5 @@
 """Write a folder so that its name only ever belongs to a whole one, the old or the new."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

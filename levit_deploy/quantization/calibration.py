@@ -1,7 +1,5 @@
 """Static quantization by onnxruntime's own tool, in a form that every runtime reads."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

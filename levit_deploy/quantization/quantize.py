@@ -1,7 +1,5 @@
 """From a float graph to an int8 one that answers as well and runs faster."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Take the rounding out of a quantized graph again, block by block or by operator."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 import onnx

@@ -1,7 +1,5 @@
 """Find the int8 network that is still right: the method, and the blocks that stay float."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

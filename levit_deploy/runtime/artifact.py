@@ -1,7 +1,5 @@
 """A loaded artifact: one interface to every format, from images to logits or probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path

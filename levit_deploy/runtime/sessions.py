@@ -1,7 +1,5 @@
 """An onnxruntime session, set up the same way wherever one is opened."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

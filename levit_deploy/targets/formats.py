@@ -1,7 +1,5 @@
 """Every target. A new one is a file of its own, and its name and object here."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 from levit_deploy.choices import Precision, known, require_one_of

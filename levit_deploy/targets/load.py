@@ -1,7 +1,5 @@
 """Open any artifact, in this process or in one of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

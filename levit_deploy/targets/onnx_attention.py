@@ -7,8 +7,6 @@ checkpoint's order, head by head.
 Shapes: B batch, N tokens (keys), Nq queries, h heads, k and d the key and value widths per head.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import onnx_ir as ir
 from torch import nn

@@ -1,7 +1,5 @@
 """What every ONNX file we write keeps to, checked on the file as written."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

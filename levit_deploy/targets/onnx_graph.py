@@ -1,7 +1,5 @@
 """An ONNX graph under construction: named nodes, declared shapes, shared constants."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

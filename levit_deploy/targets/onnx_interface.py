@@ -4,8 +4,6 @@ The normalisation cannot be folded into the first convolution: its zero padding 
 normalised image, the mean colour, where zeros among the bytes would be black.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir

@@ -5,8 +5,6 @@ layer is then one Gemm. The spatial layout keeps (B, C, H, W), where it is a 1x1
 difference is in the modules, which ``layout.py`` chooses; nothing here asks for it.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir

@@ -1,7 +1,5 @@
 """Write a plain model as ONNX, op by op."""
 
-from __future__ import annotations
-
 import onnx
 import onnx_ir as ir
 import onnxsim

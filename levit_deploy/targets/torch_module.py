@@ -1,7 +1,5 @@
 """An artifact that torch runs: a module, and the checks that torch leaves out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar

@@ -1,7 +1,5 @@
 """Write a plain model as TorchScript: traced, frozen, the same bytes every time."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

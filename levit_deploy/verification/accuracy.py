@@ -1,7 +1,5 @@
 """The cost of rounding, on pictures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Check that an artifact takes the batches it should."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from levit_deploy.errors import BackendError, VerificationError

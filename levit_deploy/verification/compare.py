@@ -1,7 +1,5 @@
 """Compare an artifact's logits with the reference's, one kind of input at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 

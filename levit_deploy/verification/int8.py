@@ -9,8 +9,6 @@ But it is the float network with its numbers rounded, and each of the four steps
     the answers on pictures: those of the float network (``Accuracy``)
 """
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Does an artifact compute the same function as its original?"""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import replace

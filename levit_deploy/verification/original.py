@@ -1,7 +1,5 @@
 """The original network that an artifact is held to."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -7,8 +7,6 @@ behind it would not count. An error made in one block stays in all later ones, s
 from the original behind the last block that agrees.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Prove an artifact against its checkpoint, by the head and precision in its metadata."""
 
-from __future__ import annotations
-
 import logging
 from itertools import zip_longest
 

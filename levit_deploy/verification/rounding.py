@@ -1,7 +1,5 @@
 """Prove that an int8 graph is its float graph with rounding added, and nothing else."""
 
-from __future__ import annotations
-
 from typing import NoReturn
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Facts about a checkpoint from its family's code or config, which its tensors cannot tell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -4,8 +4,6 @@ Its attention blocks differ from the official model's: a LayerNorm over the chan
 then plain ``qkv`` and ``proj`` with a bias and no activation between, as in TinyViT.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -4,8 +4,6 @@
 official ``replace_batchnorm`` have no ``c`` and ``bn`` in their names.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from typing import Any

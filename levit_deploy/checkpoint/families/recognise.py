@@ -1,7 +1,5 @@
 """Recognise the code that saved a checkpoint by the names of its tensors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Give the tensors of a family their canonical names, name by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ from the hub has a ``config.json`` with ``architecture``, ``pretrained_cfg`` and
 ``model_args``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -4,8 +4,6 @@
 stage ends with the subsampling behind it. The activation is hard-coded.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Collection, Mapping

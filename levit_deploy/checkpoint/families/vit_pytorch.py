@@ -8,8 +8,6 @@
 - Stages and subsamplings alternate in ``backbone``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
