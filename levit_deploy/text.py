@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from levit_deploy.errors import OutputError
 
@@ -37,14 +38,14 @@ def writing_output() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich turns the first into the second
-        _write_no_more()
+        write_no_more(sys.stdout)
     except OSError as error:
-        _write_no_more()
+        write_no_more(sys.stdout)
         raise OutputError(
             f"Standard output could not be written: {error.strerror or error}. Send it elsewhere."
         ) from error
 
 
-def _write_no_more() -> None:
-    """Drop the rest, or the end of the process would try again and fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def write_no_more(stream: TextIO) -> None:
+    """Drop the rest, or Python would try again at its end, fail, and exit with 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from levit_deploy.runtime.child import imported
 
 # The networks are tiny: threads cost more than they bring, all the more beside other work.
 torch.set_num_threads(1)
+# Few users set it, and it hides that what is left in a buffer cannot be written at the end.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 
 class InThisProcess:

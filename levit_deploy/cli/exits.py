@@ -12,13 +12,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import ParamSpec
 
 import typer
 
 from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
-from levit_deploy.text import printable
+from levit_deploy.text import printable, write_no_more
 
 P = ParamSpec("P")
 
@@ -46,8 +46,10 @@ def reports_errors(command: Callable[P, None]) -> Callable[P, None]:
             if verbose:
                 logging.getLogger(__name__).exception("traceback")
             code, message = _ending(error)
-            with suppress(OSError):  # nobody can be told then; the exit code still can
+            try:
                 typer.echo(f"levit-deploy: {printable(message)}", err=True)
+            except OSError:  # nobody can read the message then, but the exit code still tells
+                write_no_more(sys.stderr)
             raise typer.Exit(code) from None
 
     return wrapped

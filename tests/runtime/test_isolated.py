@@ -126,14 +126,14 @@ def test_a_child_that_hangs_is_stopped(onnx_file, monkeypatch):
     monkeypatch.setattr(
         isolated.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
     )
-    with open_isolated(onnx_file, timeout_s=20) as artifact:
+    with open_isolated(onnx_file, timeout_s=120) as artifact:
         artifact.run(images(n=1).numpy())
         started[0].send_signal(signal.SIGSTOP)
         artifact.run.__self__.timeout_s = 0.5
         begin = time.monotonic()
         with pytest.raises(BackendError, match="no answer within 0 seconds"):
             artifact.run(images(n=1).numpy())
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 60
     assert started[0].returncode == -signal.SIGKILL
 
 
