@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Stands for npm, pytest, ruff, mypy and lint-imports: it writes down its call, and fails if $FAILS is in it.
+# Stands for npm, pytest and the checks: it writes down its call, and fails if $FAILS is in it.
 TOOL = """#!/bin/sh
 call="$(basename "$0") $*"
 echo "$call" >> calls
