@@ -391,7 +391,7 @@ SHAPES = st.lists(st.integers(0, 30), max_size=5).map(tuple)
     st.dictionaries(st.sampled_from(SMALL_KEYS), st.none() | SHAPES, min_size=1, max_size=3),
     st.integers(0, 1000),
 )
-def test_whatever_is_deleted_or_reshaped_the_answer_is_success_or_a_checkpoint_error(changes, seed):
+def test_deleted_or_reshaped_tensors_raise_nothing_but_checkpoint_errors(changes, seed):
     generator = torch.Generator().manual_seed(seed)
     state = small_state()
     for key, shape in changes.items():

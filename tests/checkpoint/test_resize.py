@@ -44,7 +44,7 @@ def test_the_same_grid_changes_no_bit():
     assert torch.equal(interpolate_biases(biases, (4, 6), (4, 6)), biases)
 
 
-def test_a_token_keeps_its_bias_for_itself_and_the_farthest_stays_the_farthest():
+def test_the_nearest_and_the_farthest_bias_are_kept():
     biases = torch.randn(2, 24)
     larger = interpolate_biases(biases, (4, 6), (9, 5))
     assert torch.equal(larger[:, 0], biases[:, 0])

@@ -108,7 +108,7 @@ def test_a_proof_on_pictures(folder, photos, command):
 
 
 @pytest.mark.slow
-def test_what_a_folder_says_of_its_logits_is_told_and_keeps_them_from_being_answers(hub, photos):
+def test_a_problem_type_of_several_labels_is_shown_and_has_no_answers(hub, photos):
     assert "problem type" not in run("inspect", hub)[1]
     path = hub / "config.json"
     stated = {"problem_type": "multi_label_classification"}

@@ -21,7 +21,7 @@ def test_what_a_folder_says_of_pictures_is_kept_by_fuse(hub, photos):
     assert read_checkpoint(hub.parent / "levit.v1.fused.safetensors").preprocessing == stated
 
 
-def test_what_a_folder_says_of_pictures_and_is_not_done_matters_only_with_pictures(hub, photos):
+def test_unsupported_preprocessing_is_refused_only_with_pictures(hub, photos):
     path = hub / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_center_crop": False}))
     code, _, err = run("fuse", hub, "--images", photos)

@@ -127,7 +127,7 @@ def test_where_nothing_can_be_read_nothing_is_written(folder, option):
     assert sorted(Path().iterdir()) == before
 
 
-def test_a_document_on_standard_output_is_whole_also_where_nothing_can_be_read(folder):
+def test_json_on_standard_output_is_whole_if_no_picture_can_be_read(folder):
     (folder / "a.png").write_text("no picture")
     code, out, _ = run("predict", "digits.onnx", folder / "a.png", "--json", "-")
     assert code == 3

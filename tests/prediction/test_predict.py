@@ -103,7 +103,7 @@ def test_labels_and_probabilities_are_used_as_the_metadata_says(folder, path, tm
     assert all(a.label == scans.LABELS[a.index] for p in found for a in p.answers)
 
 
-def test_what_cannot_be_used_is_said_in_its_place_and_the_others_are_answered(path, tmp_path):
+def test_broken_pictures_are_named_in_place_and_the_others_answered(path, tmp_path):
     scans.save_scans(tmp_path, 12)
     (tmp_path / "6").mkdir(exist_ok=True)
     good = {p.path.name: p for p in predictions(load_artifact(path), find_pictures(tmp_path))}
@@ -221,7 +221,7 @@ def test_a_runtime_that_dies_is_an_error_and_leaves_nothing_running(folder, path
 
 
 @pytest.mark.slow
-def test_answers_that_are_not_read_to_the_end_leave_a_script_its_own_exit_code(folder, path):
+def test_a_script_that_stops_reading_answers_keeps_its_exit_code(folder, path):
     script = f"""
 import levit_deploy
 answers = levit_deploy.predict({str(path)!r}, {str(folder)!r}, threads=1)

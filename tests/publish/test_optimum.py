@@ -160,7 +160,7 @@ def test_what_the_configs_say_may_be_said_again(tmp_path):
     assert "model.onnx" in names_in(tmp_path / "out")
 
 
-def test_pictures_of_another_size_than_the_network_takes_are_known_and_refused(tmp_path):
+def test_pictures_of_another_size_are_refused(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(SOURCE, source)
     path = source / "preprocessor_config.json"

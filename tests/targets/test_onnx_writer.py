@@ -364,7 +364,7 @@ def test_the_simplifiers_graph_is_taken_only_where_it_is_smaller():
     assert smaller(short, also_short) is short
 
 
-def test_a_smaller_graph_of_the_simplifier_that_breaks_the_contract_is_not_taken():
+def test_a_simplified_graph_that_breaks_the_contract_is_not_taken():
     short = build()
     long = with_a_second_relu(with_a_second_relu(short, "head.relu"), "head.relu_2")
     assert smaller(long, with_a_second_relu(short, "Relu_1")) is long

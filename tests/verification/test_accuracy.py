@@ -70,7 +70,7 @@ def test_pictures_that_one_answer_would_do_for_judge_nothing(labels):
     assert "cannot tell a good int8 network from one" in found.failures[0]
 
 
-def test_where_float32_is_wrong_itself_it_says_so_and_how_pictures_were_understood():
+def test_a_wrong_float32_network_is_named_with_how_pictures_were_read():
     classes = {"cat": 1, "ant": 0, **{f"x{i}": i for i in range(2, 7)}}
     pictures = replace(judging(LABELS), classes=classes)
     wrong = with_others(LABELS, *range(900))

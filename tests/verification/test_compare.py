@@ -258,7 +258,7 @@ def loud(times):
     return model
 
 
-def test_an_original_that_overflows_float16_only_where_it_is_loud_is_heard_quieter():
+def test_large_inputs_that_overflow_float16_are_scaled_down():
     large, model = CASES[4], loud(20)
     run = reduced_run("fp16", to_plain(model))
     reference = Reference(model, "fp16")
@@ -270,7 +270,7 @@ def test_an_original_that_overflows_float16_only_where_it_is_loud_is_heard_quiet
     assert not np.isfinite(reference.own_logits(compared.images * 2)).all()
 
 
-def test_an_original_that_overflows_float16_on_ordinary_images_proves_nothing():
+def test_overflow_in_float16_on_ordinary_images_proves_nothing():
     model = loud(3000)
     for case in (NORMAL, CASES[4]):
         with pytest.raises(

@@ -181,9 +181,7 @@ def test_the_same_use_may_be_spelt_otherwise_or_be_left_unsaid(floats):
 
 
 @pytest.mark.slow
-def test_pictures_prove_both_an_artifact_that_takes_bytes_and_one_that_does_not(
-    tmp_path, square, pixels_onnx
-):
+def test_pictures_prove_artifacts_that_take_bytes_or_floats(tmp_path, square, pixels_onnx):
     pixels = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     case = picture_case(square, tmp_path)

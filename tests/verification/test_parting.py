@@ -199,7 +199,7 @@ def test_a_fixed_batch_is_looked_into_as_well(tmp_path, checkpoint, batch_size):
     assert all(block.agrees and block.rmse > 0 for block in proof.blocks)
 
 
-def test_what_the_original_has_exactly_an_artifact_may_have_to_a_step_of_its_precision():
+def test_an_exact_value_may_be_one_step_of_the_precision_off():
     exact = np.array([[1.0, 0.5, 0.25]])
     block = BlockOutput("head", exact, exact.astype(np.float32))
     value = exact.astype(np.float32) + np.float32(2.0**-10)

@@ -52,7 +52,7 @@ def test_an_artifact_is_held_to_the_precision_it_claims(tmp_path, checkpoint):
         pipeline.verify(checkpoint, output)
 
 
-def test_a_number_beyond_float16_is_found_though_this_processor_may_hide_it(tmp_path, checkpoint):
+def test_an_overflow_inside_a_float16_graph_is_found(tmp_path, checkpoint):
     def overflow(model):
         add = next(node for node in model.graph.node if node.name == "blocks.2.add")
         last, at = add.output[0], list(model.graph.node).index(add)

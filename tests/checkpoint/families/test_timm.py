@@ -53,7 +53,7 @@ def test_an_activation_without_a_counterpart_is_refused(name):
         timm.known(hub(model_args={"act_layer": name}))
 
 
-def test_what_the_model_was_built_with_must_fit_and_what_it_began_with_need_not():
+def test_model_args_fix_the_image_size_and_the_pretrained_config_does_not():
     known = timm.known(hub())
     assert (known.image_size, known.usual_image_size) == (None, (224, 224))
     known = timm.known(hub(model_args={"img_size": [64, 96]}))
