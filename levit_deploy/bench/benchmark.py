@@ -113,11 +113,7 @@ def benchmark(
 
 
 def _made(
-    model: LeViT,
-    config: LeViTConfig,
-    head: str,
-    threads: int,
-    progress: Callable[[str], object],
+    model: LeViT, config: LeViTConfig, head: str, threads: int, progress: Callable[[str], object]
 ) -> Iterator[Contender]:
     for contender in contenders(model, config, head, threads):
         progress(f"made {contender.name} for {contender.runtime}")

@@ -37,6 +37,8 @@ from levit_deploy.targets.torchscript_writer import deprecation_accepted
 PLAIN = "plain export"
 CALIBRATING = 4  # images
 
+AnyRun = Callable[[Images], object]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
@@ -49,7 +51,7 @@ class Contender:
 
     name: str
     runtime: str
-    run: Callable[[Images], object]
+    run: AnyRun
     size_bytes: int | None = None
     load_s: float | None = None
     batch_size: int | None = None
@@ -62,7 +64,7 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     ``model`` is the original, in evaluation mode. torch's own threads must have been set.
     """
     plain = plain_export(model, (config.in_channels, *config.image_size))
-    yield _onnx(PLAIN, plain, threads)
+    yield _opened(PLAIN, "onnxruntime", plain, threads, _onnxruntime)
     yield Contender(name="original, eager", runtime="torch", run=_torch_run(model))
     yield _original_torchscript(model, config)
 
@@ -83,14 +85,14 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     onnx_files = files_of(ONNX)
     onnx_files |= _int8(plain, onnx_files["tokens"], config)
     for name, data in onnx_files.items():
-        yield _onnx(name, data, threads)
+        yield _opened(name, "onnxruntime", data, threads, _onnxruntime)
     for target in TARGETS.values():
         if target is not ONNX:
             for name, data in files_of(target).items():
-                yield _opened(target, name, data, threads)
+                yield _loaded(target, name, data, threads)
     if importlib.util.find_spec("openvino") is not None:
         for name, data in {PLAIN: plain, **onnx_files}.items():
-            yield _openvino(name, data, threads)
+            yield _opened(name, "OpenVINO", data, threads, _openvino)
 
 
 def _int8(plain: bytes, tokens: bytes, config: LeViTConfig) -> dict[str, bytes]:
@@ -105,7 +107,7 @@ def _int8(plain: bytes, tokens: bytes, config: LeViTConfig) -> dict[str, bytes]:
     return files
 
 
-def _opened(target: Target, name: str, data: bytes, threads: int) -> Contender:
+def _loaded(target: Target, name: str, data: bytes, threads: int) -> Contender:
     start = time.perf_counter()
     artifact = target.load(Path(name), data, threads, False)
     taken = time.perf_counter() - start
@@ -119,23 +121,23 @@ def _opened(target: Target, name: str, data: bytes, threads: int) -> Contender:
     )
 
 
-def _onnx(name: str, data: bytes, threads: int) -> Contender:
+def _opened(
+    name: str, runtime: str, data: bytes, threads: int, open: Callable[[bytes, int], AnyRun]
+) -> Contender:
     start = time.perf_counter()
-    session = onnx_session(data, threads)
+    run = open(data, threads)
     taken = time.perf_counter() - start
-    return Contender(
-        name=name,
-        runtime="onnxruntime",
-        run=lambda images: session.run(None, {INPUT_NAME: images}),
-        size_bytes=len(data),
-        load_s=taken,
-    )
+    return Contender(name=name, runtime=runtime, run=run, size_bytes=len(data), load_s=taken)
 
 
-def _openvino(name: str, data: bytes, threads: int) -> Contender:
+def _onnxruntime(data: bytes, threads: int) -> AnyRun:
+    session = onnx_session(data, threads)
+    return lambda images: session.run(None, {INPUT_NAME: images})
+
+
+def _openvino(data: bytes, threads: int) -> AnyRun:
     import openvino
 
-    start = time.perf_counter()
     core = openvino.Core()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
@@ -144,14 +146,7 @@ def _openvino(name: str, data: bytes, threads: int) -> Contender:
     }
     compiled = core.compile_model(core.read_model(io.BytesIO(data)), "CPU", settings)
     request = compiled.create_infer_request()
-    taken = time.perf_counter() - start
-    return Contender(
-        name=name,
-        runtime="OpenVINO",
-        run=lambda images: request.infer([images]),
-        size_bytes=len(data),
-        load_s=taken,
-    )
+    return lambda images: request.infer([images])
 
 
 def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
@@ -195,7 +190,7 @@ def given_artifact(
     )
 
 
-def _torch_run(module: Callable[[torch.Tensor], Any]) -> Callable[[Images], object]:
+def _torch_run(module: Callable[[torch.Tensor], Any]) -> AnyRun:
     def run(images: Images) -> object:
         with torch.inference_mode():
             return module(torch.from_numpy(images))

@@ -57,7 +57,7 @@ def export(
         Input,
         typer.Option(
             help="float32 takes normalised images. uint8 takes the bytes of a camera, (batch, "
-            "height, width, channels), with the normalisation built in.",
+            "height, width, channels), with the normalisation built in."
         ),
     ] = "float32",
     output_type: Annotated[

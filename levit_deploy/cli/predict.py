@@ -27,13 +27,22 @@ if TYPE_CHECKING:
     from levit_deploy.prediction.predict import Prediction
 
 
-def predict(
-    artifact: options.Artifact,
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Which pictures to classify, by which artifact, and how."""
+
+    artifact: options.Artifact
     pictures: Annotated[
         list[Path], typer.Argument(metavar="IMAGE|DIR...", help="Images, and folders of them.")
-    ],
+    ]
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each image.")] = 5
+    batch_size: options.PicturesAtOnce = None
+    threads: options.Threads = None
+
+
+def predict(
+    work: Work,
     *,
-    top_k: Annotated[int, typer.Option(min=1, help="Classes to list for each image.")] = 5,
     csv_file: Annotated[
         str | None,
         typer.Option(
@@ -58,8 +67,6 @@ def predict(
             metavar="ADDRESS", help="Join this cluster (Ray); the default is to start one here."
         ),
     ] = None,
-    batch_size: options.PicturesAtOnce = None,
-    threads: options.Threads = None,
     reporting: Reporting,
 ) -> None:
     """Classify images: list the most probable classes of each.
@@ -71,45 +78,25 @@ def predict(
     """
     if reporting.json is not None and csv_file is not None:
         raise UsageError("--json and --csv were both given. Leave one of them out.")
-    inputs = Inputs(artifacts=[artifact], pictures=pictures)
+    inputs = Inputs(artifacts=[work.artifact], pictures=work.pictures)
     reporting.check_paths(inputs, {"--csv": file_of(csv_file)})
-    work = _Work(
-        artifact=artifact,
-        pictures=pictures,
-        top_k=top_k,
-        batch_size=batch_size,
-        threads=threads,
-        reporting=reporting,
-    )
     if engine == "ray":
         if parquet is None or reporting.json is not None or csv_file is not None:
             raise UsageError(
                 "--engine ray writes only Parquet. Name a folder for it with --parquet DIR, and "
                 "leave --json and --csv out."
             )
-        _predict_on_ray(work, parquet, workers, ray_address)
+        _predict_on_ray(work, parquet, workers, ray_address, reporting)
     elif (parquet, workers, ray_address) != (None, None, None):
         raise UsageError(
             "--parquet, --workers and --ray-address are for Ray. Leave them out, or give --engine "
             "ray."
         )
     else:
-        _predict_here(work, csv_file)
+        _predict_here(work, csv_file, reporting)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """Which pictures to classify, by which artifact, and how."""
-
-    artifact: Path
-    pictures: list[Path]
-    top_k: int
-    batch_size: int | None
-    threads: int | None
-    reporting: Reporting
-
-
-def _predict_here(work: _Work, csv_file: str | None) -> None:
+def _predict_here(work: Work, csv_file: str | None, reporting: Reporting) -> None:
     """Classify pictures one by one, each written before the next is read."""
     from levit_deploy.cli.progress import progress_bar
     from levit_deploy.pictures.files import damage_passed_over
@@ -117,7 +104,7 @@ def _predict_here(work: _Work, csv_file: str | None) -> None:
     from levit_deploy.prediction.processor import read_processor
     from levit_deploy.report.predictions import answers_to, write_csv, write_json, write_text
 
-    reporting, quiet = work.reporting, work.reporting.quiet
+    quiet = reporting.quiet
     file, option = (reporting.json, "--json") if csv_file is None else (csv_file, "--csv")
     paths = every_picture(work.pictures)
     with (
@@ -147,7 +134,9 @@ def _predict_here(work: _Work, csv_file: str | None) -> None:
             done(prediction.problem)
 
 
-def _predict_on_ray(work: _Work, folder: Path, workers: int | None, address: str | None) -> None:
+def _predict_on_ray(
+    work: Work, folder: Path, workers: int | None, address: str | None, reporting: Reporting
+) -> None:
     """Classify pictures into a folder of Parquet; list the skipped ones once all is done."""
     from levit_deploy.prediction.on_ray import predict_on_ray, require_ray
 
@@ -157,10 +146,10 @@ def _predict_on_ray(work: _Work, folder: Path, workers: int | None, address: str
     from levit_deploy.prediction.processor import read_processor
     from levit_deploy.targets.load import open_isolated
 
-    quiet = work.reporting.quiet
+    quiet = reporting.quiet
     try:
         with open_isolated(work.artifact, 1) as artifact:
-            work.reporting.warn_of_assumed(read_processor(artifact).transform.preprocessing)
+            reporting.warn_of_assumed(read_processor(artifact).transform.preprocessing)
             total, problems = predict_on_ray(
                 artifact,
                 every_picture(work.pictures),
@@ -170,7 +159,7 @@ def _predict_on_ray(work: _Work, folder: Path, workers: int | None, address: str
                 threads=work.threads,
                 workers=workers,
                 address=address,
-                force=work.reporting.force,
+                force=reporting.force,
                 progress=not quiet and sys.stderr.isatty(),
             )
     except BaseException as error:

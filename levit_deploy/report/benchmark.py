@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from levit_deploy.report.console import new_table
+from levit_deploy.report.console import new_table, print_line
 from levit_deploy.report.data import Data, versions
 
 if TYPE_CHECKING:
@@ -24,10 +24,8 @@ def benchmark_data(benchmark: Benchmark) -> Data:
 def print_benchmark(data: Data, console: Console) -> None:
     """Print a table for each batch size; speeds are against the plain export."""
     threads = "one thread" if data["threads"] == 1 else f"{data['threads']} threads"
-    console.print(
-        f"{data['network']}, {threads}, {data['rounds']} rounds in turns, {data['processor']}",
-        soft_wrap=True,
-    )
+    conditions = f"{threads}, {data['rounds']} rounds in turns, {data['processor']}"
+    print_line(console, f"{data['network']}, {conditions}")
     for size, gflops in data["gflops"].items():
         console.print(f"batch {size}; matrix products alone run at {gflops:.3g} GFLOP/s")
         console.print(_benchmark_table([r for r in data["rows"] if r["batch_size"] == size]))
@@ -38,16 +36,7 @@ def _benchmark_table(rows: list[Data]) -> Table:
     table = new_table()
     table.collapse_padding = True
     table.add_column("form", no_wrap=True, max_width=24)  # a longer path must not cut figures
-    for column in (
-        "ms",
-        "p90 ms",
-        "images/s",
-        "speed, quartiles",
-        "",
-        "matmul",
-        "MB",
-        "load ms",
-    ):
+    for column in ("ms", "p90 ms", "images/s", "speed, quartiles", "", "matmul", "MB", "load ms"):
         table.add_column(column, justify="right", no_wrap=True)
     for runtime in dict.fromkeys(row["runtime"] for row in rows):
         table.add_row(runtime)

@@ -58,9 +58,7 @@ def _sheet(data: Data) -> Table:
     heads = "2 (class and distillation)" if config["distillation"] else "1"
     if data["head"] != "mean":
         heads += f" ({data['head']})"
-    sheet = new_table()
-    sheet.show_header = False
-    for name, value in (
+    facts = (
         ("file", data["path"]),
         ("SHA-256", data["sha256"]),
         ("family", data["family"]),
@@ -77,8 +75,9 @@ def _sheet(data: Data) -> Table:
         ("labels", _labels(data["labels"])),
         *_problem_type(data["problem_type"]),
         *(("assumed", assumption) for assumption in data["assumed"]),
-    ):
-        sheet.add_row(name, value)
+    )
+    sheet = new_table(rows=facts)
+    sheet.show_header = False
     return sheet
 
 
@@ -89,19 +88,12 @@ def _parts(data: Data) -> Table:
     stem = " > ".join(map(str, [config["in_channels"], *config["stem_dims"]]))
     parts.add_row("stem", _grid(data["resolutions"][0]), stem, "", "", "", "", "")
     for i, (stage, grid) in enumerate(zip(config["stages"], data["resolutions"], strict=True)):
-        parts.add_row(
-            f"stage {i + 1}",
-            _grid(grid),
-            str(stage["dim"]),
-            str(stage["depth"]),
-            *_attention(stage),
-        )
+        sizes = str(stage["dim"]), str(stage["depth"])
+        parts.add_row(f"stage {i + 1}", _grid(grid), *sizes, *_attention(stage))
         if i < len(config["downsamples"]):
-            widths = f"{stage['dim']} > {config['stages'][i + 1]['dim']}"
-            down = config["downsamples"][i]
-            parts.add_row(
-                "subsampling", _grid(data["resolutions"][i + 1]), widths, "1", *_attention(down)
-            )
+            sizes = f"{stage['dim']} > {config['stages'][i + 1]['dim']}", "1"
+            after = _grid(data["resolutions"][i + 1])
+            parts.add_row("subsampling", after, *sizes, *_attention(config["downsamples"][i]))
     return parts
 
 
@@ -135,13 +127,9 @@ def _activations(config: Data) -> list[tuple[str, str]]:
     return rows
 
 
-def _attention(part: Data) -> tuple[str, str, str, str]:
-    return (
-        str(part["num_heads"]),
-        str(part["key_dim"]),
-        str(part["value_dim"]),
-        str(part["mlp_dim"] or "none"),
-    )
+def _attention(part: Data) -> list[str]:
+    sizes = ("num_heads", "key_dim", "value_dim", "mlp_dim")
+    return [str(part[size] or "none") for size in sizes]
 
 
 def _grid(sides: Grid) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def console() -> Console:
@@ -18,9 +20,14 @@ def console() -> Console:
     return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
-def new_table(*columns: str) -> Table:
-    """An empty table with these columns."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in columns:
-        table.add_column(column)
+def print_line(console: Console, text: str | Text) -> None:
+    """Print a text that the terminal may wrap, and a file must not."""
+    console.print(text, soft_wrap=True)
+
+
+def new_table(*columns: str, rows: Iterable[Iterable[str | Text]] = ()) -> Table:
+    """A table with these columns and rows."""
+    table = Table(*columns, box=box.SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
     return table

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.prediction.predict import Answer
-from levit_deploy.report.console import new_table
+from levit_deploy.report.console import new_table, print_line
 from levit_deploy.report.data import Data, versions
 from levit_deploy.report.predictions import in_words
 from levit_deploy.text import as_utf8, printable
@@ -31,10 +31,10 @@ def evaluation_data(evaluation: Evaluation, checkpoint: Checkpoint | None = None
 def print_evaluation(data: Data, console: Console) -> None:
     """Print the accuracy, and each picture that the original classifies differently."""
     skipped = f", {data['skipped']} skipped" if data["skipped"] else ""
-    console.print(
+    print_line(
+        console,
         f"{data['path']}: {data['format']}, {data['precision']}, {data['pictures']} pictures in "
         f"{len(data['classes'])} class folders{skipped}",
-        soft_wrap=True,
     )
     table = new_table("network", "top-1", "top-5")
     for name, prefix in (("artifact", ""), ("original", "original_")):
@@ -42,15 +42,11 @@ def print_evaluation(data: Data, console: Console) -> None:
             table.add_row(name, f"{data[f'{prefix}top1']:.2f} %", f"{data[f'{prefix}top5']:.2f} %")
     console.print(table)
     for doubt in data["doubts"]:
-        console.print(f"doubtful: {printable(doubt)}", soft_wrap=True)
+        print_line(console, f"doubtful: {printable(doubt)}")
     if data["checkpoint"] is None:
         return
-    console.print(
-        f"classified differently from the original: {len(data['disagreements'])} pictures"
-    )
-    for picture in data["disagreements"]:
-        answers = (
-            f"{name} {in_words(Answer(**picture[name]))}" for name in ("artifact", "original")
-        )
-        line = f"{picture['path']}: {', '.join(answers)}"
-        console.print(printable(line), soft_wrap=True)
+    pictures = data["disagreements"]
+    console.print(f"classified differently from the original: {len(pictures)} pictures")
+    for picture in pictures:
+        ours, original = (in_words(Answer(**picture[by])) for by in ("artifact", "original"))
+        print_line(console, printable(f"{picture['path']}: artifact {ours}, original {original}"))

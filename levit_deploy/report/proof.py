@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,54 +12,46 @@ from rich.text import Text
 
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.pictures.class_folders import doubtful
-from levit_deploy.report.console import new_table
+from levit_deploy.report.console import new_table, print_line
 from levit_deploy.report.data import Data, versions
 from levit_deploy.verification.result import Verification
 
 if TYPE_CHECKING:
     from levit_deploy.verification.accuracy import Accuracy
+    from levit_deploy.verification.batches import BatchResult
+    from levit_deploy.verification.compare import CaseResult
+
+CASE_COLUMNS = ("images", "RMSE", "allowed", "max error", "allowed", "same top-1")
 
 
 def verification_data(verification: Verification, checkpoint: Checkpoint | None = None) -> Data:
     """Every figure of a proof, with its budget, checkpoint and versions."""
-    cases = [
-        {**dataclasses.asdict(case), "failures": list(case.failures)} for case in verification.cases
-    ]
+    figures = dataclasses.asdict(verification)
     return {
         "passed": verification.passed,
-        "format": verification.format,
-        "sha256": verification.sha256,
-        "precision": verification.precision,
-        "input": verification.interface.input,
-        "output": verification.interface.output,
-        "head": verification.head,
-        "seed": verification.seed,
+        **figures.pop("interface"),
+        **figures,
         "failures": list(verification.failures),
-        "parting": verification.parting and dataclasses.asdict(verification.parting),
         "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
         "versions": versions(),
-        "accuracy": verification.accuracy and _accuracy_data(verification.accuracy),
-        "blocks": [dataclasses.asdict(block) for block in verification.blocks],
+        "accuracy": verification.accuracy and _judged(verification.accuracy),
         "unrounded": verification.unrounded and verification_data(verification.unrounded),
-        "cases": cases,
-        "batches": [
-            {**dataclasses.asdict(batch), "failures": list(batch.failures)}
-            for batch in verification.batches
-        ],
+        "cases": [_judged(case) for case in verification.cases],
+        "batches": [_judged(batch) for batch in verification.batches],
     }
 
 
-def _accuracy_data(accuracy: Accuracy) -> Data:
-    return {**dataclasses.asdict(accuracy), "failures": list(accuracy.failures)}
+def _judged(result: CaseResult | BatchResult | Accuracy) -> Data:
+    return {**dataclasses.asdict(result), "failures": list(result.failures)}
 
 
 def print_verified(data: Data, console: Console) -> None:
     """Print the artifact, the head it was held to, and the proof."""
     proof = data["verification"]
-    console.print(
+    print_line(
+        console,
         f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}, held to the "
         f"{proof['head']} head",
-        soft_wrap=True,
     )
     print_verification(proof, console)
 
@@ -74,52 +67,38 @@ def print_verification(data: Data, console: Console) -> None:
     if data["unrounded"] is not None:
         console.print("the float network, before rounding:")
         print_verification(data["unrounded"], console)
-        console.print(
+        print_line(
+            console,
             "the rounded network; allowed are twice the RMSE and four times the largest error of "
             "the rounding itself:",
-            soft_wrap=True,
         )
     if data["output"] == "probabilities":
         console.print("errors are of the log-probabilities:")
     console.print(_errors(data))
     if data["accuracy"] is not None:
-        console.print(_accuracy(data["accuracy"]), soft_wrap=True)
+        print_line(console, _accuracy(data["accuracy"]))
 
 
 def _errors(data: Data) -> Table:
     """A row for each kind of input, and one for the images together."""
-    table = new_table(
-        "inputs", "images", "RMSE", "allowed", "max error", "allowed", "same top-1", "verdict"
-    )
+    rows: list[list[str | Text]] = [
+        [name, *figures, _verdict(result)] for name, figures, result in case_rows(data)
+    ]
+    return new_table("inputs", *CASE_COLUMNS, "verdict", rows=rows)
+
+
+def case_rows(data: Data) -> Iterator[tuple[str, tuple[str, ...], Data]]:
+    """Each kind of input and the images together: the name, CASE_COLUMNS, and the result."""
     for case in data["cases"]:
-        table.add_row(
-            case["name"],
-            str(case["images"]),
-            f"{case['rmse']:.1e}",
-            f"{case['budget']['rmse']:.1e}",
-            f"{case['max_error']:.1e}",
-            f"{case['budget']['max_error']:.1e}",
-            same_top1(case),
-            _verdict(case),
-        )
-    worst = worst_batch(data["batches"])
-    table.add_row(
-        "together",
-        str(sum(batch["size"] for batch in data["batches"])),
-        "",
-        "",
-        f"{worst['difference']:.1e}",
-        f"{worst['allowed']:.1e}",
-        "",
-        _verdict(worst),
-    )
-    return table
-
-
-def same_top1(case: Data) -> str:
-    """The number of images with the same top-1, of those where it is decided."""
-    decided = case["decided"]
-    return f"{decided - case['disagreements']}/{decided}" if decided else "none decided"
+        decided, budget = case["decided"], case["budget"]
+        agreeing = f"{decided - case['disagreements']}/{decided}" if decided else "none decided"
+        errors = (case["rmse"], budget["rmse"], case["max_error"], budget["max_error"])
+        figures = (str(case["images"]), *(f"{error:.1e}" for error in errors), agreeing)
+        yield case["name"], figures, case
+    worst = max(data["batches"], key=lambda batch: batch["difference"] / batch["allowed"])
+    images = str(sum(batch["size"] for batch in data["batches"]))
+    largest = f"{worst['difference']:.1e}", f"{worst['allowed']:.1e}"
+    yield "together", (images, "", "", *largest, ""), worst
 
 
 def _accuracy(data: Data) -> Text:
@@ -132,11 +111,6 @@ def _accuracy(data: Data) -> Text:
     if data["float_top1"] is not None and (doubt := doubtful(data["float_top1"])):
         text.append(f"\nin float32 {doubt}")
     return text
-
-
-def worst_batch(batches: list[Data]) -> Data:
-    """The batch with the largest error in units of the error allowed."""
-    return max(batches, key=lambda batch: batch["difference"] / batch["allowed"])
 
 
 def _verdict(result: Data) -> Text:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.pipeline import Published
+from levit_deploy.report.console import print_line
 from levit_deploy.report.data import Data
 from levit_deploy.report.proof import ends, print_verification, verification_data
 from levit_deploy.text import as_utf8
@@ -46,13 +47,13 @@ def print_published(data: Data, console: Console) -> None:
     """Print the file, the assumptions, and the proof."""
     facts = "".join(f", {name} {value}" for name, value in data["facts"].items())
     proof = data["verification"]
-    console.print(
+    print_line(
+        console,
         f"{data['path']}: {proof['format']}, {proof['precision']}, {data['layout']} layout, "
         f"{proof['head']} head{ends(proof)}{facts}, {data['size_bytes'] / 1e6:.2f} MB",
-        soft_wrap=True,
     )
     for assumption in data["assumed"]:
-        console.print(f"assumed: {assumption}", soft_wrap=True)
+        print_line(console, f"assumed: {assumption}")
     if data["quantization"] is not None:
         print_quantization(data["quantization"], console)
     print_verification(proof, console)
@@ -61,21 +62,18 @@ def print_published(data: Data, console: Console) -> None:
 def print_quantization(data: Data, console: Console) -> None:
     """Print how a network was quantized: method, cost of each block, blocks left in float."""
     errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
-    console.print(
+    print_line(
+        console,
         f"calibrated by {data['method']} on {data['calibrated_on']} pictures, for "
         f"{_CPUS[data['cpu']]} (error of the logits: {errors})",
-        soft_wrap=True,
     )
     costs = sorted(data["costs"].items(), key=lambda item: -item[1])
-    console.print(
-        "cost of each block alone: " + ", ".join(f"{name} {cost:.2%}" for name, cost in costs),
-        soft_wrap=True,
-    )
-    console.print(f"left in float: {', '.join(data['float_blocks']) or 'nothing'}", soft_wrap=True)
-    if data["speed"] is not None:
-        speed = data["speed"]
-        console.print(
+    each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)
+    print_line(console, f"cost of each block alone: {each}")
+    print_line(console, f"left in float: {', '.join(data['float_blocks']) or 'nothing'}")
+    if speed := data["speed"]:
+        print_line(
+            console,
             f"speed here: {speed['median']:.2f} x the best float32 file ({speed['verdict']}; "
             f"quartiles {speed['low']:.2f} to {speed['high']:.2f})",
-            soft_wrap=True,
         )

@@ -11,7 +11,7 @@ from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.data import Data
 from levit_deploy.report.page.charts import bar, histogram
 from levit_deploy.report.page.markup import element, to_html
-from levit_deploy.report.proof import same_top1, worst_batch
+from levit_deploy.report.proof import CASE_COLUMNS, case_rows
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
 
@@ -118,24 +118,9 @@ def _accuracy(accuracy: Data) -> Element:
 
 def _cases(title: str, proof: Data) -> Element:
     """The errors on every kind of input, and on the images together."""
-    rows: list[Sequence[Cell]] = [
-        (
-            case["name"],
-            _result(case),
-            str(case["images"]),
-            f"{case['rmse']:.1e}",
-            f"{case['budget']['rmse']:.1e}",
-            f"{case['max_error']:.1e}",
-            f"{case['budget']['max_error']:.1e}",
-            same_top1(case),
-        )
-        for case in proof["cases"]
+    rows: list[list[Cell]] = [
+        [name, _result(result), *figures] for name, figures, result in case_rows(proof)
     ]
-    worst = worst_batch(proof["batches"])
-    together = str(sum(batch["size"] for batch in proof["batches"]))
-    figures = f"{worst['difference']:.1e}", f"{worst['allowed']:.1e}"
-    rows.append(("together", _result(worst), together, "", "", *figures, ""))
-    columns = ("inputs", "verdict", "images", "RMSE", "allowed", "max error", "allowed")
     own = f"the original in {DTYPES[proof['precision']]}"
     if proof["precision"] == "int8":
         own = "the rounding itself"
@@ -144,7 +129,8 @@ def _cases(title: str, proof: Data) -> Element:
         f"{own}, or a few rounding steps if that is more. In a batch with other images, twice the "
         "largest error is allowed."
     )
-    return _section(title, _soft(words), _table(title, (*columns, "same top-1"), rows))
+    columns = ("inputs", "verdict", *CASE_COLUMNS)
+    return _section(title, _soft(words), _table(title, columns, rows))
 
 
 def _of(proof: Data) -> str:
@@ -210,17 +196,13 @@ def _sizes_and_speeds(beside: Data) -> Element:
     ratio, batch = beside["ratio"], beside["batch_size"]
     images = "one image" if batch == 1 else f"{batch} images"
     speed = f"{beside['verdict']}: {ratio['low']:.2f} to {ratio['high']:.2f} x"
+
+    def figures(name: str) -> tuple[str, str]:
+        return f"{beside[f'{name}_bytes'] / 1e6:.2f} MB", f"{beside[f'{name}_s'] * 1e3:.2f} ms"
+
     rows = [
-        (
-            name,
-            f"{beside[f'{key}_bytes'] / 1e6:.2f} MB",
-            f"{beside[f'{key}_s'] * 1e3:.2f} ms",
-            compared,
-        )
-        for name, key, compared in (
-            ("checkpoint, in PyTorch", "original", ""),
-            ("artifact", "artifact", speed),
-        )
+        ("checkpoint, in PyTorch", *figures("original"), ""),
+        ("artifact", *figures("artifact"), speed),
     ]
     words = (
         f"A short timing: medians of {beside['rounds']} rounds in turns, one thread, "
