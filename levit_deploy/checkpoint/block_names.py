@@ -1,7 +1,8 @@
 """Find the names that a checkpoint gives to the blocks of the network."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import takewhile
 
 from torch import Tensor
 
@@ -19,17 +20,11 @@ def block_names(state: Mapping[str, Tensor], canonical: Mapping[str, Tensor]) ->
     for key, tensor in canonical.items():
         if (match := _BLOCK.fullmatch(key)) and tensor.data_ptr() in names_in_file:
             members.setdefault(match[1], []).append(names_in_file[tensor.data_ptr()])
-    names = {block: _shared(keys) or block for block, keys in members.items()}
+    names = {}
+    for block, keys in members.items():
+        levels = zip(*(key.split(".")[:-1] for key in keys), strict=False)
+        shared = takewhile(lambda parts: len(set(parts)) == 1, levels)
+        names[block] = ".".join(parts[0] for parts in shared) or block
     if "head_dist" in names:  # the logits of both heads are averaged
         names["head"] += f" and {names.pop('head_dist')}"
     return names
-
-
-def _shared(keys: Iterable[str]) -> str:
-    """The leading parts that dotted names share, without the last part of any."""
-    shared = []
-    for parts in zip(*(key.split(".")[:-1] for key in keys), strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared)

@@ -53,6 +53,9 @@ def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
 def _read_config(path: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(read_regular(path, limit=MAX_CONFIG_BYTES))
+        if not isinstance(config, dict):
+            raise ValueError(f"it is a {type(config).__name__}")
+        return config
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}. Expected a small file. Repair it, or give "
@@ -63,12 +66,6 @@ def _read_config(path: Path) -> Mapping[str, Any]:
             f"{path} is not the config of a model: {error}. Expected a JSON object. Repair it, or "
             "give the weights file alone."
         ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(config).__name__}. Expected a JSON object. Repair it, or give "
-            "the weights file alone."
-        )
-    return config
 
 
 def image_size_of(value: object) -> Grid:

@@ -60,7 +60,11 @@ def restore(
     config = provenance.config.replace(distillation=False)  # fusing leaves one head
     _require_plausible(config, tensors, path)
     model = to_plain_float64(LeViT(config)).float()  # the layers; their numbers are in the file
-    _load(model, tensors)
+    expected = model.state_dict()
+    refuse_other_names_or_shapes(expected, tensors)
+    for key, tensor in tensors.items():
+        require_numbers(key, tensor, expected[key].dtype)
+    model.load_state_dict(dict(tensors))
     return model, replace(provenance, config=config)
 
 
@@ -80,11 +84,3 @@ def _require_plausible(config: LeViTConfig, tensors: Mapping[str, Tensor], path:
             f"{path} describes a far larger network in its metadata than its {stored} numbers "
             "make. Expected the two to agree. Fuse the original checkpoint again."
         )
-
-
-def _load(model: LeViT, tensors: Mapping[str, Tensor]) -> None:
-    expected = model.state_dict()
-    refuse_other_names_or_shapes(expected, tensors)
-    for key, tensor in tensors.items():
-        require_numbers(key, tensor, expected[key].dtype)
-    model.load_state_dict(dict(tensors))

@@ -21,6 +21,7 @@ from levit_deploy.config import (
 from levit_deploy.errors import CheckpointError
 
 State = Mapping[str, Tensor]
+_BLOCK = re.compile(r"blocks\.([0-9]{1,4})\.")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _trunk(state: State, stem_depth: int) -> _Trunk:
     downsamples: list[Downsample] = []
     tokens: list[int] = []
     names: list[str] = []
-    blocks = {int(key.split(".")[1]) for key in state if _is_block(key)}
+    blocks = {int(block[1]) for block in map(_BLOCK.match, state) if block}
     for i in range(max(blocks, default=-1) + 1):
         name = f"blocks.{i}"
         if _weight(state, f"{name}.m.qkv"):
@@ -129,13 +130,6 @@ def _trunk(state: State, stem_depth: int) -> _Trunk:
     idxs = [state.get(f"{name}.attention_bias_idxs") for name in ("blocks.0.m", *names)]
     evidence = TokenEvidence(stem_depth, tuple(tokens), idxs[0], tuple(idxs[1:]))
     return _Trunk(stages, downsamples, evidence)
-
-
-def _is_block(key: str) -> bool:
-    parts = key.split(".")
-    return (
-        parts[0] == "blocks" and len(parts) > 2 and re.fullmatch("[0-9]{1,4}", parts[1]) is not None
-    )
 
 
 def _attention(state: State, name: str, mlp_dim: int) -> tuple[Stage, int]:

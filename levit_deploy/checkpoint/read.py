@@ -13,10 +13,10 @@ from levit_deploy.checkpoint import fused
 from levit_deploy.checkpoint.block_names import block_names
 from levit_deploy.checkpoint.families import official
 from levit_deploy.checkpoint.families.known import Known
-from levit_deploy.checkpoint.families.recognise import Reader, recognise
+from levit_deploy.checkpoint.families.recognise import recognise
 from levit_deploy.checkpoint.files import CheckpointFile, read_file
 from levit_deploy.checkpoint.folder import locate
-from levit_deploy.checkpoint.infer import Inferred, infer_config
+from levit_deploy.checkpoint.infer import infer_config
 from levit_deploy.checkpoint.resize import resize
 from levit_deploy.checkpoint.state import find_state
 from levit_deploy.checkpoint.strict import load_strictly
@@ -149,10 +149,7 @@ def _require_sensible(activation: str | None, image_size: Grid | None) -> None:
 
 
 def _read_fused(
-    file: CheckpointFile,
-    weights: str | None,
-    activation: str | None,
-    image_size: Grid | None,
+    file: CheckpointFile, weights: str | None, activation: str | None, image_size: Grid | None
 ) -> Checkpoint:
     if weights is not None:
         raise UsageError(
@@ -161,11 +158,15 @@ def _read_fused(
         )
     model, provenance = fused.restore(file.contents, file.metadata, file.path)
     config = provenance.config
-    if activation not in (None, config.activation):
-        raise _contradiction(f"--activation {activation}", file.path, config.activation)
-    if image_size not in (None, config.image_size):
-        option = f"--image-size {size_text(image_size)}"
-        raise _contradiction(option, file.path, size_text(config.image_size))
+    for option, given, fused_with in (
+        ("--activation", activation, config.activation),
+        ("--image-size", image_size and size_text(image_size), size_text(config.image_size)),
+    ):
+        if given not in (None, fused_with):
+            raise UsageError(
+                f"{option} {given} was given, but {file.path} was fused with {fused_with}. Leave "
+                "the option out, or fuse the original checkpoint again."
+            )
     return Checkpoint(
         path=file.path,
         files=(file.path,),
@@ -180,13 +181,6 @@ def _read_fused(
         preprocessing=provenance.preprocessing,
         labels=provenance.labels,
         problem_type=provenance.problem_type,
-    )
-
-
-def _contradiction(option: str, path: Path, fused_with: str) -> UsageError:
-    return UsageError(
-        f"{option} was given, but {path} was fused with {fused_with}. Leave the option out, or "
-        "fuse the original checkpoint again."
     )
 
 
@@ -206,7 +200,17 @@ def _read_state_dict(
             f"--activation {activation} was given, but the code or config of {reader.FAMILY} says "
             f"{known.activation}. Leave the option out."
         )
-    inferred, model, names = _build(reader, state, known, activation, image_size)
+    try:
+        converted = reader.convert(state)
+        inferred = infer_config(converted, known, activation=activation, image_size=image_size)
+        model = load_strictly(inferred.config, converted)
+    except CheckpointError as error:
+        if reader is official:
+            raise
+        raise CheckpointError(
+            f"{error} (The file is in the layout of {reader.FAMILY}. Names beginning with "
+            "patch_embed, blocks and head are the official code's for the same tensors.)"
+        ) from error
     config, assumed = inferred.config, [*inferred.assumed, *_stored_precision(state)]
     if image_size is not None and image_size != config.image_size:
         model, config = resize(model, config, image_size)
@@ -221,33 +225,11 @@ def _read_state_dict(
         config=config,
         assumed=tuple(assumed),
         model=model,
-        block_names=names,
+        block_names=block_names(state, converted),
         preprocessing=_preprocessing(known, inferred.config.image_size, config.image_size),
         labels=known.labels,
         problem_type=known.problem_type,
     )
-
-
-def _build(
-    reader: Reader,
-    state: Mapping[str, Tensor],
-    known: Known,
-    activation: str | None,
-    image_size: Grid | None,
-) -> tuple[Inferred, LeViT, dict[str, str]]:
-    """Return the architecture, the loaded model, and the file's names of its blocks."""
-    try:
-        converted = reader.convert(state)
-        inferred = infer_config(converted, known, activation=activation, image_size=image_size)
-        model = load_strictly(inferred.config, converted)
-    except CheckpointError as error:
-        if reader is official:
-            raise
-        raise CheckpointError(
-            f"{error} (The file is in the layout of {reader.FAMILY}. Names beginning with "
-            "patch_embed, blocks and head are the official code's for the same tensors.)"
-        ) from error
-    return inferred, model, block_names(state, converted)
 
 
 def _stored_precision(state: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -259,7 +241,6 @@ def _stored_precision(state: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def _resizing(trained: LeViTConfig, config: LeViTConfig) -> str:
-    """Describe the change of image size, in words."""
     wanted, was = size_text(config.image_size), size_text(trained.image_size)
     same_grid = config.resolutions == trained.resolutions
     how = "" if same_grid else ", with interpolated attention biases"

@@ -53,7 +53,7 @@ def test_what_transformers_says_of_pictures_is_read_too(folder):
     assert config["processor_config.json"] == {"image_processor": {}}
     newer.unlink()
     path.write_text("[1]")
-    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json holds a list"):
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json is .*: it is a list"):
         locate(folder)
 
 

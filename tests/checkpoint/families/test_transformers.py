@@ -211,7 +211,7 @@ def test_another_way_is_known_and_left_to_whoever_gives_pictures(field, value):
     ],
 )
 def test_nonsense_about_pictures_is_refused(fields, expected):
-    with pytest.raises(CheckpointError, match=rf"^preprocessor_config\.json .* that {expected}"):
+    with pytest.raises(CheckpointError, match=rf"^preprocessor_config\.json .*: {expected}"):
         preprocessing(**fields)
 
 
