@@ -66,7 +66,10 @@ def search(
     """
     batch = plain.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
     error = _error_against(plain, calibration, batch)
-    candidates = _calibrated(plain, calibration, cpu, progress)
+    candidates = {}
+    for method in METHODS:
+        progress(f"calibrating by {method}")
+        candidates[method] = quantize_graph(plain, calibration, method, cpu)
     errors = {name: error(model, len(calibration)) for name, model in candidates.items()}
     method = min(METHODS, key=lambda name: errors[name])
     quantized = candidates[method]
@@ -109,17 +112,6 @@ def _error_against(
         return float(np.sqrt(np.mean(difference**2)) / expected.std())
 
     return error
-
-
-def _calibrated(
-    plain: onnx.ModelProto, calibration: Images, cpu: str, progress: Callable[[str], object]
-) -> dict[str, onnx.ModelProto]:
-    """The quantized graph by every method."""
-    candidates = {}
-    for method in METHODS:
-        progress(f"calibrating by {method}")
-        candidates[method] = quantize_graph(plain, calibration, method, cpu)
-    return candidates
 
 
 def _costs(

@@ -43,8 +43,7 @@ def filled(run: Run, batch: int | None) -> Run:
     def run_all(images: Images) -> FloatArray:
         n = len(images)
         rows = np.arange(-(-n // size) * size) % n if batch else np.arange(n)
-        return np.concatenate([run(images[rows[i : i + size]]) for i in range(0, len(rows), size)])[
-            :n
-        ]
+        answers = [run(images[rows[i : i + size]]) for i in range(0, len(rows), size)]
+        return np.concatenate(answers)[:n]
 
     return run_all

@@ -31,16 +31,16 @@ def check_contract(path: Path) -> dict[str, int]:
     # a graph that breaks a clause may not even load; the clause says more than the runtime would
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     broken = broken_clauses(model, Interface.from_metadata(metadata))
-    _refuse([*_checker_clauses(path), *broken])
-    return {"nodes": len(model.graph.node), "opset": model.opset_import[0].version}
-
-
-def _checker_clauses(path: Path) -> list[str]:
     try:
         onnx.checker.check_model(path.read_bytes(), full_check=True)
     except Exception as error:  # the checker's exceptions share no base class
-        return [f"onnx.checker refuses it ({first_line(error)})"]
-    return []
+        broken.insert(0, f"onnx.checker refuses it ({first_line(error)})")
+    if broken:
+        raise VerificationError(
+            f"The file breaks its contract: {'; '.join(broken)}. Nothing was published. Please "
+            "report this with the output of levit-deploy inspect."
+        )
+    return {"nodes": len(model.graph.node), "opset": model.opset_import[0].version}
 
 
 def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> list[str]:
@@ -102,12 +102,3 @@ def _broken_ends(graph: onnx.GraphProto, interface: Interface) -> list[str]:
     if (found := [node.op_type for node in graph.node if _is_end(node)]) == expected:
         return []
     return [f"{found} before and behind the network, where {expected} should be"]
-
-
-def _refuse(broken: list[str]) -> None:
-    """Raise VerificationError where there is a broken clause."""
-    if broken:
-        raise VerificationError(
-            f"The file breaks its contract: {'; '.join(broken)}. Nothing was published. Please "
-            "report this with the output of levit-deploy inspect."
-        )

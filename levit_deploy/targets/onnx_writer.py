@@ -9,17 +9,14 @@ from levit_deploy.interface import DEFAULT, OUTPUT_NAME, Interface
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import TOOL, Provenance
 from levit_deploy.targets.onnx_attention import ATTENTION_EMITTERS
-from levit_deploy.targets.onnx_contract import broken_clauses
+from levit_deploy.targets.onnx_contract import MODULE_NAMES, broken_clauses
 from levit_deploy.targets.onnx_graph import GraphBuilder
 from levit_deploy.targets.onnx_interface import normalised_pixels, probabilities
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
 from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET, IR_VERSIONS
 
 # No bfloat16: onnxruntime 1.32 has no Conv, Gemm or MatMul in it on a CPU, where it is proven.
-DTYPES: dict[Precision, ir.DataType] = {
-    "fp32": ir.DataType.FLOAT,
-    "fp16": ir.DataType.FLOAT16,
-}
+DTYPES: dict[Precision, ir.DataType] = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 
 
 def to_onnx(
@@ -49,7 +46,7 @@ def to_onnx(
         x = normalised_pixels(graph, x, *provenance.transform.statistics())
     if dtype != ir.DataType.FLOAT:
         x = graph.cast(x, "patch_embed.cast", dtype)
-    for name in ("patch_embed", "to_tokens", "blocks", "pool", "head"):
+    for name in MODULE_NAMES:
         x = graph.emit(model.get_submodule(name), x, name)
     if dtype != ir.DataType.FLOAT:
         x = graph.cast(x, "head.cast", ir.DataType.FLOAT)

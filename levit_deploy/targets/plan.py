@@ -76,12 +76,8 @@ class Plan:
     def fastest_in_float(self) -> Plan:
         """Return the fastest float32 artifact with this input and output."""
         options = replace(self.options, opset=None)
-        return replace(
-            self,
-            precision="fp32",
-            options=options,
-            layout=self.target.auto_layout("fp32", options),
-        )
+        layout = self.target.auto_layout("fp32", options)
+        return replace(self, precision="fp32", options=options, layout=layout)
 
 
 def planned(
@@ -106,16 +102,10 @@ def planned(
         precision=precision,
         options=options,
     )
-    _require_softmax(plan)
-    return plan
-
-
-def _require_softmax(plan: Plan) -> None:
-    """Raise UsageError for probabilities that are none."""
-    config, problem_type = plan.checkpoint.config, plan.checkpoint.problem_type
-    reason = why_no_softmax(problem_type, config.num_classes)
+    reason = why_no_softmax(checkpoint.problem_type, checkpoint.config.num_classes)
     if plan.interface.output == "probabilities" and reason:
         raise UsageError(
             f"--output-type probabilities is the softmax of the logits, and {reason}. Leave the "
             "option out and apply the network's own output function to the logits."
         )
+    return plan

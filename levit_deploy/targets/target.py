@@ -7,15 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from levit_deploy.choices import (
-    INPUTS,
-    OUTPUTS,
-    Input,
-    Layout,
-    Output,
-    Precision,
-    require_one_of,
-)
+from levit_deploy.choices import INPUTS, OUTPUTS, Input, Layout, Output, Precision, require_one_of
 from levit_deploy.interface import Interface
 
 if TYPE_CHECKING:  # these import torch or numpy, and ``--help`` reads the targets

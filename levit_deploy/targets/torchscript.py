@@ -93,11 +93,7 @@ TORCHSCRIPT = Target(
     suffix=".torchscript.pt",
     runtime="TorchScript",
     precisions=("fp32", "bf16"),
-    forms=(
-        Form("tokens", "tokens"),
-        Form("spatial", "spatial"),
-        Form("bf16", "tokens", "bf16"),
-    ),
+    forms=(Form("tokens", "tokens"), Form("spatial", "spatial"), Form("bf16", "tokens", "bf16")),
     auto_layout=lambda _precision, _options: "tokens",
     serialize=_serialize,
     check_file=lambda _path: {},

@@ -123,7 +123,8 @@ def _compare(
         error = logits - expected[order]  # rows, classes
         worst = int(np.nan_to_num(np.abs(error[:n]), nan=np.inf).max(axis=1).argmax())
 
-    decided = _margins(expected) > 2 * allowed.max_error
+    margins = np.ptp(np.sort(expected, axis=1)[:, -2:], axis=1)  # between the largest two
+    decided = margins > 2 * allowed.max_error
     another = logits.argmax(axis=1) != expected.argmax(axis=1)[order]
     another |= ~finite.all(axis=1)  # or class 0 would be the answer of NaN
     result = CaseResult(
@@ -142,11 +143,7 @@ def _compare(
 
 
 def _allowed(
-    name: str,
-    images: Images,
-    expected: npt.NDArray[np.float64],
-    reference: Reference,
-    twins: int,
+    name: str, images: Images, expected: npt.NDArray[np.float64], reference: Reference, twins: int
 ) -> Budget:
     draws = list(reference.draws(images, twins))
     if not (np.isfinite(expected).all() and all(np.isfinite(draw).all() for draw in draws)):
@@ -156,12 +153,6 @@ def _allowed(
             f"{REMEDY[reference.precision]}"
         )
     return budget(draws, expected, reference.precision)
-
-
-def _margins(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How far each image's largest logit leads."""
-    margins: npt.NDArray[np.float64] = np.ptp(np.sort(logits, axis=1)[:, -2:], axis=1)
-    return margins
 
 
 def _histogram(error: npt.NDArray[np.float64], allowed: float) -> tuple[int, ...]:

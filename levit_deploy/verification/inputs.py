@@ -177,11 +177,7 @@ def picture_case(checkpoint: Checkpoint, folder: str | Path) -> Case:
     def draw(n: int) -> Images:
         # few pictures leave much to chance: the same ones follow, darker and darker
         darker = np.arange(-(-n // taken)).reshape(-1, 1, 1, 1, 1)
-        return (
-            (images * (1 - darker / 256))
-            .round()
-            .astype(np.uint8)
-            .reshape(-1, *images.shape[1:])[:n]
-        )
+        copies = (images * (1 - darker / 256)).round().astype(np.uint8)
+        return copies.reshape(-1, *images.shape[1:])[:n]
 
     return Case("pictures", draw, (taken, *(n for n in (32, 64) if n > taken)))

@@ -9,7 +9,6 @@ import numpy as np
 from levit_deploy.arrays import Run
 from levit_deploy.choices import DTYPES, Precision
 from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationError
-from levit_deploy.interface import Interface
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.verification.batches import ComparedBatch, compare_batches
 from levit_deploy.verification.budget import log_probabilities
@@ -47,7 +46,9 @@ def measure(
     if artifact.interface.output == "probabilities":
         artifact = replace(artifact, run=_logarithms(artifact.run))
         literal = literal and _logarithms(literal)
-    reference = _reference(original, artifact.interface, precision, literal)
+    interface = artifact.interface
+    normalised = original.transform.normalise if interface.input == "uint8" else None
+    reference = Reference(original.model, precision, literal, interface.output, normalised)
     cases = _compared(original, artifact, reference, extra, seed)
     log.info(
         "compared %d images with the original, alone: largest error %.2f of the error allowed",
@@ -68,7 +69,7 @@ def measure(
         seed=seed,
         cases=tuple(case.result for case in cases),
         batches=tuple(batch.result for batch in batches),
-        interface=artifact.interface,
+        interface=interface,
     )
     if verification.passed:
         _refuse_if_nothing_is_proven(verification)
@@ -94,21 +95,9 @@ def _require_same_images(original: Original, artifact: Artifact) -> None:
         )
 
 
-def _reference(
-    original: Original, interface: Interface, precision: Precision, literal: Run | None
-) -> Reference:
-    normalised = original.transform.normalise if interface.input == "uint8" else None
-    return Reference(original.model, precision, literal, interface.output, normalised)
-
-
 def _compared(
-    original: Original,
-    artifact: Artifact,
-    reference: Reference,
-    extra: tuple[Case, ...],
-    seed: int,
+    original: Original, artifact: Artifact, reference: Reference, extra: tuple[Case, ...], seed: int
 ) -> list[Compared]:
-    """Every kind of input, compared."""
     interface, transform = artifact.interface, original.transform
     if interface.input == "uint8":
         standard = pixel_cases(transform, seed)
