@@ -4,8 +4,9 @@ from collections.abc import Collection
 
 import onnx
 
+from levit_deploy.targets.onnx_opsets import ROUNDING_OPS
+
 QUANTIZED_OPS = ("Conv", "Gemm")
-ROUNDING_OPS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def block_of(node: str) -> str:

@@ -14,7 +14,7 @@ from levit_deploy.interface import (
     PROBABILITIES,
     Interface,
 )
-from levit_deploy.targets.onnx_opsets import STANDARD_DOMAINS
+from levit_deploy.targets.onnx_opsets import ROUNDING_OPS, STANDARD_DOMAINS
 
 # Left over from training, or shape arithmetic that an export should have done itself.
 FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")
@@ -57,7 +57,7 @@ def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> li
     producers = [node.op_type for node in graph.node if logits & {*node.output}]
     if [op for op in producers if op != "Cast"] != ["Gemm"]:
         broken.append(f"{OUTPUT_NAME} comes from {producers}, not from one Gemm")
-    rounded = {"QuantizeLinear", "DequantizeLinear"} & counts.keys()
+    rounded = counts.keys() & set(ROUNDING_OPS)
     types = {weight.data_type for weight in graph.initializer if not _is_end(weight)}
     types -= {onnx.TensorProto.INT64}
     allowed = {onnx.TensorProto.FLOAT16 if casts else onnx.TensorProto.FLOAT}

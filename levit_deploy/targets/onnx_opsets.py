@@ -7,3 +7,4 @@ OPSETS = tuple(IR_VERSIONS)
 DEFAULT_OPSET = 17
 ATTENTION_OPSET = 23  # the first with an Attention operator
 STANDARD_DOMAINS = ("", "ai.onnx")
+ROUNDING_OPS = ("QuantizeLinear", "DequantizeLinear")  # of int8

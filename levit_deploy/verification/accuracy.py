@@ -1,10 +1,8 @@
 """The cost of rounding, on pictures."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from levit_deploy.arrays import FloatArray, Run
 from levit_deploy.errors import UsageError
@@ -88,6 +86,7 @@ def accuracy(
     labels, n = pictures.labels, len(pictures.paths)
     right, default = (float_top1, MAX_DISAGREEMENT) if labels is None else (labels, MAX_DROP)
     before, after = (int((answers == right).sum()) for answers in (float_top1, int8_top1))
+    most = int(np.unique(right, return_counts=True)[1].max())  # that one answer gets right
     return Accuracy(
         pictures=n,
         agreement=100 * int((float_top1 == int8_top1).sum()) / n,
@@ -95,11 +94,6 @@ def accuracy(
         int8_top1=None if labels is None else 100 * after / n,
         drop=100 * (before - after) / n,  # the difference of two percentages is not exact
         allowed=default if max_drop is None else max_drop,
-        constant_drop=100 * (before - _most(right)) / n,
+        constant_drop=100 * (before - most) / n,
         understood=pictures.understood,
     )
-
-
-def _most(answers: npt.NDArray[Any]) -> int:
-    """How often the most frequent answer is given."""
-    return int(np.unique(answers, return_counts=True)[1].max())

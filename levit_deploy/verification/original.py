@@ -44,22 +44,20 @@ def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:
     Raises ArtifactError if the checkpoint has no such head.
     """
     head = artifact.metadata.get("head", checkpoint.head)
+    chosen = known(head, HEADS)
+    if head == checkpoint.head:
+        model = checkpoint.model
+    elif chosen is not None and checkpoint.config.distillation:
+        model = HEAD_PASSES[chosen](checkpoint.model)
+    else:
+        raise ArtifactError(
+            f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those "
+            f"of {checkpoint.head!r}. Give the checkpoint it was made from."
+        )
     return Original(
-        model=_with_head(checkpoint, head, artifact),
+        model=model,
         config=checkpoint.config,
         head=head,
         transform=checkpoint.transform,
         block_names=checkpoint.block_names,
-    )
-
-
-def _with_head(checkpoint: Checkpoint, head: str, artifact: Artifact) -> LeViT:
-    if head == checkpoint.head:
-        return checkpoint.model
-    chosen = known(head, HEADS)
-    if chosen is not None and checkpoint.config.distillation:
-        return HEAD_PASSES[chosen](checkpoint.model)
-    raise ArtifactError(
-        f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those of "
-        f"{checkpoint.head!r}. Give the checkpoint it was made from."
     )

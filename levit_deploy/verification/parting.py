@@ -99,13 +99,11 @@ def compare_blocks(
     for form in head:
         _hold_against(form, logits, batch)
 
-    return [_result(name, several) for name, several in forms.items()]
-
-
-def _result(name: str, forms: Sequence[_Form]) -> BlockResult:
-    """A block's result: of the form that agrees, or of the nearest one."""
-    best = min(forms, key=lambda form: (not form.agrees, form.nearest, form.finite))
-    return BlockResult(name, best.rmse, best.budget.rmse, best.agrees)
+    results = []
+    for name, several in forms.items():
+        best = min(several, key=lambda form: (not form.agrees, form.nearest, form.finite))
+        results.append(BlockResult(name, best.rmse, best.budget.rmse, best.agrees))
+    return results
 
 
 def find_parting(blocks: Sequence[BlockResult]) -> Parting | None:
@@ -131,10 +129,8 @@ def _forms(block: BlockOutput, precision: Precision) -> Iterator[_Form]:
         views.append((own.transpose(0, 2, 1), double.transpose(0, 2, 1)))
         views.append((own.mean(1), double.mean(1)))
     for original, float64 in views:
-        yield _Form(
-            expected=float64.reshape(len(float64), -1),
-            budget=budget([original], float64, precision),
-        )
+        allowed = budget([original], float64, precision)
+        yield _Form(expected=float64.reshape(len(float64), -1), budget=allowed)
 
 
 def _hold_against(form: _Form, value: FloatArray, batch: int) -> None:

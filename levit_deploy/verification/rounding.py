@@ -8,8 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from levit_deploy.errors import VerificationError
-
-ROUNDING_OPS = ("QuantizeLinear", "DequantizeLinear")
+from levit_deploy.targets.onnx_opsets import ROUNDING_OPS
 
 
 def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
@@ -93,11 +92,10 @@ class _Rounded:
         if name in self.constants:
             return self.constants[name].astype(np.float64), np.zeros(())
         node = self.makers.get(name)
-        if node is None or node.op_type != "DequantizeLinear":
+        rounded = node is not None and node.op_type == "DequantizeLinear"
+        if node is None or not rounded or node.input[0] not in self.constants:
             _refuse(f"{name} is computed, and was a weight")
         scale, zero = self._grid(node)
-        if node.input[0] not in self.constants:
-            _refuse(f"{name} is computed, and was a weight")
         numbers = self.constants[node.input[0]]
         step = scale.astype(np.float64)
         if not np.all(np.isfinite(step) & (step > 0)):

@@ -56,15 +56,12 @@ def recognise(state: Mapping[str, Tensor], path: Path) -> Reader:
         )
     if matching:
         return matching[0]
-    stranger = next(
-        (
-            network
-            for network, names in _OTHER_NETWORKS.items()
-            if any(re.fullmatch(names, key) for key in state)
-        ),
-        None,
-    )
-    looks = f", which look like {stranger}'s" if stranger else ""
+    strangers = [
+        network
+        for network, names in _OTHER_NETWORKS.items()
+        if any(re.fullmatch(names, key) for key in state)
+    ]
+    looks = f", which look like {strangers[0]}'s" if strangers else ""
     raise CheckpointError(
         f"{path} holds {len(state)} tensors, such as {keys}{looks}. Expected the names of a LeViT, "
         "such as patch_embed.0.c.weight (official) or stem.conv1.linear.weight (timm). Known "

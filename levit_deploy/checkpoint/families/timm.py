@@ -93,7 +93,6 @@ def known(config: Mapping[str, Any]) -> Known:
 def _stated(
     config: Mapping[str, Any], variant: LeViTConfig | None, arguments: Mapping[str, Any]
 ) -> dict[str, object]:
-    """The config's facts on the architecture."""
     architecture: dict[str, object] = {}
     if variant is not None and not _ARCHITECTURE & arguments.keys():
         architecture = {name: facts(variant)[name] for name in _VARIANT_FACTS}

@@ -206,9 +206,8 @@ def _crop(processor: Mapping[str, Any]) -> tuple[float | None, int | None, dict[
 def _crop_fraction(side: int, shortest: int) -> float:
     """The crop fraction for which ``side`` pixels are cropped from exactly transformers' size."""
     fraction = 224 / 256 * side / shortest
-    while math.floor(side / fraction) < int(
-        256 / 224 * shortest
-    ):  # rounding makes it one pixel less
+    resized = int(256 / 224 * shortest)
+    while math.floor(side / fraction) < resized:  # rounding makes it one pixel less
         fraction = math.nextafter(fraction, 0)
     return fraction
 

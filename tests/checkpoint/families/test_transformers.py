@@ -99,7 +99,7 @@ def test_what_newer_versions_write_comes_first():
     other = {PROCESSOR_CONFIG: {"processor_class": "Some"}}
     assert transformers.known(older | other).preprocessing.mean == (0.1,) * 3
     wrong = {PROCESSOR_CONFIG: {"image_processor": {"image_mean": [124]}}}
-    with pytest.raises(CheckpointError, match=r"^processor_config\.json says"):
+    with pytest.raises(CheckpointError, match=r"^processor_config\.json has"):
         transformers.known(older | wrong)
 
 
