@@ -98,7 +98,11 @@ def evaluate(
         BackendError: The runtime crashes, hangs or runs out of memory.
     """
     folder = Path(folder)
-    checkpoint = None if against is None else _checkpoint(against)
+    checkpoint = None
+    if against is not None:
+        from levit_deploy.checkpoint import checkpoint_of
+
+        checkpoint = checkpoint_of(against)
     with open_isolated(Path(artifact), threads) as opened:
         processor = read_processor(opened)
         paths = list(walk_pictures(folder))  # once: the folder may change meanwhile
@@ -139,12 +143,6 @@ def evaluate(
         preprocessing=processor.transform.preprocessing,
         doubts=tuple(_doubts(opened, processor.labels, classes, best_top1, checkpoint)),
     )
-
-
-def _checkpoint(given: Checkpoint | str | Path) -> Checkpoint:
-    from levit_deploy.checkpoint import checkpoint_of
-
-    return checkpoint_of(given)
 
 
 def _answers(

@@ -89,7 +89,11 @@ def benchmark(
     gflops = {}
     with pinned(threads):
         given = [given_artifact(path, config, batch_sizes, threads) for path in artifacts]
-        entrants = [*_made(model, config, head, threads, progress), *given]
+        entrants: list[Contender] = []
+        for contender in contenders(model, config, head, threads):
+            progress(f"made {contender.name} for {contender.runtime}")
+            entrants.append(contender)
+        entrants += given
         for size in batch_sizes:
             fitting = [c for c in entrants if c.batch_size in (None, size)]
             images = random_images(config, size)
@@ -110,14 +114,6 @@ def benchmark(
         rows=tuple(rows),
         gflops=gflops,
     )
-
-
-def _made(
-    model: LeViT, config: LeViTConfig, head: str, threads: int, progress: Callable[[str], object]
-) -> Iterator[Contender]:
-    for contender in contenders(model, config, head, threads):
-        progress(f"made {contender.name} for {contender.runtime}")
-        yield contender
 
 
 def random_images(config: LeViTConfig, n: int) -> dict[Input, Images]:

@@ -169,23 +169,18 @@ def _checked(
     if isinstance(destination, TritonModel):
         reporting.check_paths(inputs)
         refuse_bad_model(destination, reporting.force)
-        _keep_apart(reporting, destination.folder)
-        return destination.file(format)
-    folder = hub_folder(destination)
-    if folder is None:
+        folder, shown = destination.folder, destination.file(format)
+    elif (hub := hub_folder(destination)) is not None:
+        reporting.check_paths(inputs)
+        refuse_bad_hub_folder(hub, reporting.force)
+        folder = shown = hub
+    else:
         reporting.check_paths(inputs, {"-o": Path(destination)})
         return Path(destination)
-    reporting.check_paths(inputs)
-    refuse_bad_hub_folder(folder, reporting.force)
-    _keep_apart(reporting, folder)
-    return folder
-
-
-def _keep_apart(reporting: Reporting, folder: Path) -> None:
-    """Raise UsageError if the report would go into a folder that holds only a model."""
     file = reporting.json_file
     if file is not None and folder.resolve() in file.resolve().parents:
         raise UsageError(
             f"--json {file} is in the folder {folder}. That folder is for the model and nothing "
             "else. Name a file in another folder with --json."
         )
+    return shown

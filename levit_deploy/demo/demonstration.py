@@ -10,10 +10,8 @@ from importlib import resources
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-import torch
-
-from levit_deploy.arrays import FloatArray, Images, Run
+from levit_deploy.arrays import Images, Run
+from levit_deploy.bench.benchmark import pinned
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.demo.digits import LABELS, PREPROCESSING, held_out, scan_files
 from levit_deploy.errors import OutputError
@@ -24,6 +22,7 @@ from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.timing import rounds_side_by_side
 from levit_deploy.verification.inputs import image_case
+from levit_deploy.verification.original import original_of
 
 CHECKPOINT_NAME = "digits.pth"
 HELD_OUT = "held-out"
@@ -150,21 +149,13 @@ def compare(checkpoint: Checkpoint, published: Sequence[Published]) -> list[Row]
 
 
 def _runs(checkpoint: Checkpoint, published: Sequence[Published]) -> dict[str, Run]:
-    def original(images: Images) -> FloatArray:
-        with torch.inference_mode():
-            return np.asarray(checkpoint.model(torch.from_numpy(images)).numpy())
-
-    files = {artifact.path.name: load_artifact(artifact.path, threads=1) for artifact in published}
-    return {ORIGINAL: original, **{name: artifact.run for name, artifact in files.items()}}
+    artifacts = [load_artifact(file.path, threads=1) for file in published]
+    original = original_of(checkpoint, artifacts[0])
+    return {ORIGINAL: original.run, **{artifact.path.name: artifact.run for artifact in artifacts}}
 
 
 def _times(runs: dict[str, Run], image: Images) -> dict[str, list[float]]:
     """Seconds for one image on one thread, round by round."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return rounds_side_by_side(
-            {name: partial(run, image) for name, run in runs.items()}, rounds=200
-        )
-    finally:
-        torch.set_num_threads(threads)
+    calls = {name: partial(run, image) for name, run in runs.items()}
+    with pinned(1):
+        return rounds_side_by_side(calls, rounds=200)

@@ -17,14 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from levit_deploy import errors
-from levit_deploy.errors import (
-    ArtifactError,
-    BackendError,
-    InputError,
-    LevitDeployError,
-    OutputError,
-    UsageError,
-)
 from levit_deploy.extras import require_extra
 from levit_deploy.prediction.cluster import cluster
 from levit_deploy.prediction.predict import (
@@ -93,7 +85,7 @@ def predict_on_ray(
     read_processor(artifact)  # raises here the error that every worker would raise
     whole = str(destination.resolve())
     if as_utf8(whole) != whole:
-        raise OutputError(
+        raise errors.OutputError(
             f"The name {whole} is not UTF-8, and the Parquet library cannot write to it. Choose "
             f"another folder with {OPTION}."
         )
@@ -116,7 +108,7 @@ def predict_on_ray(
         cluster(address, None if workers is None else workers * job.threads) as cpus,
     ):
         if job.threads > max(cpus):  # Ray would wait for a machine that has
-            raise UsageError(
+            raise errors.UsageError(
                 f"--threads is {job.threads}, and no machine of the Ray cluster has more than "
                 f"{max(cpus)} processors. Give no more."
             )
@@ -152,14 +144,14 @@ class _Worker:
         try:
             os.chdir(self.job.folder)
         except OSError as error:
-            raise InputError(
+            raise errors.InputError(
                 f"The folder {self.job.folder} is not there on a machine of the cluster: "
                 f"{error.strerror}. Expected the same folders on all. Share it, or start the "
                 "command in one that they share."
             ) from error
         artifact = self.kept.enter_context(open_isolated(self.job.artifact, self.job.threads))
         if artifact.sha256 != self.job.sha256:
-            raise ArtifactError(
+            raise errors.ArtifactError(
                 f"{self.job.artifact} is another file on a machine of the cluster. Expected the "
                 "same one on all. Copy it there."
             )
@@ -184,7 +176,7 @@ class _Worker:
                 self.artifact, paths, top_k=self.job.top_k, batch_size=self.job.batch_size
             ):
                 answered.append(prediction)
-        except InputError:  # none of these could be used; in other groups some may be
+        except errors.InputError:  # none of these could be used; in other groups some may be
             if len(answered) < len(paths):
                 raise
         return answered
@@ -219,17 +211,17 @@ def _run(
         raise _in_our_words(error) from error
 
 
-def _in_our_words(error: BaseException) -> LevitDeployError:
+def _in_our_words(error: BaseException) -> errors.LevitDeployError:
     """The error of a worker, of which Ray keeps the text, or the end of the worker."""
     text = str(error).strip()
     told = re.search(r"^levit_deploy\.errors\.(\w+): (.+)$", text, re.MULTILINE)
     if told is not None:
-        raised: LevitDeployError = getattr(errors, told[1])(told[2])
+        raised: errors.LevitDeployError = getattr(errors, told[1])(told[2])
         return raised
     # below the traceback of the first exception, and before those that it led to
     first = re.search(r"^[\w.]+: .+$", text, re.MULTILINE)
     line = first[0] if first else (text.splitlines() or [type(error).__name__])[-1]
-    return BackendError(
+    return errors.BackendError(
         f"Ray failed: {line.strip().rstrip('.')}. A worker that dies is replaced, so this has "
         "another cause. Run the command again with -v."
     )

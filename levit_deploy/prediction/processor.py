@@ -41,15 +41,11 @@ class Processor:
         UnfitPictureError if the picture cannot be used.
         """
         pixels = self.transform.fit(picture)
-        if self.interface.input == "uint8":
-            return pixels
-        return self.transform.normalise(pixels)
+        return pixels if self.interface.input == "uint8" else self.transform.normalise(pixels)
 
     def to_floats(self, inputs: Images) -> Images:
         """The original's inputs for those of the artifact: normalised floats."""
-        if self.interface.input == "float32":
-            return inputs
-        return self.transform.normalise(inputs)
+        return inputs if self.interface.input == "float32" else self.transform.normalise(inputs)
 
 
 def read_processor(artifact: Artifact) -> Processor:

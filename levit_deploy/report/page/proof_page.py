@@ -99,7 +99,6 @@ def _compared(data: Data) -> Element:
 
 
 def _accuracy(accuracy: Data) -> Element:
-    """The loss of accuracy by int8, on pictures."""
     rows = [("the same top-1", f"{accuracy['agreement']:.2f} %")]
     doubt = ""
     if accuracy["float_top1"] is not None:
@@ -139,7 +138,6 @@ def _of(proof: Data) -> str:
 
 
 def _spread(proof: Data) -> Element:
-    """The distribution of the errors."""
     counts = [sum(column) for column in zip(*(c["histogram"] for c in proof["cases"]), strict=True)]
     chart = histogram(
         counts, ERROR_EDGES.tolist(), 1, "error, in units of the largest allowed for its input"
@@ -152,7 +150,6 @@ def _spread(proof: Data) -> Element:
 
 
 def _blocks(proof: Data) -> Element:
-    """The error of each block."""
     title = "Block by block"
     if not proof["blocks"]:
         return _section(title, _soft("The values inside the artifact could not be read."))
@@ -224,7 +221,6 @@ def _soft(words: str) -> Element:
 
 
 def _result(result: Data) -> Element:
-    """The verdict's cell."""
     if result["failures"]:
         return element("td", "FAILED", class_="bad")
     return element("td", "proven", class_="good")
