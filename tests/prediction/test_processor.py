@@ -40,7 +40,16 @@ def artifact(
     shape = (config.in_channels, *config.image_size)
     if found.get("input") == "uint8":
         shape = (*config.image_size, config.in_channels)
-    return Artifact("a.onnx", "onnx", "", found, batch_size, shape, run or means, None)
+    return Artifact(
+        path="a.onnx",
+        format="onnx",
+        sha256="",
+        metadata=found,
+        batch_size=batch_size,
+        image_shape=shape,
+        run=run or means,
+        values=None,
+    )
 
 
 def picture(seed=0):
