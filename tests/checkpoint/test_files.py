@@ -227,7 +227,7 @@ def test_one_wrong_byte_is_never_a_raw_error(tmp_path, position, byte):
 
 def test_a_file_that_runs_code_is_refused_and_nothing_runs(tmp_path):
     canary, path = tmp_path / "canary", tmp_path / "a.pth"
-    torch.save({"model": TENSORS, "extra": Runs(f"touch {canary}")}, path)
+    torch.save({"model": TENSORS, "extra": Runs(f": > '{canary}'")}, path)
     with pytest.raises(UnsafeInputError, match=r"posix\.system.*Nothing was run"):
         read_file(path)
     assert not canary.exists()
@@ -238,7 +238,7 @@ def test_a_file_that_runs_code_is_refused_and_nothing_runs(tmp_path):
 
 def test_code_hidden_in_a_namespace_is_refused_and_does_not_run(tmp_path):
     canary, path = tmp_path / "canary", tmp_path / "a.pth"
-    torch.save({"model": TENSORS, "args": argparse.Namespace(x=Runs(f"touch {canary}"))}, path)
+    torch.save({"model": TENSORS, "args": argparse.Namespace(x=Runs(f": > '{canary}'"))}, path)
     with pytest.raises(UnsafeInputError, match=r"posix\.system"):
         read_file(path)
     assert not canary.exists()
@@ -246,7 +246,7 @@ def test_code_hidden_in_a_namespace_is_refused_and_does_not_run(tmp_path):
 
 def test_a_newer_pickle_protocol_does_not_hide_code(tmp_path):
     canary, path = tmp_path / "canary", tmp_path / "a.pth"
-    torch.save({"extra": Runs(f"touch {canary}")}, path, pickle_protocol=4)
+    torch.save({"extra": Runs(f": > '{canary}'")}, path, pickle_protocol=4)
     with pytest.raises((CheckpointError, UnsafeInputError)):
         read_file(path)
     assert not canary.exists()
@@ -281,7 +281,7 @@ def test_every_disallowed_global_is_named(tmp_path):
 
 def test_a_legacy_file_that_runs_code_does_not_run(tmp_path):
     canary, path = tmp_path / "canary", tmp_path / "a.pth"
-    path.write_bytes(pickle.dumps({"a": Runs(f"touch {canary}")}, protocol=2))
+    path.write_bytes(pickle.dumps({"a": Runs(f": > '{canary}'")}, protocol=2))
     with pytest.raises(CheckpointError, match="bare pickle"):
         read_file(path)
     assert not canary.exists()
