@@ -1,7 +1,5 @@
 """Time a network in every form, side by side."""
 
-from __future__ import annotations
-
 import os
 import platform
 import statistics

@@ -1,7 +1,5 @@
 """A short timing of an artifact beside its original."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The contenders: the original, the plain export, and every form this tool can write."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import io

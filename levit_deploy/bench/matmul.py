@@ -1,7 +1,5 @@
 """The limit of this machine: the network's convolutions and matrix products alone."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """The export without this tool: the baseline of every comparison."""
 
-from __future__ import annotations
-
 import tempfile
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``levit-deploy demo``: the whole job on a network in the package."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``levit-deploy evaluate``: count the right answers of an artifact."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -4,8 +4,6 @@ An error of ours has its exit code in ``errors``. The other ways to end are here
 lack of memory, and by a bug.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import signal

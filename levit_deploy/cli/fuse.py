@@ -1,7 +1,5 @@
 """``levit-deploy fuse``: write plain layers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -3,8 +3,6 @@
 A field annotated with a ``typer.Option`` is an option. Another one keeps its default.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable

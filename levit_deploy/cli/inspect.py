@@ -1,7 +1,5 @@
 """``levit-deploy inspect``: describe a checkpoint."""
 
-from __future__ import annotations
-
 from levit_deploy.cli import options
 from levit_deploy.cli.paths import Inputs
 from levit_deploy.cli.reading import Reading

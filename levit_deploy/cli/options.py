@@ -3,8 +3,6 @@
 Those of every checkpoint stand in ``Reading``, those of every report in ``Reporting``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """The paths that a command reads and writes, checked before torch is imported."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Sizes as you type them."""
 
-from __future__ import annotations
-
 from levit_deploy.errors import UsageError
 
 

@@ -1,7 +1,5 @@
 """The step at work, on standard error."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

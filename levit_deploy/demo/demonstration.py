@@ -1,7 +1,5 @@
 """The whole job on a network trained on real images, with no download."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The scans are the test part of the UCI "Optical Recognition of Handwritten Digit
 (Alpaydin & Kaynak, 1998, CC BY 4.0) as scikit-learn ships it: 8x8 pixels of 0 to 16.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources

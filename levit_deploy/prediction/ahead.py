@@ -1,7 +1,5 @@
 """Do a little of the next work while the caller is busy with the last."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """A Ray cluster: a running one, joined by its address, or one started on this machine."""
 
-from __future__ import annotations
-
 import logging
 import os
 import secrets

@@ -1,7 +1,5 @@
 """From pictures to answers, for any number of pictures."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """The input and output of an artifact, by its metadata."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

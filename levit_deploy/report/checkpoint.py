@@ -1,7 +1,5 @@
 """The data sheet of a checkpoint."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from rich.console import Console

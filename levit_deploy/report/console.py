@@ -1,7 +1,5 @@
 """The look of tables, and the console for them."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 

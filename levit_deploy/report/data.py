@@ -1,7 +1,5 @@
 """The data of a report: plain values that become strict JSON, and versions."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import math

@@ -1,7 +1,5 @@
 """The closing table of the demo."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from levit_deploy.report.console import new_table

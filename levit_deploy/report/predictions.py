@@ -1,7 +1,5 @@
 """Predictions as text for a person, as JSON or CSV for a program, written one by one."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """Charts as inline SVG, coloured by the classes of the page's style."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element

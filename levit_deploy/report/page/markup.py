@@ -1,7 +1,5 @@
 """HTML and SVG elements, with every text and attribute escaped."""
 
-from __future__ import annotations
-
 from xml.etree.ElementTree import Element, tostring
 
 from levit_deploy.text import printable

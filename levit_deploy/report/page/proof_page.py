@@ -1,7 +1,5 @@
 """The evidence of a proof as one HTML page, without a network or a script."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from xml.etree.ElementTree import Element
