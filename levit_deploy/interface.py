@@ -1,4 +1,4 @@
-"""What an artifact takes and gives: normalised images or bytes, logits or probabilities."""
+"""The input and output of an artifact: normalised images or bytes, logits or probabilities."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from levit_deploy.choices import INPUTS, OUTPUTS, Input, Output, known
 if TYPE_CHECKING:
     from levit_deploy.config import LeViTConfig
 
-# the names of inputs and outputs, by what they are
+# the names of inputs and outputs
 INPUT_NAME, PIXELS = "pixel_values", "pixels"
 OUTPUT_NAME, PROBABILITIES = "logits", "probabilities"
 SINGLE_LABEL = "single_label_classification"
-# transformers' words for what logits mean (PreTrainedConfig.problem_type)
+# transformers' words for the meaning of logits (PreTrainedConfig.problem_type)
 PROBLEM_TYPES = (SINGLE_LABEL, "multi_label_classification", "regression")
 
 
@@ -26,7 +26,7 @@ class Interface:
     ``input`` is 'float32', images that are normalised already, (batch, channels, height, width), or
     'uint8', pixels as a camera gives them, (batch, height, width, channels), normalised inside.
     ``output`` is 'logits' or 'probabilities', their softmax: float32 (batch, classes). Both are
-    also what the metadata say, and the latter the name of an ONNX output.
+    also the words in the metadata, and ``output`` is the name of an ONNX output.
     """
 
     input: Input = "float32"
@@ -34,7 +34,7 @@ class Interface:
 
     @property
     def input_name(self) -> str:
-        """What an ONNX file calls its input."""
+        """The name of the input in an ONNX file."""
         return PIXELS if self.input == "uint8" else INPUT_NAME
 
     def image_shape(self, config: LeViTConfig) -> tuple[int, ...]:
@@ -45,9 +45,9 @@ class Interface:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Interface:
-        """Read what an artifact says of itself; the first ones had nothing to choose.
+        """Read an artifact's metadata; the first artifacts had nothing to choose.
 
-        Raises ValueError where that is nothing known.
+        Raises ValueError for an input or output that is not known.
         """
         takes, gives = metadata.get("input", "float32"), metadata.get("output", "logits")
         input, output = known(takes, INPUTS), known(gives, OUTPUTS)
@@ -60,7 +60,7 @@ class Interface:
 
 
 def why_no_softmax(problem_type: str, num_classes: int) -> str:
-    """Why a softmax of the logits is no probability of each class; empty where it is."""
+    """The reason why a softmax of the logits gives no probabilities; empty if it does."""
     if problem_type != SINGLE_LABEL:
         return f"the checkpoint's config states a problem_type of {problem_type}"
     if num_classes == 1:

@@ -1,4 +1,4 @@
-"""Where an artifact comes from, written into it: the same few strings in every format."""
+"""The origin of an artifact, written into it: the same few strings in every format."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ TOOL = "levit-deploy"
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What an artifact was made from, and how.
+    """The origin of an artifact.
 
-    ``config`` is the checkpoint's architecture; ``head`` is 'mean' (of one head or two), 'class' or
-    'distill'; ``layout`` is 'tokens' or 'spatial'; ``weights`` is 'model' or 'ema'; ``assumed``
-    says in words what the checkpoint did not; ``preprocessing`` is what becomes of pictures;
-    ``precision`` is what the artifact computes in; ``interface`` what it takes and gives;
-    ``labels`` are the names of the classes, none where they are not known; ``problem_type``, one of
-    PROBLEM_TYPES, is what the logits mean.
+    ``config`` is the checkpoint's architecture. ``head`` is 'mean' (of one head or two), 'class' or
+    'distill'. ``layout`` is 'tokens' or 'spatial'. ``weights`` is 'model' or 'ema'. ``assumed``
+    lists in words the facts that the checkpoint lacks. ``preprocessing`` turns pictures into
+    inputs. ``precision`` is the number format inside. ``labels`` are the names of the classes, none
+    if they are unknown. ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits.
     """
 
     checkpoint_sha256: str
@@ -89,7 +88,7 @@ class Provenance:
 
 
 def claimed_precision(metadata: Mapping[str, str]) -> Precision:
-    """What an artifact says that it computes in; ValueError where that is nothing known."""
+    """The precision in an artifact's metadata; ValueError if it is unknown."""
     claimed = metadata.get("precision", "fp32")  # the first artifacts had no other
     if (precision := known(claimed, PRECISIONS)) is not None:
         return precision
@@ -97,5 +96,5 @@ def claimed_precision(metadata: Mapping[str, str]) -> Precision:
 
 
 def is_ours(metadata: Mapping[str, str]) -> bool:
-    """Whether a file's metadata says that this tool wrote it."""
+    """Whether this tool wrote the file with this metadata."""
     return metadata.get("tool", "").startswith(f"{TOOL} ")

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How to read a checkpoint: what you know about it that its file does not tell."""
+    """How to read a checkpoint: your knowledge beyond its file."""
 
     activation: Annotated[
         Activation | None, typer.Option(help="The activation, if the file does not name it.")

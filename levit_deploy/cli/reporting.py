@@ -161,7 +161,7 @@ class ReportingWithPage(Reporting):
 
 @contextmanager
 def _done_in_any_case(done: str) -> Iterator[None]:
-    """If the report cannot be written, tell what was done first."""
+    """If the report cannot be written, tell first that the work is done."""
     try:
         yield
     except OutputError as error:

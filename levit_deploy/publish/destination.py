@@ -40,12 +40,11 @@ def _require_optimum(plan: Plan, folder: Path) -> None:
     """Raise UsageError for an artifact that Optimum would not load, or not use as we mean it."""
     if plan.target.name != "onnx":
         raise UsageError(
-            f"-o names a folder, {folder}, as Optimum loads one, which reads ONNX. Choose --format "
+            f"-o names a folder, {folder}, for Optimum. Optimum reads ONNX only. Choose --format "
             "onnx, or name a file with -o."
         )
     if plan.interface != DEFAULT:
         raise UsageError(
-            f"-o names a folder, {folder}, as Optimum loads one, which gives normalised images and "
-            "takes what comes out for logits. Leave --input-type and --output-type out, or name a "
-            "file with -o."
+            f"-o names a folder, {folder}, for Optimum. Optimum gives normalised images and "
+            "expects logits. Leave --input-type and --output-type out, or name a file with -o."
         )

@@ -35,16 +35,16 @@ def hub_folder(output: str | Path) -> Path | None:
 
 
 def refuse_bad_hub_folder(folder: Path, force: bool) -> None:
-    """Raise OutputError where ``staged_hub_folder`` could not, or must not, write."""
+    """Raise OutputError if ``staged_hub_folder`` could not, or must not, write."""
     refuse_bad_folder(folder, _is_hub_folder, force)
 
 
 @contextmanager
 def staged_hub_folder(folder: Path, checkpoint: Checkpoint, *, force: bool) -> Iterator[Path]:
-    """Yield where to write the artifact; when the block succeeds, ``folder`` appears as a whole.
+    """Yield a path for the artifact; when the block succeeds, ``folder`` appears as a whole.
 
-    The configs in it are the checkpoint's own, byte for byte. Raises UsageError where the
-    checkpoint has none that fit it and what was said of it, OutputError as ``staged_folder`` does.
+    The configs in it are the checkpoint's own, byte for byte. Raises UsageError if it has none, or
+    if they contradict your options, and OutputError as ``staged_folder`` does.
     """
     configs = _configs(checkpoint)
     with staged_folder(folder, is_ours=_is_hub_folder, force=force) as temporary:
@@ -86,7 +86,7 @@ def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
 
     same_labels = checkpoint.labels == saved.labels
     alike = checkpoint.transform.same_images(saved.preprocessing)
-    for option, same, where in (
+    for option, same, place in (
         ("--labels", same_labels, f"id2label of {CONFIG}"),
         ("--preprocessing", alike, of_pictures),
     ):
@@ -94,13 +94,13 @@ def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
             raise UsageError(
                 f"-o names a folder, into which {checkpoint.path.parent}'s configs go as they are, "
                 f"and which would contradict {option}. Leave the option out and write it into "
-                f"{where} there, or name a file with -o."
+                f"{place} there, or name a file with -o."
             )
     return configs
 
 
 def _is_hub_folder(folder: Path) -> bool:
-    """Whether a folder holds what an export wrote there, and nothing else."""
+    """Whether a folder holds the files of an export, and nothing else."""
     import onnx
 
     names = {entry.name for entry in folder.iterdir()}

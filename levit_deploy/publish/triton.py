@@ -1,4 +1,4 @@
-"""A model for NVIDIA's Triton Inference Server: an artifact, and what the server must know of it.
+"""A model for NVIDIA's Triton Inference Server: an artifact and its configuration.
 
 Sources: Triton's documentation of model repositories and of model configurations, which has the
 names that its PyTorch backend expects; its schema, ``model_config.proto``.
@@ -37,7 +37,7 @@ class TritonModel:
 
     @property
     def folder(self) -> Path:
-        """What Triton takes for the model."""
+        """The model's folder, by Triton's rules."""
         return self.repository / self.name
 
     def file(self, format: str) -> Path:
@@ -46,7 +46,7 @@ class TritonModel:
 
 
 def refuse_bad_model(model: TritonModel, force: bool) -> None:
-    """Raise OutputError where ``staged_model`` could not, or must not, write."""
+    """Raise OutputError if ``staged_model`` could not, or must not, write."""
     refuse_bad_folder(model.folder, _is_model, force, OPTION)
 
 
@@ -123,7 +123,7 @@ def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether a folder holds what an export wrote there, and nothing else."""
+    """Whether a folder holds the files of an export, and nothing else."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     backends = [target.triton for target in TARGETS.values() if target.triton is not None]
     files = {f"{VERSION}/{backend.file}" for backend in backends}

@@ -2,7 +2,7 @@
 
 Frames go through standard input and output: a kind of one byte, a length, and a body. The child
 answers LOAD with HELLO, the artifact's facts, then each ARRAY with the ARRAY of its answers, and
-VALUES with the ARRAYs of what is computed on the way and END. Instead of any it may send ERROR.
+VALUES with an ARRAY for each value on the way, then END. Instead of any it may send ERROR.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
     end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a native library prints must not get between the frames
+    os.dup2(2, 1)  # the prints of native libraries must not get between the frames
     path = ""
     try:
         for name in preload:
@@ -79,7 +79,7 @@ def imported(loader: str) -> Loader:
 
 
 def end_with(parent: int) -> None:
-    """End this process soon after its parent, even where it computes without end."""
+    """End this process soon after its parent, even if it computes without end."""
     if sys.platform == "linux":
         # The kernel does it at once, and also while a library keeps the interpreter's lock, as
         # torch does while it loads a program; the thread below has to wait for that.
@@ -105,7 +105,7 @@ def _told(error: Exception, path: str) -> dict[str, str]:
 
 
 def read_frame(stream: BinaryIO) -> tuple[bytes, bytes] | None:
-    """The next frame's kind and body; None where the stream has ended."""
+    """The next frame's kind and body; None if the stream has ended."""
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
@@ -128,6 +128,6 @@ def array_to_bytes(array: Images) -> bytes:
 
 
 def bytes_to_array(data: bytes) -> FloatArray:
-    """What ``array_to_bytes`` wrote."""
+    """The array that ``array_to_bytes`` wrote."""
     array: FloatArray = np.load(io.BytesIO(data), allow_pickle=False)
     return array

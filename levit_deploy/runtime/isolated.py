@@ -100,7 +100,7 @@ class _Child:
             thread.join()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
-            with suppress(OSError):  # what was not sent yet
+            with suppress(OSError):  # something was not sent yet
                 stream.close()
 
     def _read(self) -> None:

@@ -10,8 +10,8 @@ from levit_deploy.arrays import BATCH_SIZE, FloatArray, Images, Run
 def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = False) -> Any:
     """Open a model on the CPU; raises onnxruntime's own exceptions, which share no base class.
 
-    ``literal`` computes node by node what the file says, with nothing fused: what is rounded is
-    then a float between two nodes, and not a byte in a faster one.
+    ``literal`` computes node by node, with nothing fused: a rounded number is then a float between
+    two nodes, and not a byte in a faster one.
     """
     import onnxruntime
 

@@ -22,7 +22,7 @@ def target_named(format: str) -> Target:
 def target_of(start: bytes) -> Target:
     """Return the target of a file that begins with these 16 bytes.
 
-    That is ONNX if nothing else knows them: its loader says what is wrong with the file.
+    That is ONNX if nothing else knows them: its loader names the fault of the file.
     """
     targets = (FUSED, *TARGETS.values())
     return next((target for target in targets if target.recognises(start)), ONNX)

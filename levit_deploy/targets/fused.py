@@ -1,4 +1,4 @@
-"""Plain layers in safetensors, run by this package: what ``levit-deploy fuse`` writes."""
+"""Plain layers in safetensors, run by this package: the file of ``levit-deploy fuse``."""
 
 from __future__ import annotations
 

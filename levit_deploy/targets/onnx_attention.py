@@ -1,4 +1,4 @@
-"""What attention becomes in ONNX: a subgraph, or from opset 23 the standard Attention operator.
+"""Emit attention as ONNX: a subgraph, or from opset 23 the standard Attention operator.
 
 The operator takes q, k and v as (B, N, h * width), all heads side by side, so the rows of the layer
 before it are put in that order and nothing has to be transposed. The subgraph keeps the

@@ -1,4 +1,4 @@
-"""What every ONNX file we write keeps to, checked on the file as written."""
+"""The contract of every ONNX file that we write, checked on the written file."""
 
 from collections import Counter
 from pathlib import Path
@@ -25,7 +25,7 @@ INT8_TYPES = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.IN
 def check_contract(path: Path) -> dict[str, int]:
     """Return the file's number of nodes and operator set.
 
-    Raises VerificationError, naming every broken clause, where the file breaks the contract.
+    Raises VerificationError with every clause that the file breaks.
     """
     model = onnx.load(path, load_external_data=False)
     # a graph that breaks a clause may not even load; the clause says more than the runtime would
@@ -44,7 +44,7 @@ def check_contract(path: Path) -> dict[str, int]:
 
 
 def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> list[str]:
-    """Say what about the graph breaks the contract; nothing where it keeps it."""
+    """Return the clauses that the graph breaks, in words."""
     graph, ends = model.graph, [interface.input_name, interface.output]
     broken = _broken_ends(graph, interface)
     counts = Counter(node.op_type for node in graph.node)
@@ -52,7 +52,7 @@ def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> li
     casts = [node for node in graph.node if node.op_type == "Cast" and not _is_end(node)]
     border = [node for node in casts if INPUT_NAME in node.input or OUTPUT_NAME in node.output]
     if len(casts) != len(border) or len(casts) not in (0, 2):
-        broken.append(f"{len(casts)} Cast nodes, where there are none, or one at either border")
+        broken.append(f"{len(casts)} Cast nodes instead of none, or of one at each border")
     logits = {OUTPUT_NAME, *(cast.input[0] for cast in casts if OUTPUT_NAME in cast.output)}
     producers = [node.op_type for node in graph.node if logits & {*node.output}]
     if [op for op in producers if op != "Cast"] != ["Gemm"]:
@@ -63,7 +63,7 @@ def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> li
     allowed = {onnx.TensorProto.FLOAT16 if casts else onnx.TensorProto.FLOAT}
     if (types - INT8_TYPES if rounded else types) != allowed:
         names = sorted(onnx.TensorProto.DataType.Name(type) for type in types)
-        broken.append(f"weights in {', '.join(names)}, where there are {len(casts)} Cast nodes")
+        broken.append(f"weights in {', '.join(names)} beside {len(casts)} Cast nodes")
     domains = {node.domain for node in graph.node} | {used.domain for used in model.opset_import}
     if domains - set(STANDARD_DOMAINS):
         broken.append(f"operators outside the standard set: {sorted(domains)}")
@@ -87,7 +87,7 @@ def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> li
     return broken
 
 
-_ENDS = (PIXELS, INPUT_NAME, PROBABILITIES)  # of what is before the network or behind it
+_ENDS = (PIXELS, INPUT_NAME, PROBABILITIES)  # around the network
 
 
 def _is_end(part: onnx.NodeProto | onnx.TensorProto) -> bool:
@@ -96,9 +96,9 @@ def _is_end(part: onnx.NodeProto | onnx.TensorProto) -> bool:
 
 
 def _broken_ends(graph: onnx.GraphProto, interface: Interface) -> list[str]:
-    """What is not as it should be of the normalisation and the softmax, where they should be."""
+    """The broken clause about the normalisation and the softmax, if any."""
     expected = ["Transpose", "Cast", "Sub", "Mul"] if interface.input == "uint8" else []
     expected += ["Softmax"] if interface.output == "probabilities" else []
     if (found := [node.op_type for node in graph.node if _is_end(node)]) == expected:
         return []
-    return [f"{found} before and behind the network, where {expected} should be"]
+    return [f"{found} around the network instead of {expected}"]

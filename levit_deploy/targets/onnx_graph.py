@@ -19,8 +19,8 @@ class GraphBuilder:
     """Appends nodes in order, of the standard operator set ``opset`` only.
 
     Every node declares the shape of its output, which the checker compares with its own inference.
-    ``batch`` is a number, or the name of the dynamic dimension. ``emitters`` says what each module
-    type becomes. ``dtype`` is what is computed in.
+    ``batch`` is a number, or the name of the dynamic dimension. ``emitters`` has the
+    function for each module type. ``dtype`` is the number format inside.
     """
 
     def __init__(

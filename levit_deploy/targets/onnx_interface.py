@@ -1,7 +1,7 @@
-"""What ONNX computes before the network and behind it: in float32, whatever that computes in.
+"""The normalisation and the softmax around the network, always in float32.
 
 The normalisation cannot be folded into the first convolution: its zero padding is zeros of the
-normalised image, the mean colour, where zeros among the bytes would be black.
+normalised image, the mean colour. Zeros among the bytes would be black.
 """
 
 import numpy as np

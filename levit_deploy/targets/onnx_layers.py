@@ -1,7 +1,7 @@
-"""What each plain layer becomes in ONNX: one small function a module type.
+"""Emit each plain layer as ONNX: one small function a module type.
 
 The tokens layout keeps its activations two-dimensional between attentions, (B * N, C): a linear
-layer is then one Gemm. The spatial layout keeps (B, C, H, W), where it is a 1x1 Conv. The
+layer is then one Gemm. The spatial layout keeps (B, C, H, W), and the layer is a 1x1 Conv. The
 difference is in the modules, which ``layout.py`` chooses; nothing here asks for it.
 """
 

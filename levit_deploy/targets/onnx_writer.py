@@ -15,7 +15,7 @@ from levit_deploy.targets.onnx_interface import normalised_pixels, probabilities
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
 from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET, IR_VERSIONS
 
-# No bfloat16: onnxruntime 1.32 has no Conv, Gemm or MatMul in it on a CPU, where it is proven.
+# No bfloat16: onnxruntime 1.32 has no Conv, Gemm or MatMul in it on a CPU, and a CPU proves it.
 DTYPES: dict[Precision, ir.DataType] = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 
 
@@ -32,7 +32,7 @@ def to_onnx(
     float32, it computes in the provenance's precision. Where the provenance's interface says so,
     the input is ``pixels`` instead, uint8 (batch, height, width, channels), normalised in float32,
     and the output ``probabilities``. ``batch_size`` fixes the batch, which is dynamic otherwise.
-    Raises CheckpointError where the precision cannot hold a weight, UsageError where the bytes'
+    Raises CheckpointError if the precision cannot hold a weight, UsageError if the bytes'
     mean and standard deviation are not known.
     """
     config, interface = provenance.config, provenance.interface
@@ -74,7 +74,7 @@ def to_onnx(
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """What onnxsim makes of a model."""
+    """Return onnxsim's version of a model."""
     result: onnx.ModelProto = onnxsim.simplify(model)[0]
     return result
 
@@ -82,7 +82,7 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
 def smaller(
     ours: onnx.ModelProto, theirs: onnx.ModelProto, interface: Interface = DEFAULT
 ) -> onnx.ModelProto:
-    """Theirs where it has fewer nodes and keeps the contract, else ours.
+    """Return theirs if it has fewer nodes and keeps the contract, else ours.
 
     onnxsim does not always keep it: it turns the softmax over a single key, which is all ones, into
     a Shape and a ConstantOfShape.

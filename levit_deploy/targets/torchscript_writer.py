@@ -32,7 +32,7 @@ class InBfloat16(nn.Module):
 
 
 class Normalise(nn.Module):
-    """Bytes as a camera gives them to what a network takes.
+    """Normalise the bytes of a camera.
 
     uint8 (B, H, W, C) -> float32 (B, C, H, W), as ``onnx_interface.normalised_pixels``.
     """
@@ -48,7 +48,7 @@ class Normalise(nn.Module):
 
 
 def _with_ends(network: nn.Module, provenance: Provenance) -> nn.Module:
-    """The network between what its interface takes and gives."""
+    """The network with the input and output of its interface."""
     modules = [network]
     if provenance.interface.input == "uint8":
         statistics = provenance.transform.statistics()
@@ -64,7 +64,7 @@ def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:
     The program maps float32 (batch, channels, height, width) to float32 logits (batch, classes) for
     any batch, or uint8 pixels or to probabilities, as the provenance's interface says; it computes
     in the provenance's precision, and needs nothing but torch. The provenance is in the extra file
-    ``provenance.json``. Raises UsageError where the pixels' mean and standard deviation are not
+    ``provenance.json``. Raises UsageError if the pixels' mean and standard deviation are not
     known.
     """
     interface = provenance.interface
@@ -82,10 +82,10 @@ def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:
 
 
 def _canonical(archive: io.BytesIO) -> bytes:
-    """Rewrite a TorchScript archive without what differs from one process to the next.
+    """Rewrite a TorchScript archive without the parts that differ between processes.
 
     torch numbers its class names by how many classes the process has traced before, and stores
-    where on this machine the Python source stood. Neither says anything about the network.
+    the path of the Python source on this machine. Neither says anything about the network.
     """
     archive.seek(0)
     reader = torch._C.PyTorchFileReader(archive)

@@ -24,8 +24,8 @@ def check_batches(artifact: Artifact) -> None:
             )
 
 
-def _refusal(what: str) -> str:
+def _refusal(reason: str) -> str:
     return (
-        f"The file does not take the batches it should: {what} Nothing was published. Please "
+        f"The file does not take the batches it should: {reason} Nothing was published. Please "
         "report this with the output of levit-deploy inspect."
     )

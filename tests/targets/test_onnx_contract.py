@@ -224,7 +224,7 @@ def test_casts_inside_are_refused(half, tmp_path):
         gemm.input[0] = source
 
     message = refusal(edited(half, cast_and_back), tmp_path / "model.onnx")
-    assert "4 Cast nodes, where there are none, or one at either border" in message
+    assert "4 Cast nodes instead of none, or of one at each border" in message
 
 
 def test_logits_rounded_to_float16_and_back_are_refused(good, tmp_path):
@@ -245,7 +245,7 @@ def test_weights_in_two_types_are_refused(half, tmp_path):
         tensor.CopyFrom(numpy_helper.from_array(np.ones(7, np.float32), "head.bias"))
 
     message = refusal(edited(half, widen), tmp_path / "model.onnx")
-    assert "weights in FLOAT, FLOAT16, where there are 2 Cast nodes" in message
+    assert "weights in FLOAT, FLOAT16 beside 2 Cast nodes" in message
 
 
 def test_a_node_with_a_foreign_name_is_refused(good, tmp_path):
