@@ -119,7 +119,7 @@ def main() -> None:
             optimizer.step()
             scheduler.step()
             update_average(average, model, decay=0.99)
-        if epoch % 10 == 9:
+        if epoch % 10 == 9 or epoch + 1 == args.epochs:
             top1 = accuracy(model, test_images, held_out_labels)
             print(f"epoch {epoch + 1}: loss {loss.item():.3f}, held-out top-1 {top1:.2f} %")
 

@@ -1,5 +1,6 @@
 """A target is one file and one line: a toy one goes through everything."""
 
+import importlib.util
 from typing import get_args
 
 import numpy as np
@@ -8,6 +9,7 @@ from pictures_on_disk import save
 from toy_target import TOY
 
 import levit_deploy
+from levit_deploy.bench import contenders
 from levit_deploy.bench.benchmark import benchmark
 from levit_deploy.errors import UsageError, VerificationError
 from levit_deploy.publish.triton import TritonModel
@@ -66,7 +68,13 @@ def test_a_new_target_answers_pictures(folder, published):
     )
 
 
-def test_a_new_target_is_timed(folder, published):
+def test_a_new_target_is_timed_in_each_of_its_forms(folder, published, monkeypatch):
+    monkeypatch.setattr(contenders, "TARGETS", {"onnx": TARGETS["onnx"], "toy": TOY})
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
+    )
+    monkeypatch.setattr(contenders, "_int8", lambda *_: {})
     checkpoint = levit_deploy.load(folder / "ckpt.pth")
     result = benchmark(
         checkpoint.model,
