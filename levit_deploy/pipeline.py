@@ -287,20 +287,23 @@ def _proven(
     It gets its name ``path`` once the caller's staging block ends.
     """
     sync(temporary)
-    log.info("wrote %d bytes under a temporary name", temporary.stat().st_size)
+    size = temporary.stat().st_size
+    log.info(
+        "wrote %s bytes as %s, %s layout: %s", f"{size:,}", plan.target.name, plan.layout, temporary
+    )
     facts = plan.target.check_file(temporary)
     artifact = load(temporary)
-    log.info("opened them in %s", plan.target.runtime)
+    log.info("opened the file in %s: batch %s", plan.target.runtime, artifact.batch_size or "free")
     check_batches(artifact)
     verification = prove(
         plan.checkpoint, artifact, extra=extra, pictures=pictures, max_drop=max_drop
     )
     verification.raise_if_failed()
-    log.info("proved them; renaming to %s", path)
+    log.info("proven: renaming the file to %s", path)
     return Published(
         path=path,
         layout=plan.layout,
-        size_bytes=temporary.stat().st_size,
+        size_bytes=size,
         facts=facts,
         assumed=plan.checkpoint.assumed,
         verification=verification,

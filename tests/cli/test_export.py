@@ -246,9 +246,12 @@ STATIONS = (
     "pass fold_scale, modules replaced: 6",
     "pass average_heads, modules replaced: 1",
     "pass pool_early, modules replaced: 2",
+    "wrote [0-9,]+ bytes as onnx, spatial layout: .*tmp",
+    "opened the file in onnxruntime: batch free",
     "proving .*: onnx, fp32, mean head",
     r"compared \d+ images with the original, alone: ",
     r"compared \d+ batches with the images alone: ",
+    "proven: renaming the file to .*ckpt.onnx",
 )
 
 
