@@ -11,7 +11,7 @@ import onnx
 
 from levit_deploy.arrays import Images
 from levit_deploy.checkpoint import Checkpoint, checkpoint_of
-from levit_deploy.choices import HEADS, Head, LayoutChoice, Precision, require_one_of
+from levit_deploy.choices import HEADS, Head, Layout, LayoutChoice, Precision, require_one_of
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
 from levit_deploy.publish.destination import Destination, path_of, staged_output
@@ -42,7 +42,7 @@ class Published:
     """
 
     path: Path
-    layout: str
+    layout: Layout
     size_bytes: int
     facts: dict[str, int]
     assumed: tuple[str, ...]

@@ -15,7 +15,7 @@ import torch
 
 from levit_deploy.arrays import Images
 from levit_deploy.bench.plain_export import plain_export, plain_int8
-from levit_deploy.choices import Input, Layout
+from levit_deploy.choices import Cpu, Input, Layout
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.interface import INPUT_NAME
@@ -99,7 +99,8 @@ def _int8(plain: bytes, tokens: bytes, config: LeViTConfig) -> dict[str, bytes]:
         (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
     )
     files = {f"{PLAIN}, int8": plain_int8(plain, images)}
-    for name, cpu in (("int8", "any"), ("int8, for VNNI", "vnni")):
+    names: dict[Cpu, str] = {"any": "int8", "vnni": "int8, for VNNI"}
+    for cpu, name in names.items():
         proto = quantize_graph(onnx.load_from_string(tokens), images, "MinMax", cpu)
         files[name] = proto.SerializeToString()
     return files

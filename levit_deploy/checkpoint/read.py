@@ -20,7 +20,7 @@ from levit_deploy.checkpoint.infer import infer_config
 from levit_deploy.checkpoint.resize import resize
 from levit_deploy.checkpoint.state import find_state
 from levit_deploy.checkpoint.strict import load_strictly
-from levit_deploy.choices import ACTIVATIONS, require_one_of
+from levit_deploy.choices import ACTIVATIONS, Activation, Weights, require_one_of
 from levit_deploy.config import Grid, LeViTConfig, size_text
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.interface import SINGLE_LABEL
@@ -76,8 +76,8 @@ class Checkpoint:
 def read_checkpoint(
     path: str | Path,
     *,
-    weights: str | None = None,
-    activation: str | None = None,
+    weights: Weights | None = None,
+    activation: Activation | None = None,
     image_size: Grid | None = None,
     preprocessing: str | None = None,
     labels: Sequence[str] | Path | None = None,
@@ -149,7 +149,10 @@ def _require_sensible(activation: str | None, image_size: Grid | None) -> None:
 
 
 def _read_fused(
-    file: CheckpointFile, weights: str | None, activation: str | None, image_size: Grid | None
+    file: CheckpointFile,
+    weights: str | None,
+    activation: str | None,
+    image_size: Grid | None,
 ) -> Checkpoint:
     if weights is not None:
         raise UsageError(

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from levit_deploy.arrays import Images
+from levit_deploy.choices import Cpu
 from levit_deploy.interface import INPUT_NAME
 from levit_deploy.quantization.rounding import QUANTIZED_OPS, only_products_rounded
 
@@ -19,7 +20,7 @@ METHODS = ("MinMax", "Percentile", "Entropy")
 
 
 def quantize_graph(
-    model: onnx.ModelProto, images: Images, method: str, cpu: str
+    model: onnx.ModelProto, images: Images, method: str, cpu: Cpu
 ) -> onnx.ModelProto:
     """Put QuantizeLinear and DequantizeLinear around every Conv and Gemm.
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from levit_deploy.arrays import Images
-from levit_deploy.choices import CPUS
+from levit_deploy.choices import CPUS, Cpu
 from levit_deploy.errors import UsageError, VerificationError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.search import Quantization, search
@@ -33,7 +33,7 @@ class Int8Options:
 
     images: str | Path
     max_drop: float | None = None
-    cpu: str = "any"
+    cpu: Cpu = "any"
     even_if_slower: bool = False
 
     def __post_init__(self) -> None:

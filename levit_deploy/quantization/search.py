@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 
 from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.choices import Cpu
 from levit_deploy.errors import VerificationError
 from levit_deploy.interface import PROBABILITIES
 from levit_deploy.pictures.split import Judging
@@ -31,7 +32,7 @@ class Quantization:
     float32 file on this machine, None if it was not measured.
     """
 
-    cpu: str
+    cpu: Cpu
     calibrated_on: int
     method: str
     errors: dict[str, float]
@@ -55,7 +56,7 @@ def search(
     calibration: Images,
     pictures: Judging,
     *,
-    cpu: str,
+    cpu: Cpu,
     max_drop: float | None,
     progress: Callable[[str], object],
 ) -> tuple[onnx.ModelProto, Quantization]:
