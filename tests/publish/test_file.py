@@ -28,6 +28,21 @@ def test_the_destination_appears_complete_when_the_block_ends(tmp_path, source):
     assert everything_in(tmp_path) == ["ckpt.pth", "out.onnx"]
 
 
+def test_it_is_on_the_disk_before_it_gets_its_name(tmp_path, source, monkeypatch):
+    steps, replace = [], Path.replace
+
+    def renamed(path, target):
+        steps.append(("rename", path.stat().st_ino))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append(("sync", os.fstat(file).st_ino)))
+    monkeypatch.setattr(Path, "replace", renamed)
+    with staged(tmp_path / "out.onnx", sources=(source,), force=False) as temporary:
+        temporary.write_bytes(b"artifact")
+    file, folder = (tmp_path / "out.onnx").stat().st_ino, tmp_path.stat().st_ino
+    assert steps == [("sync", file), ("rename", file), ("sync", folder)]
+
+
 def publish(destination, source, data, *, force=False, error=None, meanwhile=None):
     with staged(destination, sources=(source,), force=force) as temporary:
         temporary.write_bytes(data)

@@ -48,6 +48,22 @@ def publish(destination, *, force=True, ours=True, error=None):
             raise error
 
 
+def test_everything_in_it_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    steps, rename = [], Path.rename
+
+    def renamed(path, target):
+        steps.append(("rename", path.stat().st_ino))
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append(("sync", os.fstat(file).st_ino)))
+    monkeypatch.setattr(Path, "rename", renamed)
+    publish(tmp_path / "new")
+    inside = {("sync", path.stat().st_ino) for path in (tmp_path / "new").iterdir()}
+    folder, parent = (tmp_path / "new").stat().st_ino, tmp_path.stat().st_ino
+    assert set(steps[:-3]) == inside
+    assert steps[-3:] == [("sync", folder), ("rename", folder), ("sync", parent)]
+
+
 @pytest.mark.parametrize("before", ["absent", "empty", "full"])
 def test_the_folder_appears_complete_when_the_block_ends(tmp_path, before):
     destination = tmp_path / "out"
