@@ -3,13 +3,16 @@ import os
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from float_graphs import float_graph, noise
 from interfaces import BOTH, SQUARE
 from networks import trained
 
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
+from levit_deploy.quantization.calibration import quantize_graph
 from levit_deploy.runtime import isolated
 from levit_deploy.runtime.artifact import Artifact, read_artifact
 from levit_deploy.runtime.child import imported
@@ -92,3 +95,15 @@ def pixels_onnx(square) -> Path:
     path = square.path.with_suffix(".onnx")
     pipeline.export(square, "onnx", path, options=BOTH)
     return path
+
+
+@pytest.fixture(scope="session")
+def plain() -> onnx.ModelProto:
+    """A float graph."""
+    return float_graph()
+
+
+@pytest.fixture(scope="session")
+def quantized(plain) -> onnx.ModelProto:
+    """The same graph in int8."""
+    return quantize_graph(plain, noise(8), "MinMax", "any")
