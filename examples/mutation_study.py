@@ -614,7 +614,7 @@ def write(
 
 @contextmanager
 def own_ends(plain: LeViT) -> Iterator[None]:
-    """Have the exporters write a plain network's ends, sabotaged or not, as its own."""
+    """Have the writers write a plain network's ends, sabotaged or not, as its own."""
     pixels, softmax = (getattr(plain, end, None) for end in (PIXELS, PROBABILITIES))
 
     def statistics(*_: object) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,6 @@ INPUTS: tuple[Input, ...] = get_args(Input)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-WEIGHTS: tuple[Weights, ...] = get_args(Weights)
 
 # int8 products are summed as integers and returned as float32
 DTYPES: dict[Precision, str] = {

@@ -2,7 +2,7 @@
 
 A linear layer over tokens is a 1x1 convolution over the map they came from. So the same network can
 keep the stem's layout to the end, without a transpose. A subsampling before the layer becomes the
-stride of its convolution.
+stride of its convolution. ``--layout auto`` is each target's own ``auto_layout``.
 """
 
 from __future__ import annotations

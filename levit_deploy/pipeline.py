@@ -71,7 +71,7 @@ def export(
         output: A file. A folder, by a / at its end or because it exists, gets an ONNX file and
             configs that Optimum loads. A ``TritonModel`` is one in a model repository of Triton's.
         head: The mean of the two heads, or one of them.
-        layout: The trunk's layout; 'auto' is the fastest measured.
+        layout: The trunk's layout; 'auto' is the target's ``auto_layout``.
         precision: The number format inside the network: 'fp16' for ONNX, 'bf16' for TorchScript.
             For int8 call ``quantize``.
         options: The operator set, the batch size, bytes as input, and probabilities as output.
@@ -82,7 +82,9 @@ def export(
     Raises:
         VerificationError: The proof fails. ``output`` is then as it was.
         UsageError: The choices contradict each other or the checkpoint.
+        InputError: The checkpoint or a picture cannot be read, or overflows in this precision.
         OutputError: ``output`` cannot, or must not, be written.
+        BackendError: The runtime crashes, hangs or runs out of memory.
     """
     plan = planned(
         checkpoint_of(checkpoint),
@@ -125,15 +127,14 @@ def quantize(
         head: As for ``export``.
         layout: As for ``export``.
         options: As for ``export``.
-        force: Replace an existing file.
-        extra: More inputs for the proof.
+        force: As for ``export``.
+        extra: As for ``export``.
         progress: A function that is told each step.
 
     Raises:
         VerificationError: The proof fails, no int8 network answers the pictures well enough, or
             none is faster. ``output`` is then as it was.
-        UsageError: The choices contradict each other or the checkpoint.
-        OutputError: ``output`` cannot, or must not, be written.
+        LevitDeployError: As for ``export``.
     """
     int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
     plan = planned(
@@ -181,7 +182,7 @@ def fuse(
 ) -> Published:
     """Write the plain network as safetensors to ``output``, proven like any artifact.
 
-    The arguments and the errors are those of ``export``.
+    ``output`` is a file. The other arguments and the errors are those of ``export``.
     """
     require_one_of("head", head, HEADS)
     plan = Plan(checkpoint=checkpoint_of(checkpoint), target=FUSED, head=head, layout="tokens")
@@ -218,8 +219,10 @@ def verify(
         blocks: Measure the error of every block even if the artifact is right.
 
     Raises:
-        ArtifactError: The file is no artifact, or cannot be held to this checkpoint.
-        VerificationError: Its metadata names another use than the checkpoint does.
+        InputError: The checkpoint, the artifact or a picture cannot be read or compared.
+        VerificationError: The artifact takes other images, gives other classes, names another use,
+            or is not the checkpoint's network, rounded to int8.
+        UsageError: An int8 artifact comes without ``images``, or ``max_drop`` without int8.
         BackendError: The runtime crashes, hangs or runs out of memory.
     """
     require_drop(max_drop)
@@ -286,7 +289,7 @@ def _proven(
 
     It gets its name ``path`` once the caller's staging block ends.
     """
-    sync(temporary)
+    sync(temporary)  # a staged folder syncs only its own entries, and Triton's file is below them
     size = temporary.stat().st_size
     log.info(
         "wrote %s bytes as %s, %s layout: %s", f"{size:,}", plan.target.name, plan.layout, temporary

@@ -50,7 +50,10 @@ def export(
     ] = None,
     layout: Annotated[
         LayoutChoice,
-        typer.Option(help="How the trunk lays out its data; auto takes the fastest measured."),
+        typer.Option(
+            help="How the trunk lays out its data. auto is spatial for ONNX, and tokens for "
+            "TorchScript, for int8 and from opset 23."
+        ),
     ] = "auto",
     head: options.Head = "mean",
     input_type: Annotated[
@@ -152,6 +155,8 @@ def _destination(
     """Where the artifact goes: to -o, into --triton, or beside the checkpoint."""
     from levit_deploy.publish.triton import TritonModel
 
+    if output == "":
+        raise UsageError("-o names nothing. Name a file, or leave the option out.")
     if triton is None:
         return output or str(beside(checkpoint, target_named(format).suffix))
     if output is not None:
@@ -162,7 +167,7 @@ def _destination(
 def _checked(
     destination: Destination, format: Format, inputs: Inputs, reporting: Reporting
 ) -> Path:
-    """The artifact's path, once it is known that it can be written."""
+    """The path to show, once it is known that it can be written."""
     from levit_deploy.publish.optimum import hub_folder, refuse_bad_hub_folder
     from levit_deploy.publish.triton import TritonModel, refuse_bad_model
 

@@ -27,7 +27,7 @@ NAMES = {MODEL, "config.json", "preprocessor_config.json", "processor_config.jso
 
 
 def hub_folder(output: str | Path) -> Path | None:
-    """The folder that an output names: a text that ends as one does, or one that exists."""
+    """The folder that an output names: a text that ends in /, or a folder that exists."""
     path = Path(output)
     if not (str(output).endswith(("/", os.sep)) or path.is_dir()):
         return None

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from levit_deploy.arrays import Images
-from levit_deploy.choices import CPUS, Cpu
+from levit_deploy.choices import CPUS, Cpu, require_one_of
 from levit_deploy.errors import UsageError, VerificationError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.search import Quantization, search
@@ -43,8 +43,7 @@ class Int8Options:
                 "path of a folder with pictures such as the network will meet."
             )
         require_drop(self.max_drop)
-        if self.cpu not in CPUS:
-            raise UsageError(f"--cpu {self.cpu!r} is not one of {', '.join(CPUS)}.")
+        require_one_of("--cpu", self.cpu, CPUS)
 
 
 def quantized(

@@ -55,11 +55,11 @@ def print_published(data: Data, console: Console) -> None:
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
     if data["quantization"] is not None:
-        print_quantization(data["quantization"], console)
+        _print_quantization(data["quantization"], console)
     print_verification(proof, console)
 
 
-def print_quantization(data: Data, console: Console) -> None:
+def _print_quantization(data: Data, console: Console) -> None:
     """Print how a network was quantized: method, cost of each block, blocks left in float."""
     errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
     print_line(

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-from levit_deploy.choices import Precision, known, require_one_of
+from levit_deploy.choices import Precision, require_one_of
 from levit_deploy.errors import UsageError
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.onnx import ONNX
@@ -30,7 +30,7 @@ def target_of(start: bytes) -> Target:
 
 def require_precision(target: Target, precision: Precision) -> None:
     """Raise UsageError if a target's files cannot compute in a precision."""
-    if known(precision, target.precisions) is not None:
+    if precision in target.precisions:
         return
     others = [name for name, other in TARGETS.items() if precision in other.precisions]
     raise UsageError(

@@ -18,8 +18,8 @@ BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image wa
 class BatchResult:
     """Whether images together have the logits they have alone.
 
-    ``difference`` is the largest in logits, in units of the ``allowed`` of its kind of input; it is
-    of an image of the kind ``worst``.
+    ``difference``, in logits, is of the image with the largest share of its ``allowed``, which is
+    of the kind ``worst``.
     """
 
     size: int

@@ -145,7 +145,7 @@ def _block_by_block(
     reference: Reference,
     artifact: Artifact,
 ) -> list[BlockResult]:
-    """The error of each block: on the image or batch with the largest, or on noise."""
+    """The error of each block: on the worst image, the first wrong batch, or noise."""
     wrong = [case for case in cases if case.result.failures]
     wrong_batches = [batch for batch in batches if batch.result.failures]
     if wrong:

@@ -14,7 +14,7 @@ from networks import trained
 from safetensors.torch import save_file
 
 from levit_deploy.targets import plan
-from levit_deploy.verification import prove as proving
+from levit_deploy.verification import prove as prove_module
 
 
 def broken(folder, change):
@@ -127,7 +127,7 @@ def test_interruption_and_exhaustion_have_their_codes(folder, monkeypatch, error
     def stop(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr(proving, "measure", stop)
+    monkeypatch.setattr(prove_module, "measure", stop)
     assert run("export", folder / "ckpt.pth")[0] == code
     assert names_in(folder) == ["ckpt.pth"]
 

@@ -264,3 +264,9 @@ def test_verbose_names_each_station_once_and_in_order(folder):
     assert [len(places) for places in at] == [1] * len(STATIONS)
     assert at == sorted(at)
     assert len(lines) <= 16
+
+
+def test_an_empty_output_is_no_name(folder):
+    code, _, err = run("export", folder / "ckpt.pth", "-o", "")
+    assert (code, "-o names nothing" in err) == (2, True)
+    assert names_in(folder) == ["ckpt.pth"]

@@ -172,6 +172,18 @@ def test_an_onnx_file_with_another_input_name_is_refused(tmp_path):
     assert "Expected pixel_values and logits" in message
 
 
+def test_an_onnx_file_that_takes_a_number_is_refused(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["pixel_values"], ["logits"])],
+        "number",
+        [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, [])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [])],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "a.onnx")
+    assert "three fixed sizes of an image" in refusal(tmp_path / "a.onnx")
+
+
 def test_an_onnx_file_with_another_output_name_is_refused(tmp_path):
     def rename(graph):
         graph.output[0].name = graph.node[-1].output[0] = "scores"

@@ -1,4 +1,4 @@
-"""The ONNX exporter where it computes in float16."""
+"""The ONNX writer where it computes in float16."""
 
 import tempfile
 from functools import cache

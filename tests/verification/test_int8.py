@@ -20,7 +20,7 @@ from levit_deploy.errors import ArtifactError, InputError, UsageError, Verificat
 from levit_deploy.quantization.quantize import Int8Options
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
-from levit_deploy.verification import prove as proving
+from levit_deploy.verification import prove as prove_module
 from levit_deploy.verification.result import Verification
 
 # one folder fewer than classes: judged by agreement
@@ -187,7 +187,7 @@ def test_a_program_that_claims_int8_is_refused(checkpoint, tmp_path):
     fused = load_artifact(tmp_path / "fused.safetensors")
     claims = dataclasses.replace(fused, metadata={**fused.metadata, "precision": "int8"})
     with pytest.raises(ArtifactError, match="is not an ONNX file"):
-        proving.prove(checkpoint, claims)
+        prove_module.prove(checkpoint, claims)
 
 
 @pytest.mark.slow

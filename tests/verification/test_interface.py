@@ -18,7 +18,7 @@ from levit_deploy.runtime.sessions import onnx_session
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification import compare
-from levit_deploy.verification import prove as proving
+from levit_deploy.verification import prove as prove_module
 from levit_deploy.verification.inputs import image_case, picture_case
 
 
@@ -93,7 +93,7 @@ def test_a_mistake_at_either_end_is_refused(tmp_path, square, pixels_onnx, monke
     MISTAKES[mistake](model)
     path = tmp_path / "wrong.onnx"
     onnx.save(model, path)
-    found = proving.prove(square, load_artifact(path))
+    found = prove_module.prove(square, load_artifact(path))
     assert not found.passed
     behind = ("softmax", "one logit")
     wrong = "head and head_dist" if mistake.startswith(behind) else "pixel_values"
@@ -150,7 +150,7 @@ def test_another_use_than_the_checkpoint_states_is_no_proof(floats, key, value, 
         change = {"preprocessing": json.dumps(fields)}
     other = dataclasses.replace(artifact, metadata=artifact.metadata | change)
     with pytest.raises(VerificationError, match=expected):
-        proving.prove(stated, other)
+        prove_module.prove(stated, other)
 
 
 @pytest.mark.parametrize("damage", [{"assumed": "{"}, {"config": "[]"}, {"preprocessing": "?"}])
@@ -159,14 +159,14 @@ def test_a_use_that_cannot_be_read_is_no_proof(floats, damage):
     stated, artifact = floats
     other = dataclasses.replace(artifact, metadata=artifact.metadata | damage)
     with pytest.raises(ArtifactError, match=r"The metadata of .* cannot be read"):
-        proving.prove(stated, other)
+        prove_module.prove(stated, other)
 
 
 def test_what_the_checkpoint_does_not_state_is_not_compared(square, floats):
     _, artifact = floats
     own = dataclasses.replace(square.preprocessing, mean=(0.1,), assumed=True)
     silent = dataclasses.replace(square, preprocessing=own)
-    assert proving.prove(silent, artifact).passed
+    assert prove_module.prove(silent, artifact).passed
 
 
 def test_the_same_use_may_be_spelt_otherwise_or_be_left_unsaid(floats):
@@ -175,9 +175,9 @@ def test_the_same_use_may_be_spelt_otherwise_or_be_left_unsaid(floats):
     spelt = dataclasses.replace(grey, mean=(0.5,) * 3, std=(0.25,), assumed=True)
     change = {"preprocessing": spelt.to_json(), "labels": "[]"}
     other = dataclasses.replace(artifact, metadata=artifact.metadata | change)
-    assert proving.prove(dataclasses.replace(stated, preprocessing=grey), other).passed
+    assert prove_module.prove(dataclasses.replace(stated, preprocessing=grey), other).passed
     nothing_said = dataclasses.replace(artifact, metadata={})
-    assert proving.prove(stated, nothing_said).passed
+    assert prove_module.prove(stated, nothing_said).passed
 
 
 @pytest.mark.slow

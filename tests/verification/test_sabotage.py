@@ -19,7 +19,7 @@ from levit_deploy.targets import plan
 from levit_deploy.targets.formats import TARGETS
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.verification import compare
-from levit_deploy.verification import prove as proving
+from levit_deploy.verification import prove as prove_module
 
 REDUCED = [
     pytest.param("onnx", "fp16"),
@@ -35,7 +35,7 @@ def test_a_forgotten_head_is_refused_in_any_precision(
     monkeypatch.setattr(compare, "TWINS", (0,))  # the first look will do
     pipeline.export(checkpoint, format, tmp_path / "artifact", precision=precision, head="class")
     claimed = load_artifact(tmp_path / "artifact")
-    found = proving.prove(checkpoint, replace(claimed, metadata={"precision": precision}))
+    found = prove_module.prove(checkpoint, replace(claimed, metadata={"precision": precision}))
     assert not found.passed
     assert "head" in found.parting.block
 
