@@ -27,8 +27,9 @@ from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.accuracy import require_drop
 from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.inputs import Case, picture_case
-from levit_deploy.verification.prove import claimed_labels, prove
+from levit_deploy.verification.prove import prove
 from levit_deploy.verification.result import Verification
+from levit_deploy.verification.same_pictures_and_labels import claimed_labels
 
 log = logging.getLogger(__name__)
 
