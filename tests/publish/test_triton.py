@@ -11,7 +11,6 @@ from google.protobuf import text_format
 from networks import trained
 
 from levit_deploy.targets.load import load_artifact
-from levit_deploy.targets.plan import Plan
 
 schema = pytest.importorskip(
     "tritonclient.grpc.model_config_pb2",
@@ -106,16 +105,8 @@ def test_a_torchscript_program_goes_by_the_places_of_its_values(folder, takes):
     assert artifact.run(batch).shape == (config.max_batch_size, *config.output[0].dims)
 
 
-def test_a_proof_that_fails_leaves_the_repository_as_it_was(folder, monkeypatch):
-    original = Plan.network
-
-    def sabotaged(*arguments):
-        model = original(*arguments)
-        with torch.no_grad():
-            model.head.weight[0, 0] += 1
-        return model
-
-    monkeypatch.setattr(Plan, "network", sabotaged)
+@pytest.mark.usefixtures("sabotaged_export")
+def test_a_proof_that_fails_leaves_the_repository_as_it_was(folder):
     assert export(folder)[0] == 1
     assert names_in(folder / "models") == []
 
