@@ -59,6 +59,7 @@ class LeViTConfig:
 
     Attributes:
         image_size: (height, width) in pixels.
+        num_classes: 0 if the network has no head, and gives its pooled features.
         stem_dims: The widths of the stride-2 convolutions. The last is the first stage's ``dim``.
         distillation: Whether the network has two heads.
         activation: That of the MLPs, and of the other parts unless they have their own.
@@ -104,17 +105,19 @@ class LeViTConfig:
             raise ValueError(f"norm {self.norm!r} is not one of {tuple(NORMS)}")
         if len(self.image_size) != 2:
             raise ValueError(f"an image has a height and a width, not {self.image_size}")
-        sizes = [*self.image_size, self.in_channels, self.num_classes, *self.stem_dims]
+        sizes = [*self.image_size, self.in_channels, *self.stem_dims]
         for stage in self.stages:
             sizes += [stage.dim, stage.depth, stage.num_heads, stage.key_dim, stage.value_dim]
         for down in self.downsamples:
             sizes += [down.num_heads, down.key_dim, down.value_dim, down.stride]
-        mlp_dims = [stage.mlp_dim for stage in self.stages]
-        mlp_dims += [down.mlp_dim for down in self.downsamples]
-        if not all(isinstance(size, int) for size in (*sizes, *mlp_dims)):
+        may_be_0 = [self.num_classes, *(stage.mlp_dim for stage in self.stages)]
+        may_be_0 += [down.mlp_dim for down in self.downsamples]
+        if not all(isinstance(size, int) for size in (*sizes, *may_be_0)):
             raise ValueError("every size must be a whole number")
-        if min(sizes) < 1 or min(mlp_dims) < 0:
+        if min(sizes) < 1 or min(may_be_0) < 0:
             raise ValueError("every size must be positive")
+        if self.distillation and self.headless:
+            raise ValueError("two heads need classes to tell apart, not 0")
         if (tokens := math.prod(self.resolutions[0])) > MAX_TOKENS:
             raise ValueError(
                 f"{tokens} tokens behind the stem are more than the {MAX_TOKENS} of a 1024x1024 "
@@ -124,6 +127,11 @@ class LeViTConfig:
             eps = getattr(self, name)
             if not (math.isfinite(eps) and eps > 0):
                 raise ValueError(f"{name} must be a positive number, not {eps}")
+
+    @property
+    def headless(self) -> bool:
+        """Whether the network has no head."""
+        return self.num_classes == 0
 
     @property
     def resolutions(self) -> tuple[Grid, ...]:

@@ -305,8 +305,10 @@ def stem(config: LeViTConfig) -> nn.Sequential:
 
 
 def classifier(config: LeViTConfig) -> nn.Module:
-    """One head: (B, C) -> (B, classes)."""
+    """One head, (B, C) -> (B, classes), or none: (B, C) -> (B, C)."""
     dim, classes = config.stages[-1].dim, config.num_classes
+    if config.headless:
+        return nn.Identity()
     if "head" in NORMS[config.norm]:
         return BN_Linear(dim, classes, config.bn_eps)
     return nn.Linear(dim, classes)
@@ -316,7 +318,7 @@ class LeViT(nn.Module):
     """The whole network: float (B, in_channels, height, width) -> logits (B, classes).
 
     In training mode a network with two heads returns both logits, for the distillation loss. In
-    evaluation mode it returns their mean.
+    evaluation mode it returns their mean. A network without a head returns its pooled features.
     """
 
     def __init__(self, config: LeViTConfig) -> None:

@@ -182,6 +182,9 @@ def _mlp_dim(state: State, block: int) -> int:
 
 
 def _num_classes(state: State, two_heads: bool) -> int:
+    """The number of classes, 0 for a network without a head."""
+    if not any(key.startswith(("head.", "head_dist.")) for key in state):
+        return 0
     classes = _shape(state, "head", 2)[0]
     if two_heads and (others := _shape(state, "head_dist", 2)[0]) != classes:
         raise CheckpointError(

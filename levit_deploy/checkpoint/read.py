@@ -43,6 +43,7 @@ class Checkpoint:
         family: The code that saved it, such as 'timm'.
         weights: 'model' or 'ema'.
         head: The logits of ``model``: 'mean' of its heads, or the head kept when it was fused.
+            'none' if it has no head.
         config: The architecture, at the image size asked for.
         assumed: The assumptions made, in words.
         model: The reference, in float32 and evaluation mode. A fused file gives plain layers, any
@@ -224,13 +225,13 @@ def _read_state_dict(
         sha256=file.sha256,
         family=reader.FAMILY,
         weights=weights,
-        head="mean",
+        head="none" if config.headless else "mean",
         config=config,
         assumed=tuple(assumed),
         model=model,
         block_names=block_names(state, converted),
         preprocessing=_preprocessing(known, inferred.config.image_size, config.image_size),
-        labels=known.labels,
+        labels=() if config.headless else known.labels,
         problem_type=known.problem_type,
     )
 
@@ -270,6 +271,11 @@ def _labelled(checkpoint: Checkpoint, given: Sequence[str] | None) -> Checkpoint
     """The checkpoint with the given labels, else its own: one for each class, or none."""
     labels, classes = checkpoint.labels, checkpoint.config.num_classes
     if given is not None:
+        if checkpoint.config.headless:
+            raise UsageError(
+                f"Labels were given, but {checkpoint.path} is a network without a head. It tells "
+                "no classes apart. Leave the labels out."
+            )
         try:
             labels = in_order(list(given))
         except ValueError as error:

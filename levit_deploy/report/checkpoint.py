@@ -54,7 +54,9 @@ def _sheet(data: Data) -> Table:
     config = data["config"]
     height, width = config["image_size"]
     heads = "2 (class and distillation)" if config["distillation"] else "1"
-    if data["head"] != "mean":
+    if data["head"] == "none":
+        heads = "no head: --output-type features or feature-maps"
+    elif data["head"] != "mean":
         heads += f" ({data['head']})"
     facts = (
         ("file", data["path"]),
@@ -63,7 +65,7 @@ def _sheet(data: Data) -> Table:
         ("weights", data["weights"]),
         ("variant", data["variant"]),
         ("input", f"{config['in_channels']} x {height} x {width}"),
-        ("classes", str(config["num_classes"])),
+        ("classes", str(config["num_classes"] or "none")),
         ("heads", heads),
         *_activations(config),
         ("normalisation", _NORMS[config["norm"]]),

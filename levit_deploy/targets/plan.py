@@ -102,6 +102,11 @@ def planned(
         precision=precision,
         options=options,
     )
+    if checkpoint.config.headless:
+        raise UsageError(
+            f"{checkpoint.path} is a network without a head, so it has no "
+            f"{plan.interface.output}. Give --output-type features for its pooled vector."
+        )
     reason = why_no_softmax(checkpoint.problem_type, checkpoint.config.num_classes)
     if plan.interface.output == "probabilities" and reason:
         raise UsageError(

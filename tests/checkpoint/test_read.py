@@ -8,7 +8,7 @@ import networks
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from levit_deploy.checkpoint import fused, read_checkpoint
 from levit_deploy.checkpoint.resize import resize
@@ -382,3 +382,52 @@ def test_a_fused_file_without_its_metadata_is_not_guessed_at(fused_path, tmp_pat
     save_file({key: value.contiguous() for key, value in tensors.items()}, path)
     with pytest.raises(CheckpointError):
         read_checkpoint(path)
+
+
+# Networks without a head
+
+
+HEADS = ("head.", "head_dist.", "classifier", "mlp_head.", "distill_head.")
+
+
+@pytest.mark.parametrize("family", foreign.FAMILIES)
+def test_a_network_without_a_head_gives_its_pooled_features(tmp_path, family):
+    save, fixed = foreign.FAMILIES[family]
+    config = SMALL.replace(image_size=(64, 64), **fixed)
+    whole = networks.trained(config)
+    state = {k: t for k, t in save(whole, config).items() if not k.startswith(HEADS)}
+    checkpoint = read_checkpoint(saved(tmp_path, state), activation=config.activation)
+    assert checkpoint.head == "none"
+    assert checkpoint.config == config.replace(num_classes=0, distillation=False)
+    x = networks.images(config).double()
+    with torch.inference_mode():
+        expected = whole.double().forward_features(x).numpy()
+    np.testing.assert_allclose(logits(checkpoint, x), expected, rtol=1e-12)
+    with pytest.raises(UsageError, match="without a head"):
+        read_checkpoint(checkpoint.path, activation=config.activation, labels=["a"])
+
+
+def test_half_a_head_is_a_missing_one(tmp_path):
+    state = {k: t for k, t in networks.trained().state_dict().items() if not k.startswith("head.")}
+    with pytest.raises(CheckpointError, match=r"no head\.l\.weight"):
+        read_checkpoint(saved(tmp_path, state))
+
+
+def test_the_config_of_a_levit_model_may_still_name_classes(tmp_path):
+    path, _, _ = networks.golden("transformers")
+    config = json.loads((path / "config.json").read_text())
+    state = load_file(path / SAFETENSORS)
+    headless = {
+        k.removeprefix("levit."): t.clone() for k, t in state.items() if k.startswith("levit.")
+    }
+    save_file(headless, tmp_path / SAFETENSORS)
+    names = {str(i): f"name {i}" for i in range(10)}
+    config |= {"architectures": ["LevitModel"], "id2label": names}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint.config.headless
+    assert checkpoint.labels == ()
+    config["architectures"] = ["LevitForImageClassification"]  # whose head is missing
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="classes: 10, but the tensors say 0"):
+        read_checkpoint(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 
+import torch
 from command_line import run
 from networks import GOLDENS, trained
 
@@ -36,3 +37,11 @@ def test_the_data_sheet_of_another_implementation():
     assert "activation, attention gelu" in words
     assert "normalisation BatchNorm in attention only" in words
     assert "the mean of both heads" in words
+
+
+def test_the_data_sheet_of_a_network_without_a_head(tmp_path):
+    state = {k: t for k, t in trained().state_dict().items() if not k.startswith("head")}
+    torch.save(state, tmp_path / "ckpt.pth")
+    _, out, _ = run("inspect", tmp_path / "ckpt.pth")
+    words = " ".join(out.split())
+    assert "classes none heads no head: --output-type features" in words

@@ -91,6 +91,8 @@ def known(config: Mapping[str, Any]) -> Known:
                 f"{expected}, as in every published LeViT. No other is supported. Correct the "
                 "config if it is wrong."
             )
+    if config.get("architectures") == ["LevitModel"]:  # its config may still name the classes
+        config = {k: v for k, v in config.items() if k not in ("id2label", "num_labels")}
     size = config.get("image_size")
     preprocessing, picture_size = _pictures(config)
     return Known(
