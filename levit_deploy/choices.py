@@ -9,7 +9,7 @@ from levit_deploy.errors import UsageError
 
 T = TypeVar("T", bound=str)
 
-Activation = Literal["hardswish", "silu", "gelu"]
+Activation = Literal["hardswish", "silu", "gelu", "relu"]
 Cpu = Literal["any", "vnni"]
 Engine = Literal["local", "ray"]
 Head = Literal["mean", "class", "distill"]

@@ -66,8 +66,8 @@ class LeViTConfig:
         stem_activation: That of the stem, if another. It may be 'none'.
         attention_activation: That before attention's projection, if another. It may be 'none'.
         norm: A key of ``NORMS``.
-        bias_over_scale: Whether attention biases are divided by the scale of the scores, as in
-            vit-pytorch.
+        bias_over_scale: How often attention biases are divided by the scale of the scores: 1 in
+            vit-pytorch, -1 in its 0.18.2, which multiplies them by the scale.
     """
 
     image_size: Grid
@@ -81,7 +81,7 @@ class LeViTConfig:
     stem_activation: str | None = None
     attention_activation: str | None = None
     norm: str = "batchnorm"
-    bias_over_scale: bool = False
+    bias_over_scale: int = 0
     bn_eps: float = 1e-5
     ln_eps: float = 1e-5
 
@@ -101,6 +101,8 @@ class LeViTConfig:
         for own in (self.stem_activation, self.attention_activation):
             if own not in (None, "none", *ACTIVATIONS):
                 raise ValueError(f"activation {own!r} is not one of {('none', *ACTIVATIONS)}")
+        if self.bias_over_scale not in (-1, 0, 1):
+            raise ValueError(f"bias_over_scale is -1, 0 or 1, not {self.bias_over_scale!r}")
         if self.norm not in NORMS:
             raise ValueError(f"norm {self.norm!r} is not one of {tuple(NORMS)}")
         if len(self.image_size) != 2:

@@ -29,6 +29,7 @@ ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
+    "relu": nn.ReLU,
     "none": nn.Identity,
 }
 
@@ -278,8 +279,8 @@ def projection(
 
 
 def bias_factor(key_dim: int, config: LeViTConfig) -> float:
-    """The factor of attention biases: 1, or 1 / key_dim^-0.5."""
-    return key_dim**0.5 if config.bias_over_scale else 1.0
+    """The factor of attention biases, a power of the scale key_dim^-0.5."""
+    return float(key_dim ** (0.5 * config.bias_over_scale))
 
 
 def mlp(dim: int, hidden_dim: int, config: LeViTConfig) -> nn.Sequential:

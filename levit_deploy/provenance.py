@@ -22,10 +22,11 @@ class Provenance:
     """The origin of an artifact.
 
     ``config`` is the checkpoint's architecture. ``head`` is 'mean' (of one head or two), 'class' or
-    'distill'. ``layout`` is 'tokens' or 'spatial'. ``weights`` is 'model' or 'ema'. ``assumed``
-    lists in words the facts that the checkpoint lacks. ``preprocessing`` turns pictures into
-    inputs. ``precision`` is the number format inside. ``labels`` are the names of the classes, none
-    if they are unknown. ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits.
+    'distill'. ``layout`` is 'tokens' or 'spatial'. ``weights`` is the set of weights loaded.
+    ``assumed`` lists in words the facts that the checkpoint lacks, and ``proven_if`` the decisive
+    ones. ``preprocessing`` turns pictures into inputs. ``precision`` is the number format inside.
+    ``labels`` are the names of the classes, none if they are unknown. ``problem_type``, one of
+    PROBLEM_TYPES, is the meaning of the logits.
     """
 
     checkpoint_sha256: str
@@ -34,6 +35,7 @@ class Provenance:
     layout: str
     weights: str = "model"
     assumed: tuple[str, ...] = ()
+    proven_if: tuple[str, ...] = ()
     preprocessing: Preprocessing = IMAGENET
     precision: Precision = "fp32"
     interface: Interface = DEFAULT
@@ -55,6 +57,7 @@ class Provenance:
             "layout": self.layout,
             "weights": self.weights,
             "assumed": json.dumps(self.assumed),
+            "proven_if": json.dumps(self.proven_if),
             "preprocessing": self.preprocessing.to_json(),
             "precision": self.precision,
             "input": self.interface.input,
@@ -75,6 +78,7 @@ class Provenance:
             layout=metadata["layout"],
             weights=metadata["weights"],
             assumed=tuple(json.loads(metadata["assumed"])),
+            proven_if=tuple(json.loads(metadata.get("proven_if", "[]"))),
             preprocessing=(
                 Preprocessing.from_json(metadata["preprocessing"])
                 if "preprocessing" in metadata  # not in the first files that were fused

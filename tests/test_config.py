@@ -124,7 +124,7 @@ def test_text_that_is_no_config_raises_what_from_json_documents(text):
         (lambda: SMALL.replace(downsamples=SMALL.downsamples * 2), "downsampling"),
         (lambda: SMALL.replace(stem_dims=()), "stem"),
         (lambda: SMALL.replace(stem_dims=(2, 4, 6, 13)), "stem"),
-        (lambda: SMALL.replace(activation="relu"), "relu"),
+        (lambda: SMALL.replace(activation="mish"), "mish"),
         (lambda: SMALL.replace(activation=""), "activation"),
         (lambda: SMALL.replace(image_size=(0, 96)), "positive"),
         (lambda: SMALL.replace(image_size=(64, -1)), "positive"),

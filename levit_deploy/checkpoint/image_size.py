@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from levit_deploy.checkpoint.assumption import Assumption
 from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.given import Given
 from levit_deploy.config import Grid, size_text, subsampled
-from levit_deploy.errors import CheckpointError
+from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.model import offset_indices
 
 
@@ -30,21 +32,25 @@ class TokenEvidence:
 
 @dataclass(frozen=True)
 class TrainedSize:
-    """The (height, width) trained at, each subsampling's stride, and the assumptions in words."""
+    """The (height, width) trained at, each subsampling's stride, and the assumptions."""
 
     image_size: Grid
     strides: tuple[int, ...]
-    assumed: tuple[str, ...]
+    assumed: tuple[Assumption, ...]
 
 
-def infer_image_size(tokens: TokenEvidence, known: Known, asked: Grid | None) -> TrainedSize:
-    """Infer the size from, in order of trust: a config, stored indices, a square grid, ``asked``.
+def infer_image_size(tokens: TokenEvidence, known: Known, given: Given) -> TrainedSize:
+    """Infer the size that a network was trained at.
 
-    ``asked`` is the size that the user gives. The network may have been trained at another, so it
-    counts only if nothing else fits. Raises CheckpointError if no size fits.
+    The first of these counts: the size that you say it was trained at, a config, the size it is to
+    take if that fits the attention biases, stored indices, a square grid. Raises CheckpointError if
+    no size fits, and UsageError if the size trained at does not.
     """
+    if given.trained_size is not None:
+        return _given_size(given.trained_size, tokens, known)
     if known.image_size is not None:
         return _stated_size(known.image_size, tokens, known)
+    asked = given.image_size
     size = _fitting_size(tokens, known, asked)
     if size is None:  # the indices may belong to no grid, and the strict loader names those
         bare = replace(tokens, idxs=None, down_idxs=(None,) * len(tokens.down_idxs))
@@ -54,22 +60,38 @@ def infer_image_size(tokens: TokenEvidence, known: Known, asked: Grid | None) ->
         raise CheckpointError(
             f"The attention biases are for {_listed(tokens.stages)} tokens, which fit no square "
             "image. The checkpoint does not tell the size it was trained at. Give that size with "
-            f"--image-size HxW{wrong}, or write it into a config.json beside the weights and give "
-            "the folder. If no size fits, the tensors come from different networks."
+            f"--image-size HxW{wrong}. If no size fits, the tensors come from different networks."
         )
     return size
+
+
+def _given_size(image_size: Grid, tokens: TokenEvidence, known: Known) -> TrainedSize:
+    options = _strides(image_size, tokens, known)
+    if options is None:
+        raise UsageError(
+            f"--trained-size {size_text(image_size)} was given, {_misfit(image_size, tokens)} Give "
+            "the size that the network was trained at, or leave the option out."
+        )
+    return TrainedSize(image_size, *_chosen(options))
 
 
 def _stated_size(image_size: Grid, tokens: TokenEvidence, known: Known) -> TrainedSize:
     options = _strides(image_size, tokens, known)
     if options is None:
-        grid = size_text(_grid(image_size, tokens.stem_depth))
         raise CheckpointError(
-            f"config.json says that images are {size_text(image_size)}, so {grid} tokens behind "
-            f"the stem. They do not fit the attention biases for {_listed(tokens.stages)} tokens. "
-            "Correct the config, or give the weights file alone."
+            f"{known.source} says that images are {size_text(image_size)}, "
+            f"{_misfit(image_size, tokens)} Give the size it was trained at with --trained-size, "
+            "or correct the statement."
         )
     return TrainedSize(image_size, *_chosen(options))
+
+
+def _misfit(image_size: Grid, tokens: TokenEvidence) -> str:
+    grid = size_text(_grid(image_size, tokens.stem_depth))
+    return (
+        f"so {grid} tokens behind the stem. They do not fit the attention biases for "
+        f"{_listed(tokens.stages)} tokens."
+    )
 
 
 def _fitting_size(tokens: TokenEvidence, known: Known, asked: Grid | None) -> TrainedSize | None:
@@ -78,11 +100,26 @@ def _fitting_size(tokens: TokenEvidence, known: Known, asked: Grid | None) -> Tr
         if options is not None:
             strides, assumed = _chosen(options)
             if size not in (known.usual_image_size, asked):
-                grid, times = size_text(_grid(size, tokens.stem_depth)), 2**tokens.stem_depth
-                text = f"image size {size_text(size)}, {times} times the {grid} token grid"
-                assumed = (text, *assumed)
+                assumed = (_assumed_size(size, tokens, known), *assumed)
             return TrainedSize(size, strides, assumed)
     return None
+
+
+def _assumed_size(size: Grid, tokens: TokenEvidence, known: Known) -> Assumption:
+    """The assumption of a size. It is decisive if other grids have as many tokens in each stage."""
+    times, grid = 2**tokens.stem_depth, _grid(size, tokens.stem_depth)
+    area = math.prod(grid)
+    rivals = [
+        (height, area // height)
+        for height in range(1, area + 1)
+        if area % height == 0
+        and height != grid[0]
+        and _strides((height * times, area // height * times), tokens, known) is not None
+    ]
+    reason = f"{times} times the {size_text(grid)} token grid"
+    if rivals:
+        reason += f"; {', '.join(map(size_text, rivals))} would fit as well"
+    return Assumption(f"the image size is {size_text(size)}", reason, decisive=bool(rivals))
 
 
 def _candidates(tokens: TokenEvidence, known: Known, asked: Grid | None) -> list[Grid]:
@@ -91,16 +128,14 @@ def _candidates(tokens: TokenEvidence, known: Known, asked: Grid | None) -> list
     def image(grid: Grid) -> Grid:
         return grid[0] * 2**tokens.stem_depth, grid[1] * 2**tokens.stem_depth
 
-    sizes = [known.usual_image_size]
+    sizes = [asked, known.usual_image_size]
     first = tokens.stages[0]
     if tokens.idxs is not None and tuple(tokens.idxs.shape) == (first, first):
-        if asked is not None:  # a column of tokens has the same offsets as a row
-            sizes.append(image(_grid(asked, tokens.stem_depth)))
         sizes.append(image(_grid_of_indices(tokens.idxs)))
     side = math.isqrt(first)
     if side * side == first:
         sizes.append(image((side, side)))
-    return [size for size in (*sizes, asked) if size is not None]
+    return [size for size in sizes if size is not None]
 
 
 def _strides(size: Grid, tokens: TokenEvidence, known: Known) -> list[list[int]] | None:
@@ -129,10 +164,13 @@ def _strides(size: Grid, tokens: TokenEvidence, known: Known) -> list[list[int]]
     return options
 
 
-def _chosen(options: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def _chosen(options: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[Assumption, ...]]:
     assumed = [
-        f"stride {first} behind stage {i + 1}, as in every published LeViT; "
-        f"{', '.join(map(str, others))} would fit as well"
+        Assumption(
+            f"the stride behind stage {i + 1} is {first}",
+            f"as in every published LeViT; {', '.join(map(str, others))} would fit as well",
+            decisive=True,
+        )
         for i, (first, *others) in enumerate(options)
         if others
     ]

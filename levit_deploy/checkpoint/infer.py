@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from levit_deploy.checkpoint.assumption import Assumption
 from levit_deploy.checkpoint.families.known import NOTHING, Known, require_agreement
+from levit_deploy.checkpoint.given import NOTHING_GIVEN, Given
 from levit_deploy.checkpoint.image_size import TokenEvidence, infer_image_size
 from levit_deploy.config import (
     MAX_TOKENS,
     NORMS,
     TIMM_VARIANTS,
     Downsample,
-    Grid,
     LeViTConfig,
     Stage,
 )
@@ -26,10 +27,10 @@ _BLOCK = re.compile(r"blocks\.([0-9]{1,4})\.")
 
 @dataclass(frozen=True)
 class Inferred:
-    """An architecture, and the assumptions made, in words."""
+    """An architecture, and the assumptions made."""
 
     config: LeViTConfig
-    assumed: tuple[str, ...]
+    assumed: tuple[Assumption, ...]
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,18 @@ class _Trunk:
     tokens: TokenEvidence
 
 
-def infer_config(
-    state: State,
-    known: Known = NOTHING,
-    *,
-    activation: str | None = None,
-    image_size: Grid | None = None,
-) -> Inferred:
+def infer_config(state: State, known: Known = NOTHING, given: Given = NOTHING_GIVEN) -> Inferred:
     """Infer the config of a training-form state dict under canonical names.
 
-    ``activation`` counts if ``known`` has none. ``image_size`` is the (height, width) the user
-    wants. It settles the size trained at only if nothing else does, and the config returned always
-    has the size trained at. Raises CheckpointError for a missing tensor, for shapes that fit no
-    LeViT, and for a config that contradicts the tensors.
+    A fact that is given counts before one that is known, and the tensors before both. The config
+    returned has the image size trained at. Raises CheckpointError for a missing tensor, for shapes
+    that fit no LeViT, and for a config that contradicts the tensors; UsageError if
+    ``given.trained_size`` does.
     """
     stem = _stem_dims(state)
     trunk = _trunk(state, len(stem))
-    trained = infer_image_size(trunk.tokens, known, image_size)
+    trained = infer_image_size(trunk.tokens, known, given)
+    eps = given.eps or known.eps
     two_heads = any(key.startswith("head_dist.") for key in state)
     try:
         config = LeViTConfig(
@@ -69,19 +65,32 @@ def infer_config(
                 for down, stride in zip(trunk.downsamples, trained.strides, strict=True)
             ),
             distillation=two_heads,
-            activation=known.activation or activation or "hardswish",
+            activation=given.activation or known.activation or known.usual_activation[0],
             stem_activation=known.stem_activation,
             attention_activation=known.attention_activation,
             norm=_norm(state),
             bias_over_scale=known.bias_over_scale,
+            **({} if eps is None else {"bn_eps": eps, "ln_eps": eps}),
         )
     except ValueError as error:
         raise CheckpointError(f"The shapes of the tensors fit no LeViT: {error}.") from error
     require_agreement(config, known)
-    activation_open = activation is None and known.activation is None
-    if activation_open and config.variant in TIMM_VARIANTS:
+    by_shapes = known.variants_activation and config.variant in TIMM_VARIANTS
+    if by_shapes and given.activation is None and known.activation is None:
         config = config.replace(activation=TIMM_VARIANTS[config.variant].activation)
-    return Inferred(config, (*_assumed(config, known, activation_open), *trained.assumed))
+    assumed = [
+        *_assumed_eps(config, eps),
+        *_assumed_activation(config, known, given, by_shapes),
+        *known.assumed,
+    ]
+    if config.distillation and not known.averages_heads:
+        assumed.append(
+            Assumption(
+                "the logits are the mean of both heads",
+                "as in the paper; the original code returns both",
+            )
+        )
+    return Inferred(config, (*assumed, *trained.assumed))
 
 
 def _stem_dims(state: State) -> tuple[int, ...]:
@@ -204,19 +213,35 @@ def _norm(state: State) -> str:
     return "batchnorm-in-attention" if "blocks.0.m.qkv.c.weight" in state else "none"
 
 
-def _assumed(config: LeViTConfig, known: Known, activation_open: bool) -> list[str]:
-    assumed = []
-    if NORMS[config.norm]:
-        assumed.append(f"BatchNorm eps {config.bn_eps}, which no checkpoint stores")
-    if config.norm == "layernorm":
-        assumed.append(f"LayerNorm eps {config.ln_eps}, which no checkpoint stores")
-    if activation_open:
-        variant = config.variant if config.variant in TIMM_VARIANTS else None
-        source = f"timm's {variant}, whose shapes these are" if variant else "every LeViT published"
-        assumed.append(f"activation {config.activation}, as in {source}")
-    if config.distillation and not known.averages_heads:
-        assumed.append("the mean of both heads, as in the paper; the original code returns both")
-    return assumed
+def _assumed_eps(config: LeViTConfig, eps: float | None) -> list[Assumption]:
+    """The assumed eps of each kind of norm. It is 1e-5 in every family, so none is decisive."""
+    if eps is not None:
+        return []
+    norms = {"BatchNorm": bool(NORMS[config.norm]), "LayerNorm": config.norm == "layernorm"}
+    return [
+        Assumption(f"{norm} eps is {config.bn_eps}", "which no checkpoint stores")
+        for norm, present in norms.items()
+        if present
+    ]
+
+
+def _assumed_activation(
+    config: LeViTConfig, known: Known, given: Given, by_shapes: bool
+) -> list[Assumption]:
+    """The assumed activation, or the one given if the file states another."""
+    fact = f"the activation is {config.activation}"
+    if given.activation is not None:
+        if known.activation in (None, given.activation):
+            return []
+        source = known.activation_source or known.source
+        reason = f"as --activation says, though {source} says {known.activation}"
+    elif known.activation is not None:
+        return []
+    elif by_shapes:
+        reason = f"as in timm's {config.variant}, whose shapes these are"
+    else:
+        reason = known.usual_activation[1]
+    return [Assumption(fact, reason, decisive=True)]
 
 
 def _weight(state: State, layer: str) -> str | None:

@@ -13,14 +13,15 @@ from levit_deploy.checkpoint import fused
 from levit_deploy.checkpoint.block_names import block_names
 from levit_deploy.checkpoint.families import official
 from levit_deploy.checkpoint.families.known import Known
-from levit_deploy.checkpoint.families.recognise import recognise
+from levit_deploy.checkpoint.families.recognise import Reader, recognise
 from levit_deploy.checkpoint.files import CheckpointFile, read_file
 from levit_deploy.checkpoint.folder import locate
+from levit_deploy.checkpoint.given import Given, release
 from levit_deploy.checkpoint.infer import infer_config
 from levit_deploy.checkpoint.resize import resize
 from levit_deploy.checkpoint.state import find_state
 from levit_deploy.checkpoint.strict import load_strictly
-from levit_deploy.choices import ACTIVATIONS, Activation, Weights, require_one_of
+from levit_deploy.choices import Activation, Weights
 from levit_deploy.config import Grid, LeViTConfig, size_text
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.interface import SINGLE_LABEL
@@ -46,6 +47,8 @@ class Checkpoint:
             'none' if it has no head.
         config: The architecture, at the image size asked for.
         assumed: The assumptions made, in words.
+        proven_if: The decisive ones: with another fact, the tensors are another function.
+        stated: The facts that the file states of itself, in words.
         model: The reference, in float32 and evaluation mode. A fused file gives plain layers, any
             other the training form.
         block_names: The file's own name of each block, by canonical name.
@@ -62,6 +65,8 @@ class Checkpoint:
     head: str
     config: LeViTConfig
     assumed: tuple[str, ...]
+    proven_if: tuple[str, ...] = ()
+    stated: tuple[str, ...] = ()
     model: LeViT
     block_names: Mapping[str, str]
     preprocessing: Preprocessing
@@ -79,7 +84,10 @@ def read_checkpoint(
     *,
     weights: Weights | None = None,
     activation: Activation | None = None,
+    trained_with: str | None = None,
     image_size: Grid | None = None,
+    trained_size: Grid | None = None,
+    eps: float | None = None,
     preprocessing: str | None = None,
     labels: Sequence[str] | Path | None = None,
 ) -> Checkpoint:
@@ -88,9 +96,13 @@ def read_checkpoint(
     Args:
         path: The file or the folder.
         weights: 'model' or 'ema', if a training run saved both.
-        activation: The activation, if neither the family's code nor a config names it.
-        image_size: (height, width) in pixels. It settles the size trained at if that is open. For
-            any other size, the attention biases are interpolated.
+        activation: The activation, if the file does not state it or states it wrongly.
+        trained_with: The release of the library that trained it, such as 'vit-pytorch==0.17.0', if
+            releases compute different functions of the same tensors.
+        image_size: (height, width) in pixels. If it fits the attention biases, it is the size
+            trained at. For any other size, they are interpolated.
+        trained_size: (height, width) that it was trained at, if ``image_size`` is another.
+        eps: That of BatchNorm and LayerNorm, if it is not 1e-5.
         preprocessing: Preprocessing in words, such as 'crop 0.9, mean 0.5, std 0.5'. It overrides
             the config.
         labels: The names of the classes in order, or the path of a file with them. They override
@@ -102,15 +114,21 @@ def read_checkpoint(
         InputError: The file of labels cannot be read.
         UsageError: An option is malformed, or contradicts the file.
     """
-    _require_sensible(activation, image_size)
+    given = Given(
+        activation=activation,
+        trained_with=release(trained_with),
+        image_size=image_size,
+        trained_size=trained_size,
+        eps=eps,
+    )
     if isinstance(labels, str | Path):
         labels = read_labels(Path(labels))
     files, saved_config = locate(Path(path))
     file = read_file(files[0])
     if is_ours(file.metadata):
-        checkpoint = _read_fused(file, weights, activation, image_size)
+        checkpoint = _read_fused(file, weights, given)
     else:
-        checkpoint = _read_state_dict(file, files, saved_config, weights, activation, image_size)
+        checkpoint = _read_state_dict(file, files, saved_config, weights, given)
     size = sum(read.stat().st_size for read in checkpoint.files)
     log.info(
         "read %s: %s bytes, %s, %s", path, f"{size:,}", checkpoint.family, checkpoint.config.variant
@@ -135,25 +153,10 @@ def checkpoint_of(given: Checkpoint | str | Path) -> Checkpoint:
     )
 
 
-def _require_sensible(activation: str | None, image_size: Grid | None) -> None:
-    """Raise UsageError for options that the command line would refuse."""
-    if activation is not None:
-        require_one_of("--activation", activation, ACTIVATIONS)
-    if image_size is not None and not (
-        isinstance(image_size, tuple)
-        and len(image_size) == 2
-        and all(type(side) is int and side > 0 for side in image_size)
-    ):
-        raise UsageError(
-            f"--image-size {image_size!r} is not a size. Expected (height, width) in pixels."
-        )
-
-
 def _read_fused(
     file: CheckpointFile,
     weights: str | None,
-    activation: str | None,
-    image_size: Grid | None,
+    given: Given,
 ) -> Checkpoint:
     if weights is not None:
         raise UsageError(
@@ -162,13 +165,21 @@ def _read_fused(
         )
     model, provenance = fused.restore(file.contents, file.metadata, file.path)
     config = provenance.config
-    for option, given, fused_with in (
-        ("--activation", activation, config.activation),
-        ("--image-size", image_size and size_text(image_size), size_text(config.image_size)),
+    for option, value, fused_with in (
+        ("--activation", given.activation, config.activation),
+        ("--eps", given.eps, config.bn_eps),
+        *(
+            (option, size and size_text(size), size_text(config.image_size))
+            for option, size in (
+                ("--image-size", given.image_size),
+                ("--trained-size", given.trained_size),
+            )
+        ),
+        ("--trained-with", given.trained_with, "all that it needs"),
     ):
-        if given not in (None, fused_with):
+        if value not in (None, fused_with):
             raise UsageError(
-                f"{option} {given} was given, but {file.path} was fused with {fused_with}. Leave "
+                f"{option} {value} was given, but {file.path} was fused with {fused_with}. Leave "
                 "the option out, or fuse the original checkpoint again."
             )
     return Checkpoint(
@@ -180,6 +191,7 @@ def _read_fused(
         head=provenance.head,
         config=config,
         assumed=provenance.assumed,
+        proven_if=provenance.proven_if,
         model=model,
         block_names={},
         preprocessing=provenance.preprocessing,
@@ -193,20 +205,15 @@ def _read_state_dict(
     files: tuple[Path, ...],
     saved_config: Mapping[str, Any],
     weights: str | None,
-    activation: str | None,
-    image_size: Grid | None,
+    given: Given,
 ) -> Checkpoint:
     weights, state = find_state(file.contents, weights, file.path)
     reader = recognise(state, file.path)
-    known = reader.known(saved_config)
-    if activation is not None and known.activation not in (None, activation):
-        raise UsageError(
-            f"--activation {activation} was given, but the code or config of {reader.FAMILY} says "
-            f"{known.activation}. Leave the option out."
-        )
+    _require_family(given, reader)
+    known = reader.known(saved_config, given.trained_with)
     try:
         converted = reader.convert(state)
-        inferred = infer_config(converted, known, activation=activation, image_size=image_size)
+        inferred = infer_config(converted, known, given)
         model = load_strictly(inferred.config, converted)
     except CheckpointError as error:
         if reader is official:
@@ -215,9 +222,10 @@ def _read_state_dict(
             f"{error} (The file is in the layout of {reader.FAMILY}. Names beginning with "
             "patch_embed, blocks and head are the official code's for the same tensors.)"
         ) from error
-    config, assumed = inferred.config, [*inferred.assumed, *_stored_precision(state)]
-    if image_size is not None and image_size != config.image_size:
-        model, config = resize(model, config, image_size)
+    config = inferred.config
+    assumed = [*map(str, inferred.assumed), *_stored_precision(state)]
+    if given.image_size not in (None, config.image_size):
+        model, config = resize(model, config, given.image_size)
         assumed.append(_resizing(inferred.config, config))
     return Checkpoint(
         path=file.path,
@@ -228,12 +236,25 @@ def _read_state_dict(
         head="none" if config.headless else "mean",
         config=config,
         assumed=tuple(assumed),
+        proven_if=tuple(each.fact for each in inferred.assumed if each.decisive),
+        stated=known.told,
         model=model,
         block_names=block_names(state, converted),
         preprocessing=_preprocessing(known, inferred.config.image_size, config.image_size),
         labels=() if config.headless else known.labels,
         problem_type=known.problem_type,
     )
+
+
+def _require_family(given: Given, reader: Reader) -> None:
+    """Raise UsageError if the tensors have other names than the library trained with gives."""
+    trained_with = given.trained_with
+    libraries = {"official", "timm"} if reader is official else {reader.FAMILY}
+    if trained_with is not None and trained_with.library not in libraries:
+        raise UsageError(
+            f"--trained-with {trained_with} was given, but the tensors have the names of "
+            f"{reader.FAMILY}. Give a release of that, or leave the option out."
+        )
 
 
 def _stored_precision(state: Mapping[str, Tensor]) -> tuple[str, ...]:

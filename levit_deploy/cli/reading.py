@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,12 +31,31 @@ class Reading:
     activation: Annotated[
         Activation | None, typer.Option(help="The activation, if the file does not name it.")
     ] = None
+    trained_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIBRARY==VERSION",
+            help="The release that trained it, if an old one computes another function, as "
+            "vit-pytorch==0.17.0 does.",
+        ),
+    ] = None
+    eps: Annotated[
+        float | None, typer.Option(help="The eps of BatchNorm and LayerNorm, if it is not 1e-5.")
+    ] = None
     image_size: Annotated[
         str | None,
         typer.Option(
             metavar="N|HxW",
-            help="The image size, if the file does not give it. A size other than the trained one "
-            "interpolates the attention biases.",
+            help="The image size, if the file does not give it. A size that does not fit the "
+            "attention biases interpolates them.",
+        ),
+    ] = None
+    trained_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="The image size trained at, if --image-size is another that fits the attention "
+            "biases, too.",
         ),
     ] = None
     weights: Annotated[
@@ -54,17 +73,25 @@ class Reading:
                 path,
                 weights=self.weights,
                 activation=self.activation,
-                image_size=parsed_image_size(self.image_size),
+                trained_with=self.trained_with,
+                image_size=parsed_image_size("--image-size", self.image_size),
+                trained_size=parsed_image_size("--trained-size", self.trained_size),
+                eps=self.eps,
                 preprocessing=self.preprocessing,
                 labels=self.labels,
             )
 
     def refuse_without_checkpoint(self, remedy: str) -> None:
         """Raise UsageError if an option was given, since there is no checkpoint to read."""
-        if (self.activation, self.image_size, self.weights) != (None, None, None):
+        given = [
+            f"--{each.name.replace('_', '-')}"
+            for each in fields(self)
+            if getattr(self, each.name) is not None
+        ]
+        if given:
             raise UsageError(
-                "--activation, --image-size and --weights are for checkpoints, and none was "
-                f"given. Leave them out, or give {remedy}."
+                f"{' and '.join(given)} can be given for a checkpoint only. Leave that out, or "
+                f"give {remedy}."
             )
 
 

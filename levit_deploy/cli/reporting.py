@@ -124,7 +124,11 @@ class Reporting:
         from levit_deploy import report
 
         evidence = report.verification_data(verification, checkpoint)
-        data = {"path": as_utf8(artifact), "verification": evidence}
+        data = {
+            "path": as_utf8(artifact),
+            "assumed": list(checkpoint.assumed),
+            "verification": evidence,
+        }
         if self.page is not None:
             data["beside_original"] = self._timed(checkpoint, artifact)
             self._write_page(self.page, data)

@@ -3,14 +3,14 @@
 from levit_deploy.errors import UsageError
 
 
-def parsed_image_size(text: str | None) -> tuple[int, int] | None:
-    """Height and width; UsageError if --image-size is neither N nor HxW."""
+def parsed_image_size(option: str, text: str | None) -> tuple[int, int] | None:
+    """Height and width; UsageError if an option is neither N nor HxW."""
     if text is None:
         return None
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(map(_is_count, sides)):
         raise UsageError(
-            f"--image-size {text} is no size. Expected pixels, as in 224, or height and width, as "
+            f"{option} {text} is no size. Expected pixels, as in 224, or height and width, as "
             "in 192x256."
         )
     return int(sides[0]), int(sides[-1])

@@ -39,7 +39,9 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
         "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
         "labels": list(checkpoint.labels),
         "problem_type": checkpoint.problem_type,
+        "stated": list(checkpoint.stated),
         "assumed": list(checkpoint.assumed),
+        "proven_if": list(checkpoint.proven_if),
     }
 
 
@@ -74,6 +76,7 @@ def _sheet(data: Data) -> Table:
         ("preprocessing", _preprocessing(data["preprocessing"])),
         ("labels", _labels(data["labels"])),
         *_problem_type(data["problem_type"]),
+        *(("stated", fact) for fact in data["stated"]),
         *(("assumed", assumption) for assumption in data["assumed"]),
     )
     sheet = new_table(rows=facts)

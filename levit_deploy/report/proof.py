@@ -29,6 +29,7 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
     figures = dataclasses.asdict(verification)
     return {
         "passed": verification.passed,
+        "verdict": verification.verdict,
         **figures.pop("interface"),
         **figures,
         "failures": list(verification.failures),
@@ -53,7 +54,10 @@ def print_verified(data: Data, console: Console) -> None:
         f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}, held to the "
         f"{proof['head']} head",
     )
+    for assumption in data["assumed"]:
+        print_line(console, f"assumed: {assumption}")
     print_verification(proof, console)
+    print_line(console, f"verdict: {proof['verdict']}")
 
 
 def ends(proof: Data) -> str:

@@ -57,6 +57,7 @@ def print_published(data: Data, console: Console) -> None:
     if data["quantization"] is not None:
         _print_quantization(data["quantization"], console)
     print_verification(proof, console)
+    print_line(console, f"verdict: {proof['verdict']}")
 
 
 def _print_quantization(data: Data, console: Console) -> None:

@@ -76,6 +76,10 @@ def _gelu(g: GraphBuilder, _module: nn.GELU, x: ir.Value, name: str) -> ir.Value
     return g.like("Mul", [half, gate], f"{name}.gelu")
 
 
+def _relu(g: GraphBuilder, _module: nn.ReLU, x: ir.Value, name: str) -> ir.Value:
+    return g.like("Relu", [x], f"{name}.relu")
+
+
 def _layer_norm(g: GraphBuilder, norm: nn.LayerNorm, x: ir.Value, name: str) -> ir.Value:
     assert not norm.elementwise_affine  # fold_layernorm has put that part into the next layer
     ones = g.weight(np.ones(norm.normalized_shape, np.float32), f"{name}.ones")  # not optional
@@ -150,6 +154,7 @@ LAYER_EMITTERS: dict[type[nn.Module], Emitter] = {
     nn.Hardswish: _hardswish,
     nn.SiLU: _silu,
     nn.GELU: _gelu,
+    nn.ReLU: _relu,
     nn.LayerNorm: _layer_norm,
     SpatialLayerNorm: _spatial_layer_norm,
     nn.Identity: _identity,

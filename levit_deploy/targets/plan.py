@@ -53,6 +53,7 @@ class Plan:
             layout=self.layout,
             weights=checkpoint.weights,
             assumed=checkpoint.assumed,
+            proven_if=checkpoint.proven_if,
             preprocessing=checkpoint.preprocessing,
             precision=self.precision,
             interface=self.interface,

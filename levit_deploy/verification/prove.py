@@ -1,6 +1,7 @@
 """Prove an artifact against its checkpoint, by the head and precision in its metadata."""
 
 import logging
+from dataclasses import replace
 
 import onnx
 
@@ -45,7 +46,7 @@ def prove(
         "proving %s: %s, %s, %s head", artifact.path, artifact.format, precision, original.head
     )
     if precision == "int8":
-        return measure_int8(
+        verification = measure_int8(
             original,
             artifact,
             _float_form(checkpoint, artifact),
@@ -54,7 +55,9 @@ def prove(
             extra=extra,
             blocks=blocks,
         )
-    return measure(original, artifact, precision=precision, extra=extra, blocks=blocks)
+    else:
+        verification = measure(original, artifact, precision=precision, extra=extra, blocks=blocks)
+    return replace(verification, proven_if=checkpoint.proven_if)
 
 
 def _precision(artifact: Artifact) -> Precision:

@@ -23,7 +23,8 @@ class Verification:
     probabilities. ``parting`` is the place where a wrong artifact goes wrong, as far as it can be
     told. ``blocks`` has the error of each block, on the image that shows it most; for a right
     artifact, if asked for, on normal noise. For int8, ``unrounded`` is the proof of the float
-    network that was rounded, and ``accuracy`` the cost of rounding.
+    network that was rounded, and ``accuracy`` the cost of rounding. ``proven_if`` has the facts
+    that the reading of the checkpoint rests on.
     """
 
     format: str
@@ -38,6 +39,14 @@ class Verification:
     unrounded: Verification | None = None
     accuracy: Accuracy | None = None
     interface: Interface = DEFAULT
+    proven_if: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """'proven' with its conditions, or 'not proven'."""
+        if not self.passed:
+            return "not proven"
+        return f"proven, if {' and '.join(self.proven_if)}" if self.proven_if else "proven"
 
     @property
     def passed(self) -> bool:

@@ -97,7 +97,7 @@ def test_missing_metadata_is_refused_and_named(key):
         changed_config(image_size=["a", "b"]),
         changed_config(stages=[]),
         changed_config(stages=[{"dim": 3}]),
-        changed_config(activation="relu"),
+        changed_config(activation="mish"),
         changed_config(bn_eps="small"),
         changed_config(num_classes=0),
         changed_config(unheard_of=1),

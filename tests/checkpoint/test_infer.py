@@ -7,13 +7,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from levit_deploy.checkpoint.families.known import Known, facts
+from levit_deploy.checkpoint.given import Given
 from levit_deploy.checkpoint.infer import infer_config
 from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.config import NORMS, TIMM_VARIANTS, VARIANTS
-from levit_deploy.errors import CheckpointError
+from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.model import LeViT
 
 SMALL = networks.SMALL
+
+
+def assumed(inferred):
+    return [str(assumption) for assumption in inferred.assumed]
 
 
 def meta_state(config):
@@ -74,7 +79,7 @@ def test_any_stride_is_read_back_up_to_others_with_the_same_grids(config, data):
         )
     )
     state = LeViT(config).state_dict()
-    inferred = infer_config(state, networks.known(config), image_size=config.image_size)
+    inferred = infer_config(state, networks.known(config), Given(image_size=config.image_size))
     assert inferred.config.resolutions == config.resolutions
     same_strides = inferred.config.replace(downsamples=config.downsamples)
     assert same_strides == config
@@ -106,8 +111,8 @@ def test_the_heads_are_counted():
 
 def test_assumptions_are_listed():
     inferred = infer_config(small_state())
-    eps, activation, size = inferred.assumed
-    assert "eps 1e-05" in eps
+    eps, activation, size = assumed(inferred)
+    assert "eps is 1e-05" in eps
     assert "hardswish" in activation
     assert "64x96" in size
     assert "4x6" in size
@@ -115,8 +120,8 @@ def test_assumptions_are_listed():
 
 
 def test_what_is_given_is_not_assumed():
-    inferred = infer_config(small_state(), activation="gelu", image_size=(64, 96))
-    assert [text for text in inferred.assumed if "eps" not in text] == []
+    inferred = infer_config(small_state(), given=Given(activation="gelu", image_size=(64, 96)))
+    assert [text for text in assumed(inferred) if "eps" not in text] == []
     assert inferred.config.activation == "gelu"
 
 
@@ -138,20 +143,20 @@ def test_without_indices_a_rectangle_asks_for_the_image_size():
 
 @pytest.mark.parametrize("size", [(224, 224), (96, 64)])
 def test_an_image_size_that_does_not_fit_the_indices_is_left_to_the_caller(size):
-    inferred = infer_config(small_state(), image_size=size)
+    inferred = infer_config(small_state(), given=Given(image_size=size))
     assert inferred.config.image_size == (64, 96)
-    assert any("64x96" in text for text in inferred.assumed)
+    assert any("64x96" in text for text in assumed(inferred))
 
 
 def test_an_image_size_that_does_not_fit_a_square_is_left_to_the_caller():
     square = SMALL.replace(image_size=(64, 64))
     state = without_indices(LeViT(square).state_dict())
-    assert infer_config(state, image_size=(96, 96)).config == square
+    assert infer_config(state, given=Given(image_size=(96, 96))).config == square
 
 
 def test_an_image_size_that_does_not_fit_a_rectangle_is_refused():
     with pytest.raises(CheckpointError, match=r"24, then.*--image-size.*224x224 is not it"):
-        infer_config(without_indices(small_state()), image_size=(224, 224))
+        infer_config(without_indices(small_state()), given=Given(image_size=(224, 224)))
 
 
 def test_a_stated_image_size_must_fit():
@@ -166,23 +171,23 @@ def test_a_stated_image_size_must_fit():
 def test_a_stated_image_size_is_not_assumed():
     inferred = infer_config(without_indices(small_state()), Known(image_size=(64, 96)))
     assert inferred.config.image_size == (64, 96)
-    assert not any("image size" in text for text in inferred.assumed)
+    assert not any("image size" in text for text in assumed(inferred))
 
 
 def test_a_usual_image_size_is_taken_where_it_fits():
     state = without_indices(small_state())
     assert infer_config(state, Known(usual_image_size=(64, 96))).config.image_size == (64, 96)
-    inferred = infer_config(state, Known(usual_image_size=(224, 224)), image_size=(96, 64))
+    inferred = infer_config(state, Known(usual_image_size=(224, 224)), Given(image_size=(96, 64)))
     assert inferred.config.image_size == (96, 64)  # nothing else fits
-    inferred = infer_config(state, Known(usual_image_size=(64, 96)), image_size=(96, 64))
-    assert inferred.config.image_size == (64, 96)  # which the user then wants resized
+    inferred = infer_config(state, Known(usual_image_size=(64, 96)), Given(image_size=(96, 96)))
+    assert inferred.config.image_size == (64, 96)  # which is then resized
 
 
 def test_a_known_stride_is_not_assumed():
     config = SMALL.replace(image_size=(64, 64))  # 4x4, 2x2, 1x1: every stride leads from the last
     state = without_indices(LeViT(config).state_dict())
-    assert any("stride 2" in text for text in infer_config(state).assumed)
-    assert not any("stride" in text for text in infer_config(state, Known(stride=2)).assumed)
+    assert any("stride behind stage 1 is 2" in text for text in assumed(infer_config(state)))
+    assert not any("stride" in text for text in assumed(infer_config(state, Known(stride=2))))
     with pytest.raises(CheckpointError, match="16, then 4, then 1 tokens, which fit no"):
         infer_config(state, Known(stride=4))
 
@@ -192,20 +197,42 @@ def test_a_size_must_fit_every_stage():
     state = without_indices(LeViT(wide).state_dict())
     with pytest.raises(CheckpointError, match="36, then 10, then 3 tokens, which fit no square"):
         infer_config(state)
-    assert infer_config(state, image_size=(64, 144)).config == wide
+    assert infer_config(state, given=Given(image_size=(64, 144))).config == wide
     usual = Known(usual_image_size=(96, 96))
-    assert infer_config(state, usual, image_size=(64, 144)).config == wide
+    assert infer_config(state, usual, given=Given(image_size=(64, 144))).config == wide
 
 
-def test_a_square_is_trusted_before_the_users_word():
+def test_a_size_that_fits_is_the_size_trained_at():
     config = SMALL.replace(image_size=(64, 64), stages=SMALL.stages[:1], downsamples=())
     state = without_indices(LeViT(config).state_dict())
-    for size in ((32, 128), (60, 60)):  # as many tokens, or the same
-        inferred = infer_config(state, image_size=size)
-        assert inferred.config == config
-        assert any("image size 64x64" in text for text in inferred.assumed)
-    inferred = infer_config(state, image_size=(64, 64))
-    assert not any("image size" in text for text in inferred.assumed)
+    for size in ((32, 128), (60, 60), (64, 64)):
+        inferred = infer_config(state, given=Given(image_size=size))
+        assert inferred.config == config.replace(image_size=size)
+        assert not any("image size" in text for text in assumed(inferred))
+    inferred = infer_config(state, given=Given(image_size=(96, 96)))
+    assert inferred.config == config
+
+
+def test_the_size_trained_at_can_be_given_beside_the_size_wanted():
+    config = SMALL.replace(image_size=(128, 32), stages=SMALL.stages[:1], downsamples=())
+    state = without_indices(LeViT(config).state_dict())
+    given = Given(image_size=(64, 64), trained_size=(128, 32))
+    assert infer_config(state, given=given).config == config
+    assert infer_config(state, Known(image_size=(64, 64)), given).config == config
+    with pytest.raises(UsageError, match=r"--trained-size 96x96 .*6x6 tokens.* 16 tokens"):
+        infer_config(state, given=Given(trained_size=(96, 96)))
+
+
+def test_an_assumed_square_is_decisive_if_another_grid_fits_every_stage():
+    lone = SMALL.replace(image_size=(64, 64), stages=SMALL.stages[:1], downsamples=())
+    inferred = infer_config(without_indices(LeViT(lone).state_dict()))
+    (size,) = [each for each in inferred.assumed if "image size" in each.fact]
+    assert size.decisive
+    assert "1x16, 2x8, 8x2, 16x1 would fit" in size.reason
+    three = SMALL.replace(image_size=(112, 112))  # 49, 16 and 4 tokens are squares only
+    inferred = infer_config(without_indices(LeViT(three).state_dict()))
+    (size,) = [each for each in inferred.assumed if "image size" in each.fact]
+    assert not size.decisive
 
 
 def test_a_config_that_says_otherwise_is_refused():
@@ -228,15 +255,21 @@ def test_more_tokens_than_any_memory_holds_are_refused():
 @pytest.mark.parametrize("name", TIMM_VARIANTS)
 def test_timms_silu_variants_are_known_by_their_shapes(name):
     published = TIMM_VARIANTS[name]
-    inferred = infer_config(without_indices(meta_state(published)))
+    state = without_indices(meta_state(published))
+    inferred = infer_config(state, Known(variants_activation=True))
     assert inferred.config == published
     assert inferred.config.activation == "silu"
-    assert any("silu" in text and name in text for text in inferred.assumed)
+    assert infer_config(state).config.activation == "hardswish"  # under the official names
+    assert any("silu" in text and name in text for text in assumed(inferred))
 
 
 def test_a_silu_variant_may_have_another_activation():
     published = TIMM_VARIANTS["levit_256d"]
-    inferred = infer_config(without_indices(meta_state(published)), activation="hardswish")
+    inferred = infer_config(
+        without_indices(meta_state(published)),
+        Known(variants_activation=True),
+        given=Given(activation="hardswish"),
+    )
     assert inferred.config == published.replace(activation="hardswish")
 
 
@@ -244,15 +277,15 @@ def test_a_silu_variant_may_have_another_activation():
 def test_the_norm_is_read_from_the_names(norm):
     inferred = infer_config(LeViT(SMALL.replace(norm=norm)).state_dict())
     assert inferred.config.norm == norm
-    assert any("BatchNorm eps" in text for text in inferred.assumed) == (norm != "none")
-    assert any("LayerNorm eps" in text for text in inferred.assumed) == (norm == "layernorm")
+    assert any("BatchNorm eps is" in text for text in assumed(inferred)) == (norm != "none")
+    assert any("LayerNorm eps" in text for text in assumed(inferred)) == (norm == "layernorm")
 
 
 def test_that_the_original_returns_both_heads_is_said():
     state = LeViT(SMALL).state_dict()
     both = infer_config(state, Known(averages_heads=False)).assumed
-    assert any("mean of both heads" in text for text in both)
-    assert not any("heads" in text for text in infer_config(state).assumed)
+    assert any("mean of both heads" in text for text in map(str, both))
+    assert not any("heads" in text for text in assumed(infer_config(state)))
 
 
 @pytest.mark.parametrize("norm", ["batchnorm", "none"])
@@ -444,11 +477,13 @@ def test_a_stride_that_shapes_leave_open_is_assumed_and_listed():
     without = {key: value for key, value in state.items() if not key.endswith("_idxs")}
     inferred = infer_config(without)
     assert inferred.config == strided(2)
-    assert any("stride 2 behind stage 1" in text and "3 would" in text for text in inferred.assumed)
+    assert any(
+        "stride behind stage 1 is 2" in text and "3 would" in text for text in assumed(inferred)
+    )
 
 
 @pytest.mark.parametrize("stride", [2, 3])
 def test_stored_indices_tell_the_stride(stride):
     inferred = infer_config(LeViT(strided(stride)).state_dict())
     assert inferred.config == strided(stride)
-    assert not any("stride" in text for text in inferred.assumed)
+    assert not any("stride" in text for text in assumed(inferred))

@@ -165,17 +165,53 @@ def test_a_config_that_contradicts_the_tensors_is_refused(tmp_path):
         read_checkpoint(tmp_path)
 
 
-def test_an_option_that_contradicts_the_config_is_a_usage_error(tmp_path):
+def test_an_activation_that_contradicts_the_config_wins_and_conditions_the_verdict(tmp_path):
     hub_folder(tmp_path, SMALL, model_args={"img_size": [64, 96]})
-    with pytest.raises(UsageError, match=r"--activation hardswish .*timm.* silu"):
-        read_checkpoint(tmp_path, activation="hardswish")
-    assert read_checkpoint(tmp_path, activation="silu").config.activation == "silu"
+    checkpoint = read_checkpoint(tmp_path, activation="hardswish")
+    assert checkpoint.config.activation == "hardswish"
+    assert any("though config.json says silu" in text for text in checkpoint.assumed)
+    assert checkpoint.proven_if == ("the activation is hardswish",)
+    checkpoint = read_checkpoint(tmp_path, activation="silu")
+    assert checkpoint.config.activation == "silu"
+    assert checkpoint.proven_if == ()
 
 
-def test_an_option_that_contradicts_the_familys_code_is_a_usage_error(tmp_path):
+@pytest.mark.parametrize(
+    ("release", "bias", "activation"),
+    [
+        ("0.16.0", 0, "gelu"),
+        ("0.18.1", 0, "gelu"),
+        ("0.18.2", -1, "gelu"),
+        ("0.18.3", 1, "gelu"),
+        ("0.20.4", 1, "gelu"),
+        ("0.20.5", 1, "hardswish"),
+        ("1.26.11", 1, "hardswish"),
+    ],
+)
+def test_a_release_of_vit_pytorch_tells_its_arithmetic(tmp_path, release, bias, activation):
     path = saved(tmp_path, foreign.state_of("vit-pytorch", SMALL))
-    with pytest.raises(UsageError, match=r"--activation gelu .*vit-pytorch.* hardswish"):
-        read_checkpoint(path, activation="gelu")
+    checkpoint = read_checkpoint(path, image_size=(64, 96), trained_with=f"vit_pytorch=={release}")
+    assert (checkpoint.config.bias_over_scale, checkpoint.config.activation) == (bias, activation)
+    assert checkpoint.proven_if == ()
+    assert read_checkpoint(path, image_size=(64, 96)).proven_if == (
+        "the activation is hardswish",
+        "the attention biases are divided by the scale",
+    )
+
+
+def test_a_release_of_another_library_is_refused(tmp_path):
+    path = saved(tmp_path, foreign.state_of("vit-pytorch", SMALL))
+    with pytest.raises(UsageError, match=r"--trained-with timm 0\.6\.13 .*vit-pytorch"):
+        read_checkpoint(path, trained_with="timm==0.6.13")
+
+
+def test_the_eps_given_is_the_one_computed_with(tmp_path):
+    model = networks.trained(SMALL.replace(bn_eps=1e-3))
+    path = saved(tmp_path, model.state_dict())
+    expected = networks.float64_logits(model, networks.images())
+    checkpoint = read_checkpoint(path, eps=1e-3)
+    assert np.array_equal(logits(checkpoint), expected)
+    assert not any("eps" in text for text in checkpoint.assumed)
 
 
 # Another image size
@@ -217,7 +253,12 @@ def test_the_size_trained_at_changes_nothing(tmp_path):
         {"image_size": (3, 64, 64)},
         {"image_size": (-64, 64)},
         {"image_size": [64, 64]},
-        {"activation": "relu"},
+        {"activation": "mish"},
+        {"trained_size": [64, 64]},
+        {"trained_with": "vit-pytorch"},
+        {"trained_with": 3},
+        {"eps": 0.0},
+        {"eps": "1e-5"},
     ],
 )
 def test_options_of_no_sense_are_usage_errors(tmp_path, options):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import onnx
 import pytest
 import torch
 from command_line import names_in, run
@@ -159,9 +160,23 @@ def test_what_was_assumed_is_said_at_every_export_and_kept_by_fuse(folder):
     for command in ("export", "fuse"):
         code, out, _ = run(command, folder / "ckpt.pth")
         assert code == 0
-        assert "assumed: activation hardswish" in out
+        assert "assumed: the activation is hardswish" in out
     _, out, _ = run("export", folder / "ckpt.fused.safetensors", "--json", "-", "-o", folder / "f")
     assert any("hardswish" in assumption for assumption in json.loads(out)["assumed"])
+
+
+def test_a_verdict_names_the_assumptions_it_rests_on(folder):
+    file, conditional = folder / "told.onnx", "proven, if the activation is hardswish"
+    _, out, _ = run("export", folder / "ckpt.pth", "-o", file)
+    assert f"verdict: {conditional}" in out
+    metadata = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    assert json.loads(metadata["proven_if"]) == ["the activation is hardswish"]
+    for options, verdict in (((), conditional), (("--activation", "hardswish"), "proven")):
+        _, out, _ = run("verify", folder / "ckpt.pth", file, *options, "--json", "-")
+        assert json.loads(out)["verification"]["verdict"] == verdict
+    _, out, _ = run("verify", folder / "ckpt.pth", file, "--trained-size", "64x96")
+    assert f"verdict: {conditional}" in out
+    assert "assumed: the activation is hardswish, as in every LeViT published" in out
 
 
 def test_a_failed_export_shows_its_figures(folder, monkeypatch):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from levit_deploy.checkpoint.assumption import Assumption
 from levit_deploy.config import Grid, LeViTConfig
 from levit_deploy.errors import CheckpointError
 from levit_deploy.interface import PROBLEM_TYPES, SINGLE_LABEL
@@ -17,32 +18,46 @@ class Known:
 
     Attributes:
         activation: That of the MLPs, and of the parts without one of their own.
+        activation_source: The place that states it, if it is not ``source``.
+        usual_activation: That of the MLPs if nothing states one, and the reason to assume it.
+        variants_activation: Whether a published variant's shapes tell its activation.
         attention_activation: That of the attentions and the subsamplings.
-        bias_over_scale: Whether attention biases are divided by the scale of the scores.
+        bias_over_scale: How often attention biases are divided by the scale of the scores.
         averages_heads: Whether the family's code averages two heads in evaluation.
         stride: That of every subsampling.
         image_size: The (height, width) trained at. It must fit the tensors.
         usual_image_size: A size that is taken if it fits the tensors.
+        eps: That of BatchNorm and LayerNorm.
         stated: The config's facts on the architecture, in the terms of ``facts``. They must agree
             with the tensors.
         preprocessing: The config's, or the family's convention.
         picture_size: The (height, width) of a picture after the config's preprocessing.
         problem_type: The meaning of the logits, one of PROBLEM_TYPES.
+        assumed: The family's assumptions.
+        source: The place of the facts that a file states, for messages.
+        told: The facts that were read from ``source``, in words.
     """
 
     activation: str | None = None
+    activation_source: str = ""
+    usual_activation: tuple[str, str] = ("hardswish", "as in every LeViT published")
+    variants_activation: bool = False
     stem_activation: str | None = None
     attention_activation: str | None = None
-    bias_over_scale: bool = False
+    bias_over_scale: int = 0
     averages_heads: bool = True
     stride: int | None = None
     image_size: Grid | None = None
     usual_image_size: Grid | None = None
+    eps: float | None = None
     stated: Mapping[str, object] = field(default_factory=dict)
     preprocessing: Preprocessing = IMAGENET
     picture_size: Grid | None = None
     labels: tuple[str, ...] = ()
     problem_type: str = SINGLE_LABEL
+    assumed: tuple[Assumption, ...] = ()
+    source: str = "config.json"
+    told: tuple[str, ...] = ()
 
 
 NOTHING = Known()
@@ -97,9 +112,9 @@ def require_agreement(config: LeViTConfig, known: Known) -> None:
     for name, stated in known.stated.items():
         if stated != shown[name]:
             raise CheckpointError(
-                f"config.json says {name}: {_text(stated)}, but the tensors say "
-                f"{_text(shown[name])}. Expected a config of this network. Correct it, or give the "
-                "weights file alone."
+                f"{known.source} says {name}: {_text(stated)}, but the tensors say "
+                f"{_text(shown[name])}. Expected the facts of this network. Correct them, or give "
+                "the weights alone."
             )
 
 

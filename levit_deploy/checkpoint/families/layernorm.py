@@ -12,6 +12,7 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.rename import rename
+from levit_deploy.checkpoint.given import Release
 
 FAMILY = "LayerNorm variant"
 
@@ -29,6 +30,6 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename(state, lambda key: _PROJECTION.sub(r"\1.1.\2", key))
 
 
-def known(_config: Mapping[str, Any]) -> Known:
+def known(_config: Mapping[str, Any], _release: Release | None = None) -> Known:
     """Nothing, as no code of this variant saves a config."""
     return Known()

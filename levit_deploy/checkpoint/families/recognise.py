@@ -9,6 +9,7 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.families import layernorm, official, timm, transformers, vit_pytorch
 from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.given import Release
 from levit_deploy.errors import CheckpointError
 
 
@@ -17,7 +18,8 @@ class Reader(Protocol):
 
     ``matches`` tells whether names are the family's. ``convert`` gives the tensors their canonical
     names. ``known`` returns the facts that the family's code fixes or its ``config.json`` states.
-    The config is empty if there is none.
+    The config is empty if there is none. ``release`` is the one the network was trained with, None
+    if that is not given.
     """
 
     FAMILY: str
@@ -26,7 +28,7 @@ class Reader(Protocol):
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
-    def known(self, config: Mapping[str, Any]) -> Known: ...
+    def known(self, config: Mapping[str, Any], release: Release | None = None) -> Known: ...
 
 
 READERS: tuple[Reader, ...] = (official, timm, transformers, vit_pytorch, layernorm)

@@ -14,6 +14,7 @@ from torch import Tensor
 from levit_deploy.checkpoint.families.known import Known, facts, stated_labels, stated_problem_type
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.folder import PAIR, image_size_of
+from levit_deploy.checkpoint.given import Release
 from levit_deploy.config import TIMM_VARIANTS, VARIANTS, LeViTConfig
 from levit_deploy.errors import CheckpointError
 from levit_deploy.pictures.preprocessing import Preprocessing, stated
@@ -54,7 +55,7 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename(state, _canonical)
 
 
-def known(config: Mapping[str, Any]) -> Known:
+def known(config: Mapping[str, Any], _release: Release | None = None) -> Known:
     """Read a hub folder's ``config.json``.
 
     ``architecture`` names one of timm's variants, which ``model_args`` may change.
@@ -77,6 +78,7 @@ def known(config: Mapping[str, Any]) -> Known:
     image_size, input_size = arguments.get("img_size"), pretrained.get("input_size")
     return Known(
         activation=activation,
+        variants_activation=True,
         stride=2,
         attention_activation=_activation(attention_activation) if attention_activation else None,
         image_size=None if image_size is None else image_size_of(image_size),

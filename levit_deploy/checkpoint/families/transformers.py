@@ -19,6 +19,7 @@ from levit_deploy.checkpoint.folder import (
     PROCESSOR_CONFIG,
     image_size_of,
 )
+from levit_deploy.checkpoint.given import Release
 from levit_deploy.config import Grid
 from levit_deploy.errors import CheckpointError
 from levit_deploy.pictures.preprocessing import Preprocessing, stated
@@ -77,7 +78,7 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename(state, _canonical)
 
 
-def known(config: Mapping[str, Any]) -> Known:
+def known(config: Mapping[str, Any], _release: Release | None = None) -> Known:
     """Read ``config.json`` (``LevitConfig``). The code fixes the activation and the stride.
 
     Raises CheckpointError for another network's config, and for another kind of stem.
@@ -97,6 +98,7 @@ def known(config: Mapping[str, Any]) -> Known:
     preprocessing, picture_size = _pictures(config)
     return Known(
         activation="hardswish",
+        activation_source="the code of transformers",
         stride=2,  # LevitConfig's down_ops
         image_size=None if size is None else image_size_of(size),
         stated=_stated(config),

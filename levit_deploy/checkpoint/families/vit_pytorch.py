@@ -6,17 +6,22 @@
 - q, k and v are separate layers.
 - Attention biases are divided by the scale.
 - Stages and subsamplings alternate in ``backbone``.
+
+Releases before 0.20.5 compute other functions of the same tensors: ``--trained-with`` tells one.
 """
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from levit_deploy.checkpoint.assumption import Assumption
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.rename import InBlock, rename
+from levit_deploy.checkpoint.given import Release
 from levit_deploy.errors import CheckpointError
 
 FAMILY = "vit-pytorch"
@@ -35,6 +40,24 @@ _ATTENTION_NAMES = {
 _MLP_NAMES = {"net.0.": "m.0.", "net.3.": "m.2."}
 _HEADS = {"mlp_head.": "head.", "distill_head.": "head_dist."}
 
+# The first releases on PyPI with another vit_pytorch/levit.py: the version, how often biases are
+# divided by the scale, and the activation of the MLPs.
+_ARITHMETIC = {
+    (0, 20, 5): (1, "hardswish"),
+    (0, 18, 3): (1, "gelu"),
+    (0, 18, 2): (-1, "gelu"),
+    (0,): (0, "gelu"),
+}
+_OLDER = "--trained-with vit-pytorch==VERSION tells an older one"
+_NEWEST_BIAS = Assumption(
+    "the attention biases are divided by the scale",
+    f"as in vit-pytorch since 0.18.3; {_OLDER}",
+    decisive=True,
+)
+
+# the facts of every release
+_FIXED = Known(stem_activation="none", attention_activation="gelu", averages_heads=False, stride=2)
+
 
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the parameter names of vit-pytorch's LeViT."""
@@ -50,15 +73,22 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename(merged, _canonical)
 
 
-def known(_config: Mapping[str, Any]) -> Known:
-    """The facts that the code fixes. It saves no config."""
-    return Known(
-        activation="hardswish",
-        stem_activation="none",
-        attention_activation="gelu",
-        bias_over_scale=True,
-        averages_heads=False,
-        stride=2,
+def known(_config: Mapping[str, Any], release: Release | None = None) -> Known:
+    """The facts that the code of a release fixes. It saves no config.
+
+    Without a release, those of the newest are assumed.
+    """
+    if release is None:
+        return replace(
+            _FIXED,
+            bias_over_scale=1,
+            usual_activation=("hardswish", f"as in vit-pytorch since 0.20.5; {_OLDER}"),
+            assumed=(_NEWEST_BIAS,),
+        )
+    first = next(first for first in _ARITHMETIC if release.version >= first)
+    bias, activation = _ARITHMETIC[first]
+    return replace(
+        _FIXED, bias_over_scale=bias, activation=activation, activation_source=str(release)
     )
 
 

@@ -60,6 +60,7 @@ def _verdict(data: Data) -> Element:
             "header",
             element("h1", element("span", "Proven", class_="good"), f": {data['path']}"),
             element("p", words),
+            *([element("p", _conditions(proof))] if proof["proven_if"] else []),
             class_="verdict",
         )
     parting = [element("p", str(Parting(**proof["parting"])))] if proof["parting"] else []
@@ -71,6 +72,12 @@ def _verdict(data: Data) -> Element:
         *parting,
         class_="verdict refused",
     )
+
+
+def _conditions(proof: Data) -> str:
+    """The verdict, if it rests on facts that the checkpoint does not hold."""
+    verdict: str = proof["verdict"]
+    return f"{verdict[0].upper()}{verdict[1:]}: the checkpoint does not state it."
 
 
 def _compared(data: Data) -> Element:

@@ -105,6 +105,12 @@ def read_page(folder, evidence):
     return Page(page)
 
 
+def test_a_page_names_the_assumptions_that_the_verdict_rests_on(folder, evidence):
+    page = folder / "conditional.html"
+    page.write_text(proof_page(evidence))
+    assert "Proven, if the activation is hardswish" in Page(page).text
+
+
 def test_a_page_is_read_aloud_and_scrolled_by_the_keyboard(folder, evidence):
     tags = read_page(folder, evidence).tags
     assert [tag for tag, _ in tags].count("main") == 1
