@@ -158,12 +158,37 @@ def vit_pytorch(model: LeViT, config: LeViTConfig) -> State:
     return state
 
 
+def mmpretrain(model: LeViT, config: LeViTConfig) -> State:
+    """levit.py and levit_head.py of mmpretrain 1.2.0: ImageClassifier's backbone and head."""
+    source, state = model.state_dict(), {}
+    for n in range(len(config.stem_dims)):
+        new = f"backbone.patch_embed.patch_embed.{2 * n}."
+        copied(source, f"patch_embed.{2 * n}.", new, state, [("c.", "conv.")])
+    block, last_stage = 0, 0
+    for number, (kind, stage, _) in enumerate(blocks_of(config)):
+        stage += kind.startswith("subsampling")
+        block = block + 1 if stage == last_stage and number else 0
+        last_stage = stage
+        old, new = f"blocks.{number}.", f"backbone.stages.{stage}.{block}."
+        if kind == "attention":
+            copied(source, f"{old}m.", f"{new}block.", state, [(".c.", ".linear.")])
+        elif kind == "subsampling":
+            copied(source, old, new, state, [(".c.", ".linear.")])
+        else:
+            for i, linear in (("0", "linear1"), ("2", "linear2")):
+                copied(source, f"{old}m.{i}.", f"{new}block.{linear}.", state, [("c.", "linear.")])
+    for head in ("head", "head_dist"):
+        copied(source, f"{head}.", f"head.{head}.", state, [("l.", "linear.")])
+    return state
+
+
 OFFICIAL = {
     "stem_activation": None,
     "attention_activation": None,
     "norm": "batchnorm",
     "bias_over_scale": False,
 }
+MMPRETRAIN = {**OFFICIAL, "stem_activation": "hardswish"}  # HybridBackbone takes no act_cfg
 VIT_PYTORCH = {
     "activation": "hardswish",
     "stem_activation": "none",
@@ -181,6 +206,8 @@ FAMILIES = {
     "timm conv": (timm_conv, OFFICIAL),
     "transformers": (transformers, {**OFFICIAL, "activation": "hardswish"}),
     "LayerNorm variant": (layernorm, {**OFFICIAL, "norm": "layernorm"}),
+    "mmpretrain": (mmpretrain, MMPRETRAIN),
+    "mmpretrain fused": (mmpretrain, {**MMPRETRAIN, "norm": "none"}),
     "vit-pytorch": (vit_pytorch, VIT_PYTORCH),
 }
 

@@ -18,6 +18,7 @@ from levit_deploy.targets.load import load_artifact
 from levit_deploy.verification.prove import prove
 
 FAMILIES = {
+    "mmpretrain": "mmpretrain",
     "official": "official",
     "official-conv": "official",
     "official-training-run": "official",

@@ -125,7 +125,7 @@ def _activations(config: Data) -> list[tuple[str, str]]:
     """The activation, and the parts with another one."""
     rows = [("activation", config["activation"])]
     for part in ("stem", "attention"):
-        if own := config[f"{part}_activation"]:
+        if (own := config[f"{part}_activation"]) not in (None, config["activation"]):
             rows.append((f"activation, {part}", own))
     return rows
 

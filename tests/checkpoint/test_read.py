@@ -274,6 +274,7 @@ def test_a_block_left_out_is_missed_in_every_family(tmp_path):
         ("timm", "stages.0.blocks.1."),
         ("transformers", "levit.encoder.stages.0.layers.2."),
         ("vit-pytorch", "backbone.0.layers.1."),
+        ("mmpretrain", "backbone.stages.0.2."),
         ("LayerNorm variant", "blocks.2."),
     ):
         state = foreign.state_of(family, deep)

@@ -7,7 +7,14 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from levit_deploy.checkpoint.families import layernorm, official, timm, transformers, vit_pytorch
+from levit_deploy.checkpoint.families import (
+    layernorm,
+    mmpretrain,
+    official,
+    timm,
+    transformers,
+    vit_pytorch,
+)
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.given import Release
 from levit_deploy.errors import CheckpointError
@@ -31,7 +38,14 @@ class Reader(Protocol):
     def known(self, config: Mapping[str, Any], release: Release | None = None) -> Known: ...
 
 
-READERS: tuple[Reader, ...] = (official, timm, transformers, vit_pytorch, layernorm)
+READERS: tuple[Reader, ...] = (
+    official,
+    timm,
+    transformers,
+    vit_pytorch,
+    mmpretrain,
+    layernorm,
+)
 
 # Networks easily taken for a LeViT, each with names that no LeViT has.
 _OTHER_NETWORKS = {
