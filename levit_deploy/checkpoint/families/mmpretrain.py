@@ -12,6 +12,7 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.rename import InBlock, rename
+from levit_deploy.checkpoint.given import Release
 
 FAMILY = "mmpretrain"
 
@@ -36,7 +37,7 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename(state, _canonical)
 
 
-def known(_config: Mapping[str, Any]) -> Known:
+def known(_config: Mapping[str, Any], _release: Release | None = None) -> Known:
     """The facts that the code fixes: ``act_cfg`` leaves the stem its Hardswish."""
     return Known(stem_activation="hardswish", stride=2)
 
