@@ -12,11 +12,14 @@ from levit_deploy.cli.exits import reports_errors
 from levit_deploy.cli.export import export
 from levit_deploy.cli.fuse import fuse
 from levit_deploy.cli.groups import spread
+from levit_deploy.cli.help import Command, Group
 from levit_deploy.cli.inspect import inspect
 from levit_deploy.cli.predict import predict
 from levit_deploy.cli.verify import verify
+from levit_deploy.text import writing_output
 
 app = typer.Typer(
+    cls=Group,
     help="Turn a trained LeViT into the fastest artifact your runtime can run, with proof.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -29,12 +32,13 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"levit-deploy {__version__}")
+        with writing_output():
+            typer.echo(f"levit-deploy {__version__}")
         raise typer.Exit
 
 
 for _command in (inspect, fuse, export, verify, bench, predict, evaluate, demo):
-    app.command()(reports_errors(spread(_command)))
+    app.command(cls=Command)(reports_errors(spread(_command)))
 
 
 def main() -> None:

@@ -25,6 +25,16 @@ def test_the_installed_command_and_the_module_are_the_same(folder):
         assert "nowhere.pth cannot be read: No such file" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["-h"], ["export", "--help"], ["--version"]])
+def test_a_reader_of_help_may_leave_early(arguments):
+    with subprocess.Popen(
+        as_process(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()  # before Python has started, so before the first word
+        err = process.stderr.read()
+    assert (process.returncode, err) == (0, "")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_reports_to_machines_and_can_be_quiet(command):
     options = {option for parameter in COMMANDS[command].params for option in parameter.opts}
