@@ -1,5 +1,6 @@
 """The commands, together. Heavy imports wait until a command needs them."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -43,4 +44,6 @@ for _command in (inspect, fuse, export, verify, bench, predict, evaluate, demo):
 
 def main() -> None:
     """The ``levit-deploy`` command."""
+    # torch's idle threads would spin, and take the processor from all others on a busy machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -117,6 +117,8 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                # torch's idle threads would spin, and take the processor from the parent
+                env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ,
             )
         except BaseException as error:
             started.set_exception(error)

@@ -35,6 +35,21 @@ def test_a_reader_of_help_may_leave_early(arguments):
     assert (process.returncode, err) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_torch_threads_wait_without_spinning(checkpoint, given, policy):
+    """As the library of threads itself tells, once torch has loaded it."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        as_process("inspect", "-q", checkpoint.path),
+        capture_output=True,
+        text=True,
+        env=environment | given | {"OMP_DISPLAY_ENV": "TRUE"},
+    )
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_reports_to_machines_and_can_be_quiet(command):
     options = {option for parameter in COMMANDS[command].params for option in parameter.opts}

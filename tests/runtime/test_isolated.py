@@ -66,6 +66,25 @@ def test_a_child_gives_the_bits_this_process_would(format, tmp_path):
             assert getattr(there, fact) == getattr(here, fact)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_the_threads_of_a_child_wait_as_they_are_told_and_else_without_spinning(
+    given, policy, onnx_file, monkeypatch
+):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    mine = dict(os.environ)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(
+        isolated.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+    )
+    with open_isolated(onnx_file):
+        its = Path(f"/proc/{started[0].pid}/environ").read_bytes().split(b"\0")
+    assert f"OMP_WAIT_POLICY={policy}".encode() in its
+    assert os.environ == mine
+
+
 @needs_ps
 def test_the_child_ends_with_the_block(onnx_file):
     before = children()
