@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 
 def fit(path: Path, shape: tuple[int, int, int], how: dict[str, Any]) -> npt.NDArray[np.uint8]:
-    """Resize in proportion and crop the middle: uint8 (height, width, channels)."""
+    """Resize and crop the middle: uint8 (height, width, channels)."""
     if how["unsupported"]:
         raise SystemExit(f"Pictures cannot be prepared for this network: {how['unsupported']}.")
     height, width, channels = shape
@@ -37,7 +37,12 @@ def fit(path: Path, shape: tuple[int, int, int], how: dict[str, Any]) -> npt.NDA
     rows, columns = (math.floor(side / how["crop_fraction"]) for side in (height, width))
     square = rows == columns  # which torchvision resizes; others are for timm, to the last bit
     tall, wide = picture.height, picture.width
-    if tall * columns <= wide * rows:
+    resize = how.get("resize", "cover")
+    if resize not in ("cover", "stretch"):
+        raise SystemExit(f"Pictures for this network are resized by {resize!r}, not known here.")
+    if resize == "stretch":
+        pass  # to the sides as they are
+    elif tall * columns <= wide * rows:
         columns = int(rows * wide / tall) if square else round(wide / (tall / rows))
     else:
         rows = int(columns * tall / wide) if square else round(tall / (wide / columns))

@@ -65,7 +65,7 @@ def test_what_the_logits_mean_is_carried_along_by_every_kind_of_file(tmp_path, s
 @pytest.mark.parametrize(
     ("config", "changes", "expected"),
     [
-        (SMALL, {"unsupported": "config.json says crop_mode: border"}, "crop_mode: border"),
+        (SMALL, {"unsupported": "config.json says crop_mode: other"}, "crop_mode: other"),
         (SMALL.replace(in_channels=2), {}, "3 means and 3 standard deviations"),
     ],
 )

@@ -282,7 +282,7 @@ def _preprocessing(known: Known, trained: Grid, wanted: Grid) -> Preprocessing:
     if known.picture_size in (None, trained, wanted):
         return known.preprocessing
     differs = (
-        f"the config crops pictures to {size_text(known.picture_size)}, but the network takes "
+        f"the config makes pictures of {size_text(known.picture_size)}, but the network takes "
         f"{size_text(wanted)}"
     )
     return replace(known.preprocessing, unsupported=differs, assumed=False)

@@ -105,7 +105,8 @@ class ReadingWithUse(Reading):
             metavar="TEXT",
             help="Preprocessing, if no config has it or the config is wrong. Give any parts of the "
             "line that inspect prints, as in "
-            '"crop 0.875, bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5".',
+            '"crop 0.875, bicubic, mean 0.5 0.5 0.5, std 0.5 0.5 0.5". stretch stands for the crop '
+            "if pictures are resized to the image size whatever their proportions.",
         ),
     ] = None
     labels: Annotated[

@@ -2,7 +2,8 @@
 
 In a network's training and evaluation code these are torchvision's Resize, CenterCrop, ToTensor and
 Normalize on a Pillow picture (``datasets.py`` of the official code, timm's
-``transforms_imagenet_eval``, transformers' ``LevitImageProcessor``).
+``transforms_imagenet_eval``, also by its crop modes squash and border, transformers'
+``LevitImageProcessor``).
 """
 
 import math
@@ -47,9 +48,9 @@ class Transform:
         return np.asarray(cropped, np.uint8).reshape(*self.image_size, self.channels)
 
     def _resized(self, picture: Image.Image) -> Image.Image:
-        covered = self._covered(self.preprocessing)
-        rows, columns = _covering((picture.height, picture.width), covered)
-        if rows * columns > MAX_RESIZED_PIXELS:
+        size, target = (picture.height, picture.width), self._target(self.preprocessing)
+        rows, columns = _SIZES[self.preprocessing.resize](size, target)
+        if not 0 < rows * columns <= MAX_RESIZED_PIXELS:
             raise UnfitPictureError(
                 f"it is {picture.width} pixels wide and {picture.height} high, which resized would "
                 f"be {columns} and {rows}. Expected sides more alike"
@@ -57,8 +58,8 @@ class Transform:
         resample = Image.Resampling[self.preprocessing.interpolation.upper()]
         return picture.resize((columns, rows), resample)
 
-    def _covered(self, preprocessing: Preprocessing) -> Grid:
-        """The (height, width) that a resized picture has at least."""
+    def _target(self, preprocessing: Preprocessing) -> Grid:
+        """The (height, width) that a picture is resized to cover, to be, or to fit into."""
         height, width = self.image_size
         crop = preprocessing.crop_fraction
         return math.floor(height / crop), math.floor(width / crop)
@@ -66,8 +67,19 @@ class Transform:
     def _cropped(self, picture: Image.Image) -> Image.Image:
         height, width = self.image_size
         half = math.floor if self.preprocessing.truncated else round
-        top, left = half((picture.height - height) / 2), half((picture.width - width) / 2)
+        rows, columns = picture.height - height, picture.width - width
+        if self.preprocessing.resize == "border":
+            # less than half of a border, in whole pixels, comes before the picture
+            top, left = (half(n / 2) if n >= 0 else -(-n // 2) for n in (rows, columns))
+            canvas = Image.new(picture.mode, (width, height), self._border_colour())
+            canvas.paste(picture, (-left, -top))
+            return canvas
+        top, left = half(rows / 2), half(columns / 2)
         return picture.crop((left, top, left + width, top + height))
+
+    def _border_colour(self) -> tuple[int, ...]:
+        """The mean of each channel, as a byte."""
+        return tuple(round(255 * mean) for mean in self._of_each(self.preprocessing.mean))
 
     def normalise(
         self, pixels: npt.NDArray[np.generic], dtype: npt.DTypeLike = np.float32
@@ -107,7 +119,10 @@ class Transform:
         own = self.preprocessing
         if own.unsupported or other.unsupported:  # no images are made by such
             return own.unsupported == other.unsupported
-        steps = [(self._covered(how), how.interpolation, how.truncated) for how in (own, other)]
+        steps = [
+            (how.resize, self._target(how), how.interpolation, how.truncated)
+            for how in (own, other)
+        ]
         return steps[0] == steps[1] and self.same_normalisation(other)
 
     def same_normalisation(self, other: Preprocessing) -> bool:
@@ -144,8 +159,8 @@ class Transform:
             )
         if how.unsupported:
             return (
-                f"{how.unsupported}. Expected pictures to be resized in proportion, cropped in the "
-                "middle, scaled to 0..1 and normalised"
+                f"{how.unsupported}. Expected pictures to be resized, cropped in the middle, "
+                "scaled to 0..1 and normalised"
             )
         if self.channels == 3 and {len(how.mean), len(how.std)} - {1, 3}:
             return (
@@ -190,3 +205,19 @@ def _covering(size: Grid, target: Grid) -> Grid:
     if height * columns <= width * rows:
         return rows, int(rows * width / height) if square else round(width / (height / rows))
     return int(columns * height / width) if square else round(height / (width / columns)), columns
+
+
+def _stretched(_size: Grid, target: Grid) -> Grid:
+    return target
+
+
+def _fitting(size: Grid, target: Grid) -> Grid:
+    """The (height, width) in proportion to ``size`` that fits into ``target``, as timm rounds it.
+
+    That is its ResizeKeepRatio by the longest side.
+    """
+    ratio = max(size[0] / target[0], size[1] / target[1])
+    return round(size[0] / ratio), round(size[1] / ratio)
+
+
+_SIZES = {"cover": _covering, "stretch": _stretched, "border": _fitting}  # of a resized picture

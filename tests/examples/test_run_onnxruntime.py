@@ -38,13 +38,13 @@ def test_onnxruntime_answers_pictures_with_nothing_of_ours(files, tmp_path, kind
     check_top5(printed, checkpoint, path, x)
 
 
-@pytest.mark.parametrize("truncated", [True, False])
-def test_it_crops_and_resizes_as_the_metadata_says(files, tmp_path, truncated):
+@pytest.mark.parametrize("fields", [{"truncated": True}, {}, {"resize": "stretch"}])
+def test_it_crops_and_resizes_as_the_metadata_says(files, tmp_path, fields):
     import onnx
 
     model = onnx.load(files / "small.spatial")
     entry = next(entry for entry in model.metadata_props if entry.key == "preprocessing")
-    how = Preprocessing(crop_fraction=0.9, truncated=truncated)
+    how = Preprocessing(crop_fraction=0.9, **fields)
     entry.value = how.to_json()
     onnx.save(model, tmp_path / "small.onnx")
     path, saved = tmp_path / "odd.png", tmp_path / "prepared.npy"
@@ -53,6 +53,20 @@ def test_it_crops_and_resizes_as_the_metadata_says(files, tmp_path, truncated):
     script("run_onnxruntime.py", tmp_path / "small.onnx", path, "--save", saved)
     expected = prepare(Image.fromarray(pixels), read_checkpoint(files / "small.pth").config, how)
     np.testing.assert_array_equal(np.load(saved)[0], expected)
+
+
+def test_a_way_to_resize_that_it_does_not_know_is_refused(files, tmp_path):
+    import onnx
+
+    model = onnx.load(files / "small.spatial")
+    entry = next(entry for entry in model.metadata_props if entry.key == "preprocessing")
+    entry.value = Preprocessing(resize="border").to_json()
+    onnx.save(model, tmp_path / "small.onnx")
+    command = [sys.executable, EXAMPLES / "run_onnxruntime.py", tmp_path / "small.onnx"]
+    path = picture(tmp_path, "colours")
+    done = subprocess.run([*command, path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "'border'" in done.stderr
 
 
 @pytest.mark.parametrize(

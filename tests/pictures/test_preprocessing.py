@@ -8,6 +8,8 @@ from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing, stated,
 TIMM = Preprocessing(crop_fraction=0.9)
 
 NONSENSE = [
+    ("resize", "squash"),
+    ("resize", ["stretch"]),
     ("crop_fraction", 87.5),
     ("crop_fraction", 0),
     ("crop_fraction", "0.9"),
@@ -98,10 +100,40 @@ def test_what_is_printed_of_pictures_can_be_told():
     )
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"resize": "stretch", "crop_fraction": 1.0}, "stretch"),
+        ({"resize": "border", "crop_fraction": 1.0}, "border"),
+        ({"resize": "stretch", "crop_fraction": 0.9}, "crop 0.9, stretch"),
+        ({"resize": "border", "crop_fraction": 0.95}, "crop 0.95, border"),
+        (
+            {"resize": "stretch", "crop_fraction": 0.9, "truncated": True},
+            "crop 0.9 truncated, stretch",
+        ),
+        ({"crop_fraction": 1.0}, "crop 1.0"),
+    ],
+)
+def test_every_way_to_resize_has_words_that_read_back(fields, words):
+    own = Preprocessing(assumed=False, **fields)
+    rest = "bicubic, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
+    assert str(own) == f"{words}, {rest}"
+    for usual in (IMAGENET, own, Preprocessing(resize="border", truncated=True, unsupported="x")):
+        assert told(str(own), usual) == own  # all is said, so that nothing of the usual stays
+    assert told(f"{rest}, {words}", IMAGENET) == own
+    assert Preprocessing.from_json(own.to_json()) == own
+
+
+def test_files_from_before_there_was_a_choice_cover():
+    fields = json.loads(IMAGENET.to_json())
+    del fields["resize"]
+    assert Preprocessing.from_json(json.dumps(fields)) == IMAGENET
+
+
 def test_other_steps_are_forgotten_only_where_all_is_told():
-    other = Preprocessing(unsupported="config.json says crop_mode: border")
+    other = Preprocessing(unsupported="config.json says crop_mode: other")
     assert told("crop 0.9, mean 0.5, std 0.5", other).unsupported == other.unsupported
-    for crop in ("crop 0.9", "crop 0.9 truncated"):
+    for crop in ("crop 0.9", "crop 0.9 truncated", "stretch", "crop 0.9, border"):
         assert told(f"{crop}, bicubic, mean 0.5, std 0.5", other).unsupported == ""
         assert told(f"{crop}, bicubic, mean 0.5", other).unsupported == other.unsupported
 
@@ -119,6 +151,9 @@ def test_other_steps_are_forgotten_only_where_all_is_told():
         ("crop 0.9 rounded", "'crop 0.9 rounded' is not one of its parts"),
         ("crop truncated", "could not convert"),
         ("bicubic, nearest", "'nearest' is there twice"),
+        ("stretch, border", "'border' is there twice"),
+        ("stretch 0.9", "'stretch 0.9' is not one of its parts"),
+        ("cover", "'cover' is not one of its parts"),
         ("resize 256", "'resize 256' is not one of its parts"),
     ],
 )

@@ -1,11 +1,17 @@
+import dataclasses
+from io import BytesIO
+
 import numpy as np
 import pytest
+import scans
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SMALL
 from PIL import Image
 from prepared import prepare, transform_of
 
+from levit_deploy.demo import digits
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
 
@@ -97,6 +103,72 @@ def test_the_resized_picture_just_covers_what_is_cropped(
     )
     image = prepare(picture, config, preprocessing)
     np.testing.assert_allclose(image, expected, rtol=0, atol=1e-6)
+
+
+# --- stretched, and with a border -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 64), (30, 201), (7, 5), (500, 333)])
+@pytest.mark.parametrize(
+    ("config", "crop", "resized"),
+    [(SQUARE, 1.0, (64, 64)), (SMALL, 1.0, (64, 96)), (SMALL, 0.9, (71, 106))],
+)
+def test_stretching_makes_exactly_the_size_of_every_picture(size, config, crop, resized):
+    picture = Image.fromarray(noise(*size))
+    (rows, columns), (height, width) = resized, config.image_size
+    by_hand = np.asarray(picture.resize((columns, rows), Image.Resampling.BILINEAR))
+    top, left = round((rows - height) / 2), round((columns - width) / 2)  # 3.5 is 4
+    expected = normalised(by_hand[top : top + height, left : left + width])
+    how = Preprocessing(crop_fraction=crop, interpolation="bilinear", resize="stretch")
+    np.testing.assert_allclose(prepare(picture, config, how), expected, rtol=0, atol=1e-6)
+
+
+# 100x40 fits into 64x64 as 64x25.6, and 39 columns are 19 and 20; into 71x106 as 71x28
+@pytest.mark.parametrize(
+    ("config", "crop", "size", "resized", "before"),
+    [
+        (SQUARE, 1.0, (100, 40), (64, 26), (0, 19)),
+        (SQUARE, 1.0, (40, 101), (25, 64), (19, 0)),
+        (SQUARE, 1.0, (64, 64), (64, 64), (0, 0)),
+        (SQUARE, 0.9, (100, 41), (71, 29), (-4, 17)),  # 3.5 rows are cut as 4 and 3
+        (SQUARE, 0.9, (90, 90), (71, 71), (-4, -4)),
+        (SMALL, 1.0, (100, 100), (64, 64), (0, 16)),
+        (SMALL, 0.9, (50, 200), (26, 106), (19, -5)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_border_in_the_mean_colour_is_around_a_picture_that_fits(
+    config, crop, size, resized, before, channels
+):
+    config = config.replace(in_channels=channels)
+    picture = Image.fromarray(noise(*size, channels=channels))
+    mean = (0.1, 0.5, 0.9)[:channels]
+    how = Preprocessing(crop_fraction=crop, mean=mean, std=(1.0,), resize="border")
+    by_hand = np.asarray(picture.resize(resized[::-1], Image.Resampling.BICUBIC))
+    canvas = np.full((300, 300, channels), [26, 128, 230][:channels], np.uint8)  # 127.5, to even
+    top, left = 100 + before[0], 100 + before[1]
+    canvas[top : top + resized[0], left : left + resized[1]] = by_hand.reshape(*resized, channels)
+    height, width = config.image_size
+    expected = canvas[100 : 100 + height, 100 : 100 + width] / 255 - np.array(mean)
+    image = prepare(picture, config, how)
+    np.testing.assert_allclose(image, expected.transpose(2, 0, 1), rtol=0, atol=1e-6)
+
+
+def test_a_picture_of_which_nothing_would_be_left_is_refused():
+    how = Preprocessing(crop_fraction=1.0, resize="border")
+    with pytest.raises(ValueError, match="resized would be 0 and 64"):
+        prepare(Image.new("L", (1, 1000)), SQUARE, how)
+    assert prepare(Image.new("L", (1, 100)), SQUARE, how).shape == (3, 64, 64)
+
+
+def test_images_are_the_same_only_by_the_same_resizing():
+    ways = [Preprocessing(crop_fraction=1.0, resize=way) for way in ("cover", "stretch", "border")]
+    for one in ways:
+        for two in ways:
+            assert transform_of(SQUARE, one).same_images(two) == (one == two)
+
+
+# --------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=40)
@@ -220,7 +292,7 @@ def test_a_network_of_other_channels_takes_no_pictures(channels):
 @pytest.mark.parametrize(
     ("preprocessing", "expected"),
     [
-        (Preprocessing(unsupported="config.json says crop_mode: border"), "crop_mode: border"),
+        (Preprocessing(unsupported="config.json says crop_mode: other"), "crop_mode: other"),
         (Preprocessing(mean=(0.5,) * 4), "4 means and 3 standard deviations"),
         (Preprocessing(std=(0.5,) * 2), "3 means and 2 standard deviations"),
     ],
@@ -292,3 +364,24 @@ def test_another_way_is_another(one, other):
     transform, changed = transform_of(SQUARE, Preprocessing(**one)), Preprocessing(**other)
     assert not transform.same_images(changed)
     assert transform.same_normalisation(changed) == (not {"mean", "std"} & other.keys())
+
+
+# --- real scans -----------------------------------------------------------------------------------
+
+
+def test_stretched_scans_are_answered_only_by_stretching_them_back():
+    """The figures in docs/checkpoints.md."""
+    model = scans.demo_checkpoint().model.eval()
+    pictures = [
+        Image.open(BytesIO(data)).resize((64, 128), Image.Resampling.BILINEAR)
+        for data in digits.scan_files().values()
+    ]
+    top1 = {}
+    for way in ("cover", "stretch"):
+        how = dataclasses.replace(scans.PREPROCESSING, resize=way)
+        transform = dataclasses.replace(scans.TRANSFORM, preprocessing=how)
+        images = np.stack([transform.normalise(transform.fit(picture)) for picture in pictures])
+        with torch.inference_mode():
+            answers = model(torch.from_numpy(images)).argmax(1).numpy()
+        top1[way] = round(100 * float((answers == digits.held_out().labels).mean()), 2)
+    assert top1 == {"cover": 41.94, "stretch": 99.17}

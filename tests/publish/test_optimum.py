@@ -160,7 +160,7 @@ def test_pictures_of_another_size_are_refused(tmp_path):
     for sizes, side in (({}, 224), ({"crop_size": 64}, 64)):  # 224 where it is not said
         path.write_text(json.dumps(config | sizes))
         checkpoint = levit_deploy.load(source)
-        expected = f"the config crops pictures to {side}x{side}, but the network takes "
+        expected = f"the config makes pictures of {side}x{side}, but the network takes "
         assert checkpoint.preprocessing.unsupported == expected + "96x96"
         assert not checkpoint.preprocessing.assumed
     assert levit_deploy.load(source, image_size=(64, 64)).preprocessing.unsupported == ""

@@ -41,6 +41,7 @@ _ARCHITECTURE |= {"stem_type", "stem_backbone"}
 _ACTIVATIONS = {"hard_swish": "hardswish", "hardswish": "hardswish", "silu": "silu"}
 _ACTIVATIONS |= {"swish": "silu", "gelu": "gelu"}
 
+_CROP_MODES = {"center": "cover", "squash": "stretch", "border": "border"}  # by our names
 _USUAL = Preprocessing(crop_fraction=0.9)  # of every LeViT in timm (levit.py's _cfg)
 _SILENT = Preprocessing(crop_fraction=0.875)  # if a config is silent (PretrainedCfg's defaults)
 
@@ -117,13 +118,13 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _preprocessing(pretrained: Mapping[str, Any], usual: Preprocessing) -> Preprocessing:
-    unsupported = ""
-    if (mode := pretrained.get("crop_mode")) not in (None, "center"):
-        unsupported = f"config.json says crop_mode: {mode}"[:200]
+    mode = pretrained.get("crop_mode") or None
+    resize = _CROP_MODES.get(mode) if isinstance(mode, str) else None
     return stated(
         usual,
         "config.json",
-        unsupported=unsupported,
+        unsupported="" if resize or not mode else f"config.json says crop_mode: {mode}"[:200],
+        resize=resize,
         crop_fraction=pretrained.get("crop_pct"),
         interpolation=pretrained.get("interpolation"),
         mean=pretrained.get("mean"),

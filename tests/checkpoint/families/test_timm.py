@@ -163,10 +163,29 @@ def test_nonsense_about_pictures_is_refused(field, value, expected):
 
 
 def test_another_way_to_crop_is_known_and_left_to_whoever_gives_pictures():
-    found = timm.known(hub(pretrained_cfg={"crop_mode": "border"})).preprocessing
-    assert found.unsupported == "config.json says crop_mode: border"
-    assert not found.assumed
-    assert found.crop_fraction == 0.875
+    for mode in ("other", ["center"], 3):
+        found = timm.known(hub(pretrained_cfg={"crop_mode": mode})).preprocessing
+        assert found.unsupported == f"config.json says crop_mode: {mode}"
+        assert not found.assumed
+        assert (found.crop_fraction, found.resize) == (0.875, "cover")
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("squash", "stretch, bilinear"),
+        ("border", "border, bilinear"),
+        ("center", "crop 1.0, bilinear"),
+        ("", "crop 1.0, bilinear"),
+    ],
+)
+def test_every_crop_mode_of_timm_has_our_words(mode, words):
+    own = {"crop_mode": mode, "crop_pct": 1.0, "interpolation": "bilinear"}
+    found = timm.known(hub(pretrained_cfg=own)).preprocessing
+    assert str(found).startswith(f"{words}, mean")
+    assert not found.unsupported
+    partly = timm.known(hub(pretrained_cfg={**own, "crop_pct": 0.9})).preprocessing
+    assert (partly.crop_fraction, partly.resize) == (0.9, found.resize)
 
 
 def test_what_a_config_leaves_out_is_not_what_timm_has_for_its_own():

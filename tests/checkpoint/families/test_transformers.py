@@ -1,9 +1,12 @@
+import json
 import math
 
+import networks
 import numpy as np
 import pytest
 from networks import GOLDENS
 from PIL import Image
+from prepared import prepare
 
 from levit_deploy.checkpoint.families import transformers
 from levit_deploy.checkpoint.folder import PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, locate
@@ -182,9 +185,11 @@ def test_interpolations_have_pillows_numbers(number):
         ("do_rescale", False),
         ("do_normalize", False),
         ("rescale_factor", 1 / 127.5),
-        ("image_processor_type", "ViTImageProcessor"),
-        ("feature_extractor_type", "ViTFeatureExtractor"),
-        ("size", {"height": 224, "width": 224}),
+        ("do_pad", True),
+        ("image_processor_type", "CLIPImageProcessor"),
+        ("feature_extractor_type", "BeitFeatureExtractor"),
+        ("size", {"height": 224, "width": "224"}),
+        ("size", {"longest_edge": 224}),
         ("size", {"shortest_edge": 0}),
         ("crop_size", {"height": 224, "width": 192}),
         ("crop_size", [224, 224]),
@@ -197,6 +202,76 @@ def test_another_way_is_known_and_left_to_whoever_gives_pictures(field, value):
     makes_another_size |= field == "feature_extractor_type"
     size = None if makes_another_size else (224, 224)
     assert (known.preprocessing.unsupported, known.picture_size) == (expected, size)
+
+
+SIDES = {"height": 64, "width": 96}
+STRETCHED = [
+    ("Levit", {"do_center_crop": False, "size": SIDES}, (64, 96), None),
+    ("Levit", {"size": SIDES, "crop_size": SIDES}, (64, 96), None),
+    ("Levit", {"size": {"height": 73, "width": 73}, "crop_size": 64}, (73, 73), (64, 64)),
+    ("ViT", {"size": SIDES}, (64, 96), None),
+    ("ViT", {"size": 48}, (48, 48), None),
+    ("ViT", {}, (224, 224), None),
+    ("DeiT", {}, (256, 256), (224, 224)),
+    ("DeiT", {"size": SIDES, "do_center_crop": False}, (64, 96), None),
+    ("DeiT", {"size": SIDES, "crop_size": {"height": 56, "width": 84}}, (64, 96), (56, 84)),
+    ("ConvNext", {"size": {"shortest_edge": 384}, "resample": 3}, (384, 384), None),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "resized", "cropped"), STRETCHED)
+def test_a_processor_that_stretches_is_known_by_its_sizes(kind, fields, resized, cropped):
+    for name in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil"):
+        stated = {"image_processor_type": kind + name, **fields}
+        known = transformers.known({PREPROCESSOR_CONFIG: stated})
+        how = known.preprocessing
+        assert (how.unsupported, how.resize, how.assumed) == ("", "stretch", False)
+        assert known.picture_size == (cropped or resized)
+        target = tuple(math.floor(side / how.crop_fraction) for side in known.picture_size)
+        assert target == resized
+        assert how.truncated == (cropped is not None)
+
+
+@pytest.mark.slow  # transformers alone takes seconds to import
+@pytest.mark.parametrize(("kind", "fields", "resized", "cropped"), STRETCHED)
+def test_and_transformers_stretches_so(kind, fields, resized, cropped):
+    module = pytest.importorskip(
+        f"transformers.models.{kind.lower()}.image_processing_pil_{kind.lower()}",
+        reason="only the test extra has it",
+    )
+    processor = getattr(module, f"{kind}ImageProcessorPil")(**fields)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 131, 3), np.uint8)
+    expected = processor(Image.fromarray(pixels))["pixel_values"][0]
+    stated = json.loads(processor.to_json_string())
+    assert stated["image_processor_type"] == f"{kind}ImageProcessor"
+    for config in ({"image_processor_type": f"{kind}ImageProcessor", **fields}, stated):
+        known = transformers.known({PREPROCESSOR_CONFIG: config})
+        assert known.preprocessing.unsupported == ""
+        network = networks.SMALL.replace(image_size=cropped or resized)
+        found = prepare(Image.fromarray(pixels), network, known.preprocessing)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"image_processor_type": "ViTImageProcessor", "do_center_crop": True}, "{'crop_size'"),
+        ({"image_processor_type": "ViTImageProcessor", "size": {"shortest_edge": 64}}, "do_center"),
+        ({"size": SIDES, "crop_size": {"height": 56, "width": 90}}, "{'size': "),
+        ({"size": SIDES, "crop_size": 96}, "{'size': "),  # it pads with black
+        ({"image_processor_type": "ConvNextImageProcessor"}, "{'resample': None}"),
+        (
+            {
+                "image_processor_type": "ConvNextImageProcessor",
+                "size": {"shortest_edge": 224},
+                "resample": 3,
+            },
+            "{'size': {'shortest_edge': 224}}",
+        ),
+    ],
+)
+def test_sizes_that_are_no_plain_stretch_are_left_to_whoever_gives_pictures(fields, expected):
+    assert expected in preprocessing(**fields).unsupported
 
 
 @pytest.mark.parametrize(
