@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from levit_deploy.checkpoint.folder import PREPROCESSOR_CONFIG, PROCESSOR_CONFIG
 from levit_deploy.config import Grid
@@ -160,7 +160,6 @@ def _resized(size: object, known: _Processor) -> tuple[float, Grid | None]:
     shortest = size.get("shortest_edge") if isinstance(size, dict) and len(size) == 1 else size
     if (type(size) is int and known.square) or not _is_side(shortest):
         return 0, None if known is _CONVNEXT else _grid(size)
-    assert isinstance(shortest, int)
     if known is not _CONVNEXT:
         return shortest * known.enlarged, None
     return 0, (shortest, shortest) if shortest >= _WARPED else None
@@ -193,11 +192,13 @@ def _or_else(value: object, usual: object) -> object:
 
 def _grid(size: object) -> Grid | None:
     """The (height, width) that a size states, or None if it does not."""
-    sides = (size, size)
+    height = width = size
     if isinstance(size, dict) and size.keys() == {"height", "width"}:
-        sides = (size["height"], size["width"])
-    return sides if all(map(_is_side, sides)) else None
+        height, width = size["height"], size["width"]
+    if _is_side(height) and _is_side(width):
+        return height, width
+    return None
 
 
-def _is_side(value: object) -> bool:
+def _is_side(value: object) -> TypeGuard[int]:
     return type(value) is int and 0 < value < 100_000
