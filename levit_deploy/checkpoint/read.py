@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 from levit_deploy.checkpoint import fused
+from levit_deploy.checkpoint.author import (
+    AuthorsLogits,
+    Checked,
+    read_authors_logits,
+    require_authors_function,
+)
 from levit_deploy.checkpoint.block_names import block_names
 from levit_deploy.checkpoint.families import official
 from levit_deploy.checkpoint.families.known import Known
@@ -49,6 +55,8 @@ class Checkpoint:
         assumed: The assumptions made, in words.
         proven_if: The decisive ones: with another fact, the tensors are another function.
         stated: The facts that the file states of itself, in words.
+        checked: The figures of the author's logits, if the network computes them. Then the verdict
+            of a proof rests on no assumption.
         model: The reference, in float32 and evaluation mode. A fused file gives plain layers, any
             other the training form.
         block_names: The file's own name of each block, by canonical name.
@@ -67,6 +75,7 @@ class Checkpoint:
     assumed: tuple[str, ...]
     proven_if: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
+    checked: Checked | None = None
     model: LeViT
     block_names: Mapping[str, str]
     preprocessing: Preprocessing
@@ -88,6 +97,7 @@ def read_checkpoint(
     image_size: Grid | None = None,
     trained_size: Grid | None = None,
     eps: float | None = None,
+    expect: str | Path | None = None,
     preprocessing: str | None = None,
     labels: Sequence[str] | Path | None = None,
 ) -> Checkpoint:
@@ -103,15 +113,19 @@ def read_checkpoint(
             trained at. For any other size, they are interpolated.
         trained_size: (height, width) that it was trained at, if ``image_size`` is another.
         eps: That of BatchNorm and LayerNorm, if it is not 1e-5.
+        expect: An .npz with ``input``, float32 (n, channels, height, width), and ``logits``, (n,
+            classes), that the author's code computed for it in evaluation mode. A reading that
+            computes others is refused.
         preprocessing: Preprocessing in words, such as 'crop 0.9, mean 0.5, std 0.5'. It overrides
             the config.
         labels: The names of the classes in order, or the path of a file with them. They override
             the config.
 
     Raises:
-        CheckpointError: The file is not exactly one LeViT, or its config contradicts its tensors.
+        CheckpointError: The file is not exactly one LeViT, its config contradicts its tensors, or
+            it does not compute the logits of ``expect``.
         UnsafeInputError: Reading the file could run code.
-        InputError: The file of labels cannot be read.
+        InputError: The file of labels, or of logits, cannot be read.
         UsageError: An option is malformed, or contradicts the file.
     """
     given = Given(
@@ -123,12 +137,15 @@ def read_checkpoint(
     )
     if isinstance(labels, str | Path):
         labels = read_labels(Path(labels))
+    expected = None if expect is None else read_authors_logits(Path(expect))
+    if expected is not None and given.image_size is None and given.trained_size is None:
+        given = replace(given, image_size=expected.image_size)
     files, saved_config = locate(Path(path))
     file = read_file(files[0])
     if is_ours(file.metadata):
-        checkpoint = _read_fused(file, weights, given)
+        checkpoint = _read_fused(file, weights, given, expected)
     else:
-        checkpoint = _read_state_dict(file, files, saved_config, weights, given)
+        checkpoint = _read_state_dict(file, files, saved_config, weights, given, expected)
     size = sum(read.stat().st_size for read in checkpoint.files)
     log.info(
         "read %s: %s bytes, %s, %s", path, f"{size:,}", checkpoint.family, checkpoint.config.variant
@@ -157,6 +174,7 @@ def _read_fused(
     file: CheckpointFile,
     weights: str | None,
     given: Given,
+    expected: AuthorsLogits | None,
 ) -> Checkpoint:
     if weights is not None:
         raise UsageError(
@@ -182,6 +200,9 @@ def _read_fused(
                 f"{option} {value} was given, but {file.path} was fused with {fused_with}. Leave "
                 "the option out, or fuse the original checkpoint again."
             )
+    checked = None
+    if expected is not None:
+        checked = require_authors_function(model, config, expected, family=fused.FAMILY)
     return Checkpoint(
         path=file.path,
         files=(file.path,),
@@ -191,7 +212,8 @@ def _read_fused(
         head=provenance.head,
         config=config,
         assumed=provenance.assumed,
-        proven_if=provenance.proven_if,
+        proven_if=() if checked else provenance.proven_if,
+        checked=checked,
         model=model,
         block_names={},
         preprocessing=provenance.preprocessing,
@@ -206,6 +228,7 @@ def _read_state_dict(
     saved_config: Mapping[str, Any],
     weights: str | None,
     given: Given,
+    expected: AuthorsLogits | None,
 ) -> Checkpoint:
     weights, state = find_state(file.contents, weights, file.path)
     reader = recognise(state, file.path)
@@ -227,6 +250,12 @@ def _read_state_dict(
     if given.image_size not in (None, config.image_size):
         model, config = resize(model, config, given.image_size)
         assumed.append(_resizing(inferred.config, config))
+    checked = None
+    if expected is not None:
+        checked = require_authors_function(
+            model, config, expected, family=reader.FAMILY, state=converted
+        )
+    proven_if = tuple(each.fact for each in inferred.assumed if each.decisive)
     return Checkpoint(
         path=file.path,
         files=files,
@@ -236,8 +265,9 @@ def _read_state_dict(
         head="none" if config.headless else "mean",
         config=config,
         assumed=tuple(assumed),
-        proven_if=tuple(each.fact for each in inferred.assumed if each.decisive),
+        proven_if=() if checked else proven_if,
         stated=known.told,
+        checked=checked,
         model=model,
         block_names=block_names(state, converted),
         preprocessing=_preprocessing(known, inferred.config.image_size, config.image_size),

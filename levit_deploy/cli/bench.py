@@ -56,7 +56,7 @@ def bench(
     Example: levit-deploy bench LeViT-256 --batch-size 1
     """
     checkpoint = _checkpoint(network, reading)
-    inputs = Inputs(checkpoint=checkpoint, artifacts=artifacts or ())
+    inputs = Inputs(checkpoint=checkpoint, artifacts=artifacts or (), expect=reading.expect)
     reporting.check_paths(inputs, {"--plot": plot_file})
     sizes = _sizes(batch_size)
     with status("loading torch", quiet=reporting.quiet):

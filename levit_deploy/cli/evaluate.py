@@ -37,7 +37,7 @@ def evaluate(
 
     Example: levit-deploy evaluate ckpt.onnx val/ --against ckpt.pth
     """
-    inputs = Inputs(checkpoint=against, artifacts=[artifact], images=folder)
+    inputs = Inputs(checkpoint=against, artifacts=[artifact], expect=reading.expect, images=folder)
     reporting.check_paths(inputs)
     original = None
     if against is None:

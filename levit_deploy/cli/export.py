@@ -105,7 +105,9 @@ def export(
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
     destination = _destination(checkpoint, format, output, triton)
-    inputs = Inputs(checkpoint=checkpoint, labels=reading.labels, images=images)
+    inputs = Inputs(
+        checkpoint=checkpoint, labels=reading.labels, expect=reading.expect, images=images
+    )
     shown = _checked(destination, format, inputs, reporting)
     batch = parsed_batch_size(batch_size)
     if precision != "int8" and (max_drop is not None or cpu != "any" or even_if_slower):

@@ -33,7 +33,9 @@ def fuse(
     Example: levit-deploy fuse ckpt.pth -o ckpt.fused.safetensors
     """
     output = output or beside(checkpoint, ".fused.safetensors")
-    inputs = Inputs(checkpoint=checkpoint, labels=reading.labels, images=images)
+    inputs = Inputs(
+        checkpoint=checkpoint, labels=reading.labels, expect=reading.expect, images=images
+    )
     reporting.check_paths(inputs, {"-o": output})
     loaded = reading.read(checkpoint, quiet=reporting.quiet)
     from levit_deploy import pipeline

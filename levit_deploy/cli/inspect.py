@@ -11,7 +11,7 @@ def inspect(checkpoint: options.Checkpoint, reading: Reading, reporting: Reporti
 
     Example: levit-deploy inspect ckpt.pth
     """
-    reporting.check_paths(Inputs(checkpoint=checkpoint))
+    reporting.check_paths(Inputs(checkpoint=checkpoint, expect=reading.expect))
     loaded = reading.read(checkpoint, quiet=reporting.quiet)
     from levit_deploy import report
 

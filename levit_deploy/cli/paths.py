@@ -17,14 +17,15 @@ class Inputs:
     checkpoint: Path | None = None
     artifacts: Sequence[Path] = ()
     labels: Path | None = None
+    expect: Path | None = None
     images: Path | None = None
     pictures: Sequence[Path] = ()
 
     def files(self) -> list[Path]:
         """Every path, with the files in a checkpoint's folder; InputError for an unreadable one."""
         files: list[Path] = []
-        paths = (self.checkpoint, *self.artifacts, self.labels, self.images, *self.pictures)
-        for path in filter(None, paths):
+        paths = (self.checkpoint, *self.artifacts, self.labels, self.expect, self.images)
+        for path in filter(None, (*paths, *self.pictures)):
             try:
                 path.stat()
                 files.append(path)

@@ -61,6 +61,14 @@ class Reading:
     weights: Annotated[
         Weights | None, typer.Option(help="Which weights of a training run to load.")
     ] = None
+    expect: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            help="The author's logits of some images. The network must compute them: input, "
+            "float32 (n, channels, height, width), and logits, (n, classes).",
+        ),
+    ] = None
     preprocessing: str | None = None
     labels: Path | None = None
 
@@ -77,6 +85,7 @@ class Reading:
                 image_size=parsed_image_size("--image-size", self.image_size),
                 trained_size=parsed_image_size("--trained-size", self.trained_size),
                 eps=self.eps,
+                expect=self.expect,
                 preprocessing=self.preprocessing,
                 labels=self.labels,
             )

@@ -20,8 +20,13 @@ def verify(
 
     Example: levit-deploy verify ckpt.pth ckpt.onnx --report proof.html
     """
-    labels = reading.labels
-    inputs = Inputs(checkpoint=checkpoint, artifacts=[artifact], labels=labels, images=images)
+    inputs = Inputs(
+        checkpoint=checkpoint,
+        artifacts=[artifact],
+        labels=reading.labels,
+        expect=reading.expect,
+        images=images,
+    )
     reporting.check_paths(inputs)
     reporting.remove_earlier()
     loaded = reading.read(checkpoint, quiet=reporting.quiet)

@@ -12,6 +12,7 @@ from levit_deploy.interface import SINGLE_LABEL
 from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.report.console import new_table
 from levit_deploy.report.data import Data
+from levit_deploy.report.proof import reading
 from levit_deploy.text import printable
 
 _NORMS = {
@@ -42,6 +43,7 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
         "stated": list(checkpoint.stated),
         "assumed": list(checkpoint.assumed),
         "proven_if": list(checkpoint.proven_if),
+        "reading": reading(checkpoint),
     }
 
 
@@ -78,6 +80,7 @@ def _sheet(data: Data) -> Table:
         *_problem_type(data["problem_type"]),
         *(("stated", fact) for fact in data["stated"]),
         *(("assumed", assumption) for assumption in data["assumed"]),
+        ("reading", data["reading"]),
     )
     sheet = new_table(rows=facts)
     sheet.show_header = False

@@ -34,12 +34,24 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         **figures,
         "failures": list(verification.failures),
         "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
+        "reading": checkpoint and reading(checkpoint),
         "versions": versions(),
         "accuracy": verification.accuracy and _judged(verification.accuracy),
         "unrounded": verification.unrounded and verification_data(verification.unrounded),
         "cases": [_judged(case) for case in verification.cases],
         "batches": [_judged(batch) for batch in verification.batches],
     }
+
+
+def reading(checkpoint: Checkpoint) -> str:
+    """Whether the function read from a checkpoint is known to be its author's, in words."""
+    checked = checkpoint.checked
+    if checked is None:
+        return "not checked against its author's logits (--expect)"
+    return (
+        f"checked against its author's logits in {checked.path}: {checked.images} images, RMSE "
+        f"{checked.rmse:.1e} of {checked.allowed_rmse:.1e} allowed"
+    )
 
 
 def _judged(result: CaseResult | BatchResult | Accuracy) -> Data:
@@ -57,6 +69,13 @@ def print_verified(data: Data, console: Console) -> None:
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
     print_verification(proof, console)
+    print_verdict(proof, console)
+
+
+def print_verdict(proof: Data, console: Console) -> None:
+    """Print the verdict, and whether the reading of the checkpoint was checked."""
+    if proof["reading"] is not None:
+        print_line(console, f"reading: {proof['reading']}")
     print_line(console, f"verdict: {proof['verdict']}")
 
 

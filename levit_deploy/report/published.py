@@ -11,7 +11,7 @@ from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.pipeline import Published
 from levit_deploy.report.console import print_line
 from levit_deploy.report.data import Data
-from levit_deploy.report.proof import ends, print_verification, verification_data
+from levit_deploy.report.proof import ends, print_verdict, print_verification, verification_data
 from levit_deploy.text import as_utf8
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def print_published(data: Data, console: Console) -> None:
     if data["quantization"] is not None:
         _print_quantization(data["quantization"], console)
     print_verification(proof, console)
-    print_line(console, f"verdict: {proof['verdict']}")
+    print_verdict(proof, console)
 
 
 def _print_quantization(data: Data, console: Console) -> None:

@@ -10,7 +10,7 @@ from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.choices import HEADS, known
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import ArtifactError
+from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.model import LeViT
 from levit_deploy.passes.heads import HEAD_PASSES
 from levit_deploy.pictures.transform import Transform
@@ -41,7 +41,8 @@ class Original:
 def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:
     """The network that an artifact is held to, with the head that its metadata names.
 
-    Raises ArtifactError if the checkpoint has no such head.
+    Raises ArtifactError if the checkpoint has no such head, and UsageError if its author's logits
+    are of another head.
     """
     head = artifact.metadata.get("head", checkpoint.head)
     chosen = known(head, HEADS)
@@ -54,10 +55,22 @@ def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:
             f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those "
             f"of {checkpoint.head!r}. Give the checkpoint it was made from."
         )
+    _require_checked_head(checkpoint, head)
     return Original(
         model=model,
         config=checkpoint.config,
         head=head,
         transform=checkpoint.transform,
         block_names=checkpoint.block_names,
+    )
+
+
+def _require_checked_head(checkpoint: Checkpoint, head: str) -> None:
+    checked = checkpoint.checked
+    if checked is None or not checkpoint.config.distillation or head in (checked.head, "none"):
+        return
+    raise UsageError(
+        f"The logits in {checked.path} are those of the head {checked.head!r}, and the artifact's "
+        f"are of {head!r}. Export with --head {checked.head}, or give the author's logits of that "
+        "head."
     )

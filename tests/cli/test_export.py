@@ -3,11 +3,12 @@
 import json
 import re
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from command_line import names_in, run
-from networks import SMALL, trained
+from networks import SMALL, float64_logits, images, trained
 
 from levit_deploy.targets import plan
 from levit_deploy.targets.load import load_artifact
@@ -165,6 +166,15 @@ def test_what_was_assumed_is_said_at_every_export_and_kept_by_fuse(folder):
     assert any("hardswish" in assumption for assumption in json.loads(out)["assumed"])
 
 
+def test_verify_names_the_assumptions_too(folder):
+    file = folder / "told.onnx"
+    assert run("export", folder / "ckpt.pth", "-o", file)[0] == 0
+    _, out, _ = run("verify", folder / "ckpt.pth", file, "--trained-size", "64x96")
+    assert "verdict: proven, if the activation is hardswish" in out
+    assert "assumed: the activation is hardswish, as in every LeViT published" in out
+    assert "reading: not checked" in out
+
+
 def test_a_verdict_names_the_assumptions_it_rests_on(folder):
     file, conditional = folder / "told.onnx", "proven, if the activation is hardswish"
     _, out, _ = run("export", folder / "ckpt.pth", "-o", file)
@@ -174,9 +184,24 @@ def test_a_verdict_names_the_assumptions_it_rests_on(folder):
     for options, verdict in (((), conditional), (("--activation", "hardswish"), "proven")):
         _, out, _ = run("verify", folder / "ckpt.pth", file, *options, "--json", "-")
         assert json.loads(out)["verification"]["verdict"] == verdict
-    _, out, _ = run("verify", folder / "ckpt.pth", file, "--trained-size", "64x96")
-    assert f"verdict: {conditional}" in out
-    assert "assumed: the activation is hardswish, as in every LeViT published" in out
+
+
+def test_the_authors_logits_make_a_verdict_unconditional(folder):
+    file = folder / "told.onnx"
+    assert run("export", folder / "ckpt.pth", "-o", file)[0] == 0
+    expect = folder / "expect.npz"
+    np.savez(expect, input=images().numpy(), logits=float64_logits(trained(), images()))
+    for command in (("export", "-o", folder / "e.onnx"), ("verify", file), ("fuse",), ("inspect",)):
+        name, *rest = command
+        code, out, _ = run(name, folder / "ckpt.pth", *rest, "--expect", expect)
+        assert code == 0
+        out = " ".join(out.split())
+        assert "checked against its author's logits" in out
+        assert name == "inspect" or "verdict: proven" in out
+        assert "proven, if" not in out
+    code, _, err = run("export", folder / "ckpt.pth", "--expect", expect, "--head", "class")
+    assert code == 2
+    assert "Export with --head mean" in err
 
 
 def test_a_failed_export_shows_its_figures(folder, monkeypatch):

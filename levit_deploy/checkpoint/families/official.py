@@ -30,6 +30,10 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename(state, str)
 
 
-def known(_config: Mapping[str, Any], _release: Release | None = None) -> Known:
-    """Nothing, as the official code saves no config."""
-    return Known()
+def known(_config: Mapping[str, Any], release: Release | None = None) -> Known:
+    """Nothing, as the official code saves no config.
+
+    timm up to 0.8.6 saves the same names, and computes its attention with Hardswish whatever the
+    activation of the other parts is.
+    """
+    return Known(attention_activation=None if release is None else "hardswish")

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from levit_deploy.checkpoint.families.activations import require_activation
 from levit_deploy.checkpoint.families.known import Known, facts, stated_labels, stated_problem_type
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.folder import PAIR, image_size_of
@@ -36,10 +37,6 @@ _VARIANT_FACTS = ("stem widths", "stage widths", "blocks a stage", "attention he
 # arguments that change a variant's architecture (timm's Levit.__init__)
 _ARCHITECTURE = {"embed_dim", "key_dim", "depth", "num_heads", "attn_ratio", "mlp_ratio"}
 _ARCHITECTURE |= {"stem_type", "stem_backbone"}
-
-# timm's names for activations (timm/layers/create_act.py)
-_ACTIVATIONS = {"hard_swish": "hardswish", "hardswish": "hardswish", "silu": "silu"}
-_ACTIVATIONS |= {"swish": "silu", "gelu": "gelu"}
 
 _CROP_MODES = {"center": "cover", "squash": "stretch", "border": "border"}  # by our names
 _USUAL = Preprocessing(crop_fraction=0.9)  # of every LeViT in timm (levit.py's _cfg)
@@ -68,29 +65,42 @@ def known(config: Mapping[str, Any], _release: Release | None = None) -> Known:
     name = str(config.get("architecture") or "")
     if name and not name.rpartition(":")[2].startswith("levit"):
         raise CheckpointError(f"config.json is for {name!r}. {PAIR}")
-    variant = _VARIANTS.get(name.rpartition(":")[2].replace("_conv", "").partition(".")[0])
+    variant = variant_named(name)
     arguments = _object(config, "model_args")
     pretrained = _object(config, "pretrained_cfg") or config
 
     activation = variant.activation if variant is not None else None
     if arguments.get("act_layer") is not None:
-        activation = _activation(arguments["act_layer"])
+        activation = require_activation(arguments["act_layer"], "config.json")
     attention_activation = arguments.get("attn_act_layer")
     image_size, input_size = arguments.get("img_size"), pretrained.get("input_size")
     return Known(
         activation=activation,
         variants_activation=True,
         stride=2,
-        attention_activation=_activation(attention_activation) if attention_activation else None,
+        attention_activation=(
+            require_activation(attention_activation, "config.json")
+            if attention_activation
+            else None
+        ),
         image_size=None if image_size is None else image_size_of(image_size),
         usual_image_size=None if input_size is None else image_size_of(input_size),
         stated=_stated(config, variant, arguments),
-        preprocessing=_preprocessing(
-            pretrained, _SILENT if config.keys() & {"architecture", "pretrained_cfg"} else _USUAL
+        preprocessing=pictures(
+            pretrained,
+            _SILENT if config.keys() & {"architecture", "pretrained_cfg"} else _USUAL,
+            "config.json",
         ),
         labels=_labels({**pretrained, **config}),
         problem_type=stated_problem_type(config),
+        told=() if activation is None else (f"activation {activation}, by config.json",),
     )
+
+
+def variant_named(name: object) -> LeViTConfig | None:
+    """The variant of a model's name, such as 'hf_hub:timm/levit_conv_256.fb_dist_in1k'."""
+    bare = re.split("[:/]", str(name))[-1].partition(".")[0]
+    return _VARIANTS.get(bare.lower().replace("-", "_").replace("_conv", ""))
 
 
 def _stated(
@@ -117,16 +127,17 @@ def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     return names
 
 
-def _preprocessing(pretrained: Mapping[str, Any], usual: Preprocessing) -> Preprocessing:
+def pictures(pretrained: Mapping[str, Any], usual: Preprocessing, source: str) -> Preprocessing:
+    """Read the preprocessing from ``pretrained_cfg``, or from the arguments of ``train.py``."""
     mode = pretrained.get("crop_mode") or None
     resize = _CROP_MODES.get(mode) if isinstance(mode, str) else None
     return stated(
         usual,
-        "config.json",
-        unsupported="" if resize or not mode else f"config.json says crop_mode: {mode}"[:200],
+        source,
+        unsupported="" if resize or not mode else f"{source} says crop_mode: {mode}"[:200],
         resize=resize,
         crop_fraction=pretrained.get("crop_pct"),
-        interpolation=pretrained.get("interpolation"),
+        interpolation=pretrained.get("interpolation") or None,  # train.py has '' for the usual
         mean=pretrained.get("mean"),
         std=pretrained.get("std"),
     )
@@ -140,16 +151,6 @@ def _object(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
             "Correct it, or give the weights file alone."
         )
     return value or {}
-
-
-def _activation(name: object) -> str:
-    if not isinstance(name, str) or name not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"config.json says that the activation is {name!r}. Expected one of "
-            f"{', '.join(_ACTIVATIONS)}. No other is supported exactly. Correct the config if "
-            "it is wrong."
-        )
-    return _ACTIVATIONS[name]
 
 
 def _canonical(key: str) -> str | InBlock:

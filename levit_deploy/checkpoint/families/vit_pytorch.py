@@ -42,11 +42,11 @@ _HEADS = {"mlp_head.": "head.", "distill_head.": "head_dist."}
 
 # The first releases on PyPI with another vit_pytorch/levit.py: the version, how often biases are
 # divided by the scale, and the activation of the MLPs.
-_ARITHMETIC = {
+ARITHMETIC = {
     (0, 20, 5): (1, "hardswish"),
     (0, 18, 3): (1, "gelu"),
     (0, 18, 2): (-1, "gelu"),
-    (0,): (0, "gelu"),
+    (0, 15, 2): (0, "gelu"),
 }
 _OLDER = "--trained-with vit-pytorch==VERSION tells an older one"
 _NEWEST_BIAS = Assumption(
@@ -85,8 +85,8 @@ def known(_config: Mapping[str, Any], release: Release | None = None) -> Known:
             usual_activation=("hardswish", f"as in vit-pytorch since 0.20.5; {_OLDER}"),
             assumed=(_NEWEST_BIAS,),
         )
-    first = next(first for first in _ARITHMETIC if release.version >= first)
-    bias, activation = _ARITHMETIC[first]
+    first = next((first for first in ARITHMETIC if release.version >= first), min(ARITHMETIC))
+    bias, activation = ARITHMETIC[first]
     return replace(
         _FIXED, bias_over_scale=bias, activation=activation, activation_source=str(release)
     )

@@ -92,6 +92,7 @@ def _compared(data: Data) -> Element:
         ("head", proof["head"]),
         ("checkpoint", proof["checkpoint"]["path"]),
         ("checkpoint's SHA-256", element("code", proof["checkpoint"]["sha256"])),
+        ("reading", proof["reading"]),
         ("reference", f"the checkpoint's network in float64, on inputs of seed {proof['seed']}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in proof["versions"].items())),
     ]

@@ -165,7 +165,7 @@ def test_a_page_calls_things_by_their_names(folder, evidence):
     read = read_page(folder, {**evidence, "verification": proof})
     assert "none decided" in read.text
     assert "0/0" not in read.text
-    assert "logits" not in read.text
+    assert "Errors of logits" not in read.text
     assert "errors of log-probabilities" in read.text
 
 
