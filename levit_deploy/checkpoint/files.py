@@ -1,32 +1,42 @@
 """Read the contents of a checkpoint file without running any code from it."""
 
 import hashlib
-import pickle
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from levit_deploy.checkpoint.pickle_scan import MAX_BYTES, OTHER_TENSORS, TRAINING, WEIGHTS, scan
+from levit_deploy.checkpoint.allowance import Allowance
+from levit_deploy.checkpoint.inert import Inert
+from levit_deploy.checkpoint.modules import Modules
+from levit_deploy.checkpoint.plain import plain
+from levit_deploy.checkpoint.stored import OTHER_TENSORS, Storages
+from levit_deploy.checkpoint.unpickle import Unpickler
 from levit_deploy.errors import CheckpointError, UnsafeInputError, first_line, is_out_of_memory
 from levit_deploy.regular_files import open_regular
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointFile:
-    """A file's contents: nested dicts with tensors for torch files, a flat dict for safetensors.
+    """What a file holds.
 
-    ``metadata`` is from the safetensors header, and empty for torch files.
+    Attributes:
+        path: The file, whose SHA-256 is ``sha256``.
+        contents: Nested dicts with tensors for torch files, a flat dict for safetensors. Objects
+            beside the weights are an ``Inert`` each.
+        metadata: The header's metadata of safetensors, and empty for torch files.
+        modules: The modules of a network that was saved whole, and empty for any other file.
     """
 
     path: Path
     sha256: str
     contents: dict[str, Any]
-    metadata: dict[str, str]
+    metadata: dict[str, str] = field(default_factory=dict)
+    modules: Modules = field(default_factory=dict)
 
 
 def read_file(path: Path) -> CheckpointFile:
@@ -48,10 +58,11 @@ def read_file(path: Path) -> CheckpointFile:
         ) from error
 
     if start.startswith(b"PK\x03\x04"):
-        return CheckpointFile(path, sha256, _read_torch(path), {})
+        contents, modules = _read_torch(path)
+        return CheckpointFile(path=path, sha256=sha256, contents=contents, modules=modules)
     if start[8:9] == b"{":  # safetensors: eight bytes of length, then a JSON object
         contents, metadata = _read_safetensors(path)
-        return CheckpointFile(path, sha256, contents, metadata)
+        return CheckpointFile(path=path, sha256=sha256, contents=contents, metadata=metadata)
     if start.startswith(b"\x80"):
         raise CheckpointError(
             f"{path} is a bare pickle, as torch wrote before 1.6. Expected torch's zip format or "
@@ -63,43 +74,36 @@ def read_file(path: Path) -> CheckpointFile:
     )
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
+def _read_torch(path: Path) -> tuple[dict[str, Any], Modules]:
     try:
         with zipfile.ZipFile(path) as archive:
             _require_plain_archive(archive, path)
-            _require_harmless_pickle(archive, path)
-        # given a path, torch.load chooses its reader by the file's name
-        with path.open("rb") as file, torch.serialization.safe_globals(_INERT):
-            contents = torch.load(file, map_location="cpu", weights_only=True)
+            allowance = Allowance()
+            contents, modules, opaque = plain(_unpickled(archive, path, allowance), allowance)
     except (CheckpointError, UnsafeInputError):
         raise
     except Exception as error:  # a damaged archive can make the readers raise anything
         if is_out_of_memory(error):
             raise
-        reason = first_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch advises to load it unsafely
-            reason = "its pickle has an instruction or a value that weights never need"
         raise CheckpointError(
-            f"{path} looks like a torch file but cannot be read: {reason}. It may be truncated or "
-            "damaged, or saved without torch.save's defaults. Copy it or save it again."
+            f"{path} looks like a torch file but cannot be read: {first_line(error)}. It may be "
+            "truncated or damaged, or saved without torch.save's defaults. Copy it or save it "
+            "again."
         ) from error
     if not isinstance(contents, dict):
+        kind = contents.class_name if isinstance(contents, Inert) else type(contents).__name__
         raise CheckpointError(
-            f"{path} holds a {type(contents).__name__}. Expected a state dict, or a dict with a "
-            "state dict under 'model'. Save model.state_dict()."
+            f"{path} holds a {kind}. Expected a state dict, a dict with a state dict under "
+            "'model', or a whole model. Save model.state_dict()."
         )
-    return contents
-
-
-class _Inert:
-    """Stands for an object that a training run saved beside its weights. It is not used."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def __setstate__(self, _state: object) -> None: ...
-
-
-_INERT: list[Any] = [(_Inert, name) for name in sorted(TRAINING - {"_codecs.encode"})]
+    if opaque is not None:
+        key, class_name = opaque
+        raise UnsafeInputError(
+            f"{path} holds {key} as a {class_name}, and only that code can make a tensor of it. "
+            "Expected ordinary tensors. Nothing was run. If you trust the file, load it yourself "
+            "and save its state dict alone."
+        )
+    return contents, modules
 
 
 def _require_plain_archive(archive: zipfile.ZipFile, path: Path) -> None:
@@ -129,25 +133,30 @@ def _require_plain_archive(archive: zipfile.ZipFile, path: Path) -> None:
         )
 
 
-def _require_harmless_pickle(archive: zipfile.ZipFile, path: Path) -> None:
-    """Raise UnsafeInputError for names that are not allowed, CheckpointError for other oddities."""
+def _unpickled(archive: zipfile.ZipFile, path: Path, allowance: Allowance) -> Any:
+    """Read the pickle; raise UnsafeInputError for suspicious names, ValueError for other oddities.
+
+    Raises CheckpointError for tensors that are no plain arrays.
+    """
     member = next(name for name in archive.namelist() if name.lower().endswith("data.pkl"))
-    with archive.open(member) as file:
-        pickle_scan = scan(file.read(MAX_BYTES + 1))  # one byte more shows that it is too long
-    unknown = pickle_scan.names - WEIGHTS - TRAINING
-    kinds = unknown & OTHER_TENSORS
-    if unsafe := unknown - kinds:
-        raise UnsafeInputError(
-            f"{path} can only be read by running code it names: {', '.join(sorted(unsafe))}. "
-            "Expected tensors, plain values, argparse.Namespace and numpy scalars. Nothing was "
-            "run. If you trust the file, load it yourself and save its state dict alone."
-        )
-    if kinds or pickle_scan.problem:
-        others = f"it holds tensors of another kind ({', '.join(sorted(kinds))})"
-        raise CheckpointError(
-            f"{path} is not a checkpoint of weights: {pickle_scan.problem or others}. Expected a "
-            "state dict of ordinary tensors from torch.save. Save the state dict alone."
-        )
+    storages = Storages(archive, member[: -len("data.pkl")])
+    unpickler = Unpickler(archive.read(member), storages, allowance)
+    try:
+        return unpickler.load()
+    finally:
+        if unpickler.suspicious:
+            raise UnsafeInputError(
+                f"{path} names code that no checkpoint needs and that an attacker would run: "
+                f"{', '.join(sorted(unpickler.suspicious))}. Expected tensors, and objects of a "
+                "training run. Nothing was run. If you trust the file, load it yourself and save "
+                "its state dict alone."
+            )
+        if kinds := unpickler.names & OTHER_TENSORS:
+            raise CheckpointError(
+                f"{path} is not a checkpoint of weights: it holds tensors of another kind "
+                f"({', '.join(sorted(kinds))}). Expected a state dict of ordinary tensors from "
+                "torch.save. Save the state dict alone."
+            )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -244,10 +244,11 @@ def test_code_hidden_in_a_namespace_is_refused_and_does_not_run(tmp_path):
     assert not canary.exists()
 
 
-def test_a_newer_pickle_protocol_does_not_hide_code(tmp_path):
+@pytest.mark.parametrize("protocol", range(6))
+def test_no_pickle_protocol_hides_code(tmp_path, protocol):
     canary, path = tmp_path / "canary", tmp_path / "a.pth"
-    torch.save({"extra": Runs(f": > '{canary}'")}, path, pickle_protocol=4)
-    with pytest.raises((CheckpointError, UnsafeInputError)):
+    torch.save({"extra": Runs(f": > '{canary}'")}, path, pickle_protocol=protocol)
+    with pytest.raises(UnsafeInputError, match=r"posix\.system"):
         read_file(path)
     assert not canary.exists()
 
@@ -268,15 +269,13 @@ def test_an_allowed_class_cannot_be_changed_from_a_file(tmp_path, monkeypatch):
     assert argparse.Namespace.canary == 1
 
 
-def test_every_disallowed_global_is_named(tmp_path):
-    contents = {"a": fractions.Fraction(1, 2), "b": Path("x"), "c": argparse.Namespace(d=1)}
+def test_every_suspicious_name_is_told_and_no_other(tmp_path):
+    contents = {"a": Runs("true"), "b": eval, "c": Path("x"), "d": fractions.Fraction(1, 2)}
     torch.save(contents, tmp_path / "a.pth")
-    with pytest.raises(UnsafeInputError) as caught:
+    with pytest.raises(
+        UnsafeInputError, match=r"would run: __builtin__\.eval, posix\.system\. Exp"
+    ):
         read_file(tmp_path / "a.pth")
-    found = str(caught.value).split("it names: ")[1].split(". Expected")[0]
-    assert "fractions.Fraction" in found
-    assert "Path" in found
-    assert "Namespace" not in found
 
 
 def test_a_legacy_file_that_runs_code_does_not_run(tmp_path):
@@ -354,7 +353,7 @@ def bomb(name):
         "a doubling codec": chain + b".",
         "a long array": b"cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x40\x85R.",
         "a large tensor": b"ctorch\nFloatTensor\n\x8a\x05\x00\x00\x00\x00\x40\x85R.",
-        "many lists": b"]" * 2_000_000 + b".",
+        "many lists": b"]" * 3_000_000 + b".",
         "many integers": b"(" + b"K\x01" * 250_000 + b"l.",
     }[name]
 
@@ -362,20 +361,25 @@ def bomb(name):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("a hash of nested tuples", "tuple of more than 100000 elements"),
-        ("a doubling codec", "encodes bytes as bytes"),
-        ("a long array", r"builtins\.bytearray"),
-        ("a large tensor", r"torch\.FloatTensor"),
-        ("many lists", "more than 524288 bytes"),
-        ("many integers", "instruction or a value that weights never need"),
+        ("a doubling codec", "holds a _codecs.encode"),
+        ("a long array", "holds a builtins.bytearray"),
+        ("a large tensor", "holds a torch.FloatTensor"),
+        ("many lists", "more than 2097152 steps"),
+        ("many integers", "holds a list"),
     ],
 )
 def test_bombs_are_refused_at_once(pth, name, reason):
     path = resaved(pth, lambda member, data: b"\x80\x02" + bomb(name) if ".pkl" in member else data)
     start = time.process_time()
-    with pytest.raises((CheckpointError, UnsafeInputError), match=reason):
+    with pytest.raises(CheckpointError, match=reason):
         read_file(path)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10
+
+
+def test_nested_tuples_are_never_hashed(pth):
+    pickled = b"\x80\x02" + bomb("a hash of nested tuples")
+    path = resaved(pth, lambda member, data: pickled if ".pkl" in member else data)
+    assert [str(key) for key in read_file(path).contents] == ["<builtins.tuple>"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

@@ -138,6 +138,12 @@ def gadgets(path):
         ("safetensors.torch", "load_file", [text("/tmp/x")]),
         ("onnxruntime", "InferenceSession", [text("/tmp/x.onnx")]),
         ("levit_deploy.cli", "main", []),
+        ("pandas", "read_pickle", [text("/tmp/x.pkl")]),
+        ("joblib", "load", [text("/tmp/x.pkl")]),
+        ("_io", "open", [text(str(path)), text("w")]),
+        ("urllib.request", "urlopen", [text("http://localhost")]),
+        ("asyncio", "run", [code]),
+        ("types", "CodeType", [code]),
     ]
 
 
@@ -177,9 +183,12 @@ CONTAINERS = {
 }
 COUNT = len(gadgets("x"))
 
+# Honest files name these, too. Here, they are given a name that is refused.
+HONEST = {"builtins.getattr", "functools.partial", "numpy.core.multiarray._reconstruct"}
 
-def test_there_are_sixty_gadgets_and_those_that_can_do_fire(tmp_path):
-    assert COUNT >= 60
+
+def test_there_are_66_gadgets_and_those_that_can_do_fire(tmp_path):
+    assert COUNT == 66
     for module, name in (("os", "system"), ("builtins", "eval"), ("subprocess", "call")):
         canary = tmp_path / f"{module}.{name}"
         arguments = next(a for m, n, a in gadgets(canary) if (m, n) == (module, name))
@@ -202,9 +211,10 @@ def test_no_gadget_fires_in_any_container(trick, container, tmp_path):
             with pytest.raises((CheckpointError, UnsafeInputError)) as caught:
                 read_checkpoint(path)
             assert not canary.exists(), (module, name)
-            if container == "zip" and trick in (call, new_object, item, key, ordered):
-                assert caught.type is UnsafeInputError, (module, name)
-                assert f"{module}.{name}" in str(caught.value)
+            if container == "zip":
+                dotted = f"{module}.{name}"
+                assert caught.type is UnsafeInputError, dotted
+                assert ("os.system" if dotted in HONEST else dotted) in str(caught.value)
 
 
 def test_the_command_says_what_was_refused(tmp_path):
