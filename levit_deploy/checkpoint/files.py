@@ -2,7 +2,6 @@
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

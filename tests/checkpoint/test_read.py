@@ -372,8 +372,17 @@ def test_a_damaged_state_dict_is_refused_by_name(tmp_path):
 
 def test_an_unsafe_file_is_refused(tmp_path):
     state = networks.trained().state_dict()
-    with pytest.raises(UnsafeInputError, match="Path"):
-        read_checkpoint(saved(tmp_path, {"model": state, "output_dir": tmp_path}))
+    with pytest.raises(UnsafeInputError, match="eval"):
+        read_checkpoint(saved(tmp_path, {"model": state, "metric": eval}))
+
+
+def test_objects_beside_the_weights_do_not_matter(tmp_path):
+    state = networks.trained().state_dict()
+    alone = read_checkpoint(saved(tmp_path, {"model": state}))
+    beside = read_checkpoint(saved(tmp_path, {"model": state, "output_dir": tmp_path}))
+    assert beside.assumed == alone.assumed
+    for key, tensor in alone.model.state_dict().items():
+        assert torch.equal(beside.model.state_dict()[key], tensor)
 
 
 # Fused files
