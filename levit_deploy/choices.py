@@ -16,7 +16,7 @@ Head = Literal["mean", "class", "distill"]
 Input = Literal["float32", "uint8"]
 Layout = Literal["tokens", "spatial"]
 LayoutChoice = Literal["auto", "tokens", "spatial"]
-Output = Literal["logits", "probabilities"]
+Output = Literal["logits", "probabilities", "features", "feature-maps"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Weights = Literal["model", "ema"]
 

@@ -1,4 +1,4 @@
-"""The input and output of an artifact: normalised images or bytes, logits or probabilities."""
+"""The input and outputs of an artifact: images or bytes, and logits, features or feature maps."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 # the names of inputs and outputs
 INPUT_NAME, PIXELS = "pixel_values", "pixels"
 OUTPUT_NAME, PROBABILITIES = "logits", "probabilities"
+COMPARED = {  # the numbers that a proof compares, in words
+    "logits": "logits",
+    "probabilities": "log-probabilities",
+    "features": "features",
+    "feature-maps": "feature maps",
+}
 SINGLE_LABEL = "single_label_classification"
 # transformers' words for the meaning of logits (PreTrainedConfig.problem_type)
 PROBLEM_TYPES = (SINGLE_LABEL, "multi_label_classification", "regression")
@@ -25,8 +31,9 @@ class Interface:
 
     ``input`` is 'float32', images that are normalised already, (batch, channels, height, width), or
     'uint8', pixels as a camera gives them, (batch, height, width, channels), normalised inside.
-    ``output`` is 'logits' or 'probabilities', their softmax: float32 (batch, classes). Both are
-    also the words in the metadata, and ``output`` is the name of an ONNX output.
+    ``output`` is 'logits' or 'probabilities', their softmax: float32 (batch, classes). Or it is
+    'features', the pooled vector that the heads would see, (batch, width), or 'feature-maps', one
+    (batch, channels, height, width) for each stage. These are also the words in the metadata.
     """
 
     input: Input = "float32"
@@ -36,6 +43,28 @@ class Interface:
     def input_name(self) -> str:
         """The name of the input in an ONNX file."""
         return PIXELS if self.input == "uint8" else INPUT_NAME
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the output tells classes apart."""
+        return self.output in ("logits", "probabilities")
+
+    def output_names(self, count: int) -> list[str]:
+        """The names of ``count`` outputs in an ONNX file; all but feature maps have one."""
+        if self.output == "feature-maps":
+            return [f"stage{i + 1}" for i in range(count)]
+        return [self.output]
+
+    def outputs(self, config: LeViTConfig) -> dict[str, tuple[int, ...]]:
+        """The shape of each output, without the batch, by name."""
+        if self.output == "feature-maps":
+            stages = zip(config.stages, config.resolutions, strict=True)
+            shapes: list[tuple[int, ...]] = [(stage.dim, *grid) for stage, grid in stages]
+        elif self.output == "features":
+            shapes = [(config.stages[-1].dim,)]
+        else:
+            shapes = [(config.num_classes,)]
+        return dict(zip(self.output_names(len(shapes)), shapes, strict=True))
 
     def image_shape(self, config: LeViTConfig) -> tuple[int, ...]:
         """The shape of one image, without the batch."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from levit_deploy.model import Attention, AttentionSubsample, LeViT, MeanPool, Subsample, ToTokens
 from levit_deploy.passes.pool_early import PooledResidual
 from levit_deploy.passes.replace import replace_modules
+from levit_deploy.passes.stage_maps import ToMap
 
 
 class SpatialAttention(nn.Module):
@@ -83,6 +84,13 @@ class SpatialMeanPool(nn.Module):
         return x.mean((2, 3))
 
 
+class SpatialToMap(ToMap):
+    """A feature map as it is: (B, C, H, W) -> (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 def to_spatial(model: LeViT) -> LeViT:
     """Return a copy of a plain model whose trunk keeps the stem's layout.
 
@@ -102,6 +110,7 @@ def to_spatial(model: LeViT) -> LeViT:
     model = replace_modules(model, nn.LayerNorm, lambda leaf, _: SpatialLayerNorm(leaf))
     model = replace_modules(model, Attention, lambda leaf, _: SpatialAttention(leaf))
     model = replace_modules(model, AttentionSubsample, _spatial_subsample)
+    model = replace_modules(model, ToMap, lambda leaf, _: SpatialToMap(leaf.grid))
     model = replace_modules(model, MeanPool, lambda _leaf, _: SpatialMeanPool())
     return replace_modules(model, ToTokens, lambda _leaf, _: nn.Identity()).eval()
 

@@ -353,7 +353,7 @@ class LeViT(nn.Module):
         features: Tensor = self.pool(self.blocks(x))
         return features
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         features = self.forward_features(x)
         logits: Tensor = self.head(features)
         if self.head_dist is None:

@@ -75,7 +75,8 @@ def export(
         layout: The trunk's layout; 'auto' is the target's ``auto_layout``.
         precision: The number format inside the network: 'fp16' for ONNX, 'bf16' for TorchScript.
             For int8 call ``quantize``.
-        options: The operator set, the batch size, bytes as input, and probabilities as output.
+        options: The operator set, the batch size, bytes as input, and the output: logits,
+            probabilities, features or feature maps.
         force: Replace an existing file.
         images: A folder; at most 64 of the pictures below it join the proof.
         extra: More inputs for the proof.
@@ -183,10 +184,18 @@ def fuse(
 ) -> Published:
     """Write the plain network as safetensors to ``output``, proven like any artifact.
 
-    ``output`` is a file. The other arguments and the errors are those of ``export``.
+    ``output`` is a file. A network without a head gives its features. The other arguments and the
+    errors are those of ``export``.
     """
     require_one_of("head", head, HEADS)
-    plan = Plan(checkpoint=checkpoint_of(checkpoint), target=FUSED, head=head, layout="tokens")
+    checkpoint = checkpoint_of(checkpoint)
+    plan = Plan(
+        checkpoint=checkpoint,
+        target=FUSED,
+        head=head,
+        layout="tokens",
+        options=ExportOptions(output="features" if checkpoint.config.headless else "logits"),
+    )
     extra += _picture_cases(plan.checkpoint, images)
     with (
         staged(Path(output), sources=plan.checkpoint.files, force=force) as temporary,

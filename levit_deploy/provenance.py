@@ -21,12 +21,12 @@ TOOL = "levit-deploy"
 class Provenance:
     """The origin of an artifact.
 
-    ``config`` is the checkpoint's architecture. ``head`` is 'mean' (of one head or two), 'class' or
-    'distill'. ``layout`` is 'tokens' or 'spatial'. ``weights`` is the set of weights loaded.
-    ``assumed`` lists in words the facts that the checkpoint lacks, and ``proven_if`` the decisive
-    ones. ``preprocessing`` turns pictures into inputs. ``precision`` is the number format inside.
-    ``labels`` are the names of the classes, none if they are unknown. ``problem_type``, one of
-    PROBLEM_TYPES, is the meaning of the logits.
+    ``config`` is the checkpoint's architecture. ``head`` is 'mean' (of one head or two), 'class',
+    'distill', or 'none' for features. ``layout`` is 'tokens' or 'spatial'. ``weights`` is the set
+    of weights loaded. ``assumed`` lists in words the facts that the checkpoint lacks, and
+    ``proven_if`` the decisive ones. ``preprocessing`` turns pictures into inputs. ``precision`` is
+    the number format inside. ``labels`` are the names of the classes, none if they are unknown.
+    ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits.
     """
 
     checkpoint_sha256: str

@@ -64,7 +64,11 @@ def export(
         ),
     ] = "float32",
     output_type: Annotated[
-        Output, typer.Option(help="Logits, or probabilities with the softmax built in.")
+        Output,
+        typer.Option(
+            help="Logits, or probabilities with the softmax built in. features is the pooled "
+            "vector before the heads, feature-maps a map for each stage."
+        ),
     ] = "logits",
     precision: Annotated[
         Precision,

@@ -1,4 +1,4 @@
-"""Replace the two heads by one linear layer.
+"""Replace the two heads by one linear layer, or by none.
 
 The network's output is the mean of both (arXiv 2104.01136, section 4.2, "classification heads").
 The mean of two affine maps is an affine map:
@@ -50,11 +50,18 @@ def keep_distill_head(model: LeViT) -> LeViT:
     return _keep(model, "head_dist")
 
 
+def drop_heads(model: LeViT) -> LeViT:
+    """Drop every head: the network then gives its pooled features, which the heads would see."""
+    model = copy.deepcopy(model)
+    model.head, model.head_dist = nn.Identity(), None
+    return model
+
+
 def _keep(model: LeViT, name: str) -> LeViT:
     model = copy.deepcopy(model)
     if model.head_dist is None:
         raise UsageError(
-            "The checkpoint has one head, so there is none to choose. Leave --head out."
+            "The checkpoint does not have two heads, so there is none to choose. Leave --head out."
         )
     model.head = getattr(model, name)
     model.head_dist = None

@@ -8,24 +8,33 @@ from collections.abc import Callable
 
 import torch
 
-from levit_deploy.choices import Head
+from levit_deploy.choices import Head, Output
 from levit_deploy.errors import CheckpointError
 from levit_deploy.model import LeViT
 from levit_deploy.passes.bake_attention_bias import bake_attention_bias
 from levit_deploy.passes.fold_layernorm import fold_layernorm
 from levit_deploy.passes.fold_scale import fold_scale
 from levit_deploy.passes.fuse_batchnorm import fuse_batchnorm
-from levit_deploy.passes.heads import HEAD_PASSES
+from levit_deploy.passes.heads import HEAD_PASSES, drop_heads
 from levit_deploy.passes.pool_early import pool_early
+from levit_deploy.passes.stage_maps import stage_maps
 
 log = logging.getLogger(__name__)
 
 Pass = Callable[[LeViT], LeViT]
 
 
-def passes(head: Head = "mean") -> tuple[Pass, ...]:
-    """Every pass in order. ``head`` is 'mean', 'class' or 'distill'."""
+# The passes that choose another output than the logits.
+OUTPUT_PASSES: dict[str, Pass] = {"features": drop_heads, "feature-maps": stage_maps}
+
+
+def passes(head: Head = "mean", output: Output = "logits") -> tuple[Pass, ...]:
+    """Every pass in order. ``head`` is 'mean', 'class' or 'distill'.
+
+    The first chooses another ``output``, so that no later one works for a part that goes.
+    """
     return (
+        *([OUTPUT_PASSES[output]] if output in OUTPUT_PASSES else []),
         fuse_batchnorm,
         fold_layernorm,
         bake_attention_bias,
@@ -35,14 +44,14 @@ def passes(head: Head = "mean") -> tuple[Pass, ...]:
     )
 
 
-def to_plain(model: LeViT, head: Head = "mean") -> LeViT:
+def to_plain(model: LeViT, head: Head = "mean", output: Output = "logits") -> LeViT:
     """Apply every pass in float64, and round to float32 once at the end.
 
     Returns a new float32 model in evaluation mode and leaves ``model`` untouched. Raises
     CheckpointError if a pass refuses, or if a folded weight is too large for float32.
     """
     plain = _in_float64(model)
-    for apply in passes(head):
+    for apply in passes(head, output):
         before, plain = plain, apply(plain)
         log.info("pass %s, modules replaced: %d", apply.__name__, _replaced(before, plain))
     plain = plain.float()

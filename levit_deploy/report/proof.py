@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.interface import COMPARED
 from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.console import new_table, print_line
 from levit_deploy.report.data import Data, versions
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from levit_deploy.verification.batches import BatchResult
     from levit_deploy.verification.compare import CaseResult
 
-CASE_COLUMNS = ("images", "RMSE", "allowed", "max error", "allowed", "same top-1")
+CASE_COLUMNS = ("images", "RMSE", "allowed", "max error", "allowed")
 
 
 def verification_data(verification: Verification, checkpoint: Checkpoint | None = None) -> Data:
@@ -59,12 +60,12 @@ def _judged(result: CaseResult | BatchResult | Accuracy) -> Data:
 
 
 def print_verified(data: Data, console: Console) -> None:
-    """Print the artifact, the head it was held to, and the proof."""
+    """Print the artifact, the output it was held to, and the proof."""
     proof = data["verification"]
     print_line(
         console,
-        f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}, held to the "
-        f"{proof['head']} head",
+        f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}"
+        + ("" if proof["head"] == "none" else f", held to the {proof['head']} head"),
     )
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
@@ -82,7 +83,7 @@ def print_verdict(proof: Data, console: Console) -> None:
 def ends(proof: Data) -> str:
     """The types of input and output, if they are not the usual ones."""
     ends = ", uint8 input" if proof["input"] == "uint8" else ""
-    return ends + (", probabilities" if proof["output"] == "probabilities" else "")
+    return ends + ("" if proof["output"] == "logits" else f", {proof['output']}")
 
 
 def print_verification(data: Data, console: Console) -> None:
@@ -95,8 +96,8 @@ def print_verification(data: Data, console: Console) -> None:
             "the rounded network; allowed are twice the RMSE and four times the largest error of "
             "the rounding itself:",
         )
-    if data["output"] == "probabilities":
-        console.print("errors are of the log-probabilities:")
+    if data["output"] != "logits":
+        console.print(f"errors are of the {COMPARED[data['output']]}:")
     console.print(_errors(data))
     if data["accuracy"] is not None:
         print_line(console, _accuracy(data["accuracy"]))
@@ -107,21 +108,33 @@ def _errors(data: Data) -> Table:
     rows: list[list[str | Text]] = [
         [name, *figures, _verdict(result)] for name, figures, result in case_rows(data)
     ]
-    return new_table("inputs", *CASE_COLUMNS, "verdict", rows=rows)
+    return new_table("inputs", *case_columns(data), "verdict", rows=rows)
+
+
+def case_columns(data: Data) -> tuple[str, ...]:
+    """The columns of ``case_rows``; features have no top-1."""
+    return (*CASE_COLUMNS, "same top-1") if _has_top1(data) else CASE_COLUMNS
+
+
+def _has_top1(data: Data) -> bool:
+    return all(case["decided"] is not None for case in data["cases"])
 
 
 def case_rows(data: Data) -> Iterator[tuple[str, tuple[str, ...], Data]]:
-    """Each kind of input and the images together: the name, CASE_COLUMNS, and the result."""
+    """Each kind of input and the images together: the name, ``case_columns``, and the result."""
+    top1 = _has_top1(data)
     for case in data["cases"]:
         decided, budget = case["decided"], case["budget"]
-        agreeing = f"{decided - case['disagreements']}/{decided}" if decided else "none decided"
         errors = (case["rmse"], budget["rmse"], case["max_error"], budget["max_error"])
-        figures = (str(case["images"]), *(f"{error:.1e}" for error in errors), agreeing)
-        yield case["name"], figures, case
+        figures = [str(case["images"]), *(f"{error:.1e}" for error in errors)]
+        if top1:
+            agreeing = f"{decided - case['disagreements']}/{decided}" if decided else "none decided"
+            figures.append(agreeing)
+        yield case["name"], tuple(figures), case
     worst = max(data["batches"], key=lambda batch: batch["difference"] / batch["allowed"])
     images = str(sum(batch["size"] for batch in data["batches"]))
     largest = f"{worst['difference']:.1e}", f"{worst['allowed']:.1e}"
-    yield "together", (images, "", "", *largest, ""), worst
+    yield "together", (images, "", "", *largest, *([""] if top1 else [])), worst
 
 
 def _accuracy(data: Data) -> Text:

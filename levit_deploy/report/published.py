@@ -49,8 +49,9 @@ def print_published(data: Data, console: Console) -> None:
     proof = data["verification"]
     print_line(
         console,
-        f"{data['path']}: {proof['format']}, {proof['precision']}, {data['layout']} layout, "
-        f"{proof['head']} head{ends(proof)}{facts}, {data['size_bytes'] / 1e6:.2f} MB",
+        f"{data['path']}: {proof['format']}, {proof['precision']}, {data['layout']} layout"
+        + ("" if proof["head"] == "none" else f", {proof['head']} head")
+        + f"{ends(proof)}{facts}, {data['size_bytes'] / 1e6:.2f} MB",
     )
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")

@@ -1,11 +1,12 @@
-"""A loaded artifact: one interface to every format, from images to logits or probabilities."""
+"""A loaded artifact: one interface to every format, from images to its answers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from levit_deploy.arrays import FloatArray, Images, Run
+from levit_deploy.arrays import FloatArray, Images, Run, rows
+from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError
 from levit_deploy.interface import Interface
 from levit_deploy.regular_files import read_regular
@@ -16,9 +17,10 @@ class Artifact:
     """A loaded artifact.
 
     ``run`` maps images, float32 (batch, channels, height, width) or uint8 (batch, height, width,
-    channels), to float32 (batch, classes). ``interface`` tells which. ``batch_size`` is None if the
-    batch is dynamic. ``image_shape`` is that of one image. ``values`` gives every value computed on
-    the way, unnamed, each with the batch as its outer dimension.
+    channels), to float32 (batch, classes) or (batch, width). Feature maps come flattened, side by
+    side. ``interface`` tells which. ``batch_size`` is None if the batch is dynamic. ``image_shape``
+    is that of one image. ``values`` gives every value computed on the way, unnamed, each with the
+    batch as its outer dimension.
     """
 
     path: Path
@@ -34,6 +36,11 @@ class Artifact:
     def interface(self) -> Interface:
         """Its input and output by its metadata; loading has compared them with the file."""
         return Interface.from_metadata(self.metadata)
+
+    @property
+    def maps(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each feature map of an image, by its metadata; empty if it gives none."""
+        return claimed_maps(self.path, self.metadata)
 
 
 class Loader(Protocol):
@@ -66,3 +73,31 @@ def claimed_interface(path: Path, metadata: dict[str, str]) -> Interface:
             f"{path} has an unknown interface in its metadata: {error}. Expected one that this "
             "version knows. Upgrade levit-deploy, or export the file again."
         ) from error
+
+
+def claimed_maps(path: Path, metadata: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the maps in a file's metadata; raise ArtifactError if damaged."""
+    interface = Interface.from_metadata(metadata)
+    if interface.output != "feature-maps":
+        return {}
+    try:
+        return interface.outputs(LeViTConfig.from_json(metadata["config"]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} gives feature maps, and its metadata do not state their shapes "
+            f"({type(error).__name__}: {error}). Expected an artifact that levit-deploy wrote. "
+            "Export it again."
+        ) from error
+
+
+def answers(
+    path: Path, outputs: Sequence[FloatArray], maps: Mapping[str, tuple[int, ...]]
+) -> FloatArray:
+    """Return the outputs as a row for each image; raise ArtifactError for maps of other shapes."""
+    shapes = [output.shape[1:] for output in outputs]
+    if maps and shapes != list(maps.values()):
+        raise ArtifactError(
+            f"{path} gives maps of {shapes}, and its metadata say {maps}. Expected the two to "
+            "agree. Export it again."
+        )
+    return rows(outputs)

@@ -65,10 +65,8 @@ def _check_file(path: Path) -> dict[str, int]:
 
 def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
     """Open an ONNX file in onnxruntime; raise ArtifactError if it is none, or another network's."""
-    import numpy as np
-
     from levit_deploy.regular_files import read_regular
-    from levit_deploy.runtime.artifact import Artifact, claimed_interface
+    from levit_deploy.runtime.artifact import Artifact, answers, claimed_interface, claimed_maps
     from levit_deploy.runtime.sessions import onnx_session
 
     _refuse_what_reaches_out(path, data)
@@ -83,15 +81,16 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
         ) from error
 
     metadata = session.get_modelmeta().custom_metadata_map
-    interface = claimed_interface(path, metadata)
+    interface, maps = claimed_interface(path, metadata), claimed_maps(path, metadata)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     ends = [(value.name, value.type) for value in (*inputs, *outputs)]
-    names = [interface.input_name, interface.output]
-    types = ["tensor(uint8)" if interface.input == "uint8" else "tensor(float)", "tensor(float)"]
+    names = [interface.input_name, *interface.output_names(len(maps))]
+    types = ["tensor(uint8)" if interface.input == "uint8" else "tensor(float)"]
+    types += ["tensor(float)"] * len(names[1:])
     if ends != list(zip(names, types, strict=True)):
         raise ArtifactError(
-            f"{path} has the inputs and outputs {ends}. Expected {names[0]} and {names[1]}, "
-            f"{interface.input} and float32."
+            f"{path} has the inputs and outputs {ends}. Expected {names[0]} and "
+            f"{', '.join(names[1:])}, {interface.input} and float32."
         )
     image_shape = inputs[0].shape[1:]
     if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
@@ -102,13 +101,13 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
 
     def run(images: Images) -> FloatArray:
         try:
-            (answers,) = session.run([names[1]], {names[0]: images})
+            outputs = session.run(names[1:], {names[0]: images})
         except Exception as error:
             raise BackendError(
                 f"onnxruntime failed to run {path} on a batch of shape {images.shape}: "
                 f"{first_line(error)}."
             ) from error
-        return np.asarray(answers)
+        return answers(path, outputs, maps)
 
     return Artifact(
         path=path,

@@ -45,18 +45,22 @@ def check_contract(path: Path) -> dict[str, int]:
 
 def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> list[str]:
     """Return the clauses that the graph breaks, in words."""
-    graph, ends = model.graph, [interface.input_name, interface.output]
+    graph = model.graph
+    ends = [interface.input_name, *interface.output_names(len(graph.output))]
+    outputs = {OUTPUT_NAME} if interface.has_classes else {*ends[1:]}  # of the network itself
     broken = _broken_ends(graph, interface)
     counts = Counter(node.op_type for node in graph.node)
     broken += [f"{counts[op]} {op} nodes" for op in FORBIDDEN if counts[op]]
     casts = [node for node in graph.node if node.op_type == "Cast" and not _is_end(node)]
-    border = [node for node in casts if INPUT_NAME in node.input or OUTPUT_NAME in node.output]
-    if len(casts) != len(border) or len(casts) not in (0, 2):
+    border = [node for node in casts if INPUT_NAME in node.input or outputs & {*node.output}]
+    if len(casts) != len(border) or len(casts) not in (0, 1 + len(outputs)):
         broken.append(f"{len(casts)} Cast nodes instead of none, or of one at each border")
-    logits = {OUTPUT_NAME, *(cast.input[0] for cast in casts if OUTPUT_NAME in cast.output)}
-    producers = [node.op_type for node in graph.node if logits & {*node.output}]
-    if [op for op in producers if op != "Cast"] != ["Gemm"]:
+    last = outputs | {cast.input[0] for cast in casts if outputs & {*cast.output}}
+    producers = [node.op_type for node in graph.node if last & {*node.output}]
+    if interface.has_classes and [op for op in producers if op != "Cast"] != ["Gemm"]:
         broken.append(f"{OUTPUT_NAME} comes from {producers}, not from one Gemm")
+    if not interface.has_classes and any(node.name.startswith("head") for node in graph.node):
+        broken.append("a head, and no logits")
     rounded = counts.keys() & set(ROUNDING_OPS)
     types = {weight.data_type for weight in graph.initializer if not _is_end(weight)}
     types -= {onnx.TensorProto.INT64}
@@ -72,7 +76,7 @@ def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> li
 
     inside = [node for node in graph.node if not _is_end(node)]
     names = [node.name for node in inside]
-    names += [name for node in inside for name in node.output if name != OUTPUT_NAME]
+    names += [name for node in inside for name in node.output if name not in outputs]
     modules = (*MODULE_NAMES, *(f"{INPUT_NAME}_{op}" for op in rounded))
     if foreign := [name for name in names if not name.startswith(modules)]:
         broken.append(f"names that no block of the checkpoint has: {', '.join(foreign[:4])}")

@@ -36,6 +36,7 @@ class GraphBuilder:
         self.dtype = dtype
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
+        self.maps: dict[str, ir.Value] = {}  # of the stages, if the network gives them
 
     def emit(self, module: nn.Module, x: ir.Value, name: str) -> ir.Value:
         """Append ``module``; its values are named after ``name``, its name in the checkpoint."""

@@ -11,9 +11,10 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from levit_deploy.config import subsampled
-from levit_deploy.layout import SpatialLayerNorm, SpatialMeanPool
+from levit_deploy.layout import SpatialLayerNorm, SpatialMeanPool, SpatialToMap
 from levit_deploy.model import MeanPool, Residual, Subsample, ToTokens
 from levit_deploy.passes.pool_early import PooledResidual
+from levit_deploy.passes.stage_maps import StageMaps, ToMap
 from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
 
 
@@ -95,7 +96,7 @@ def _spatial_layer_norm(
     return g.transpose(x, f"{name}.channels_first", [0, 3, 1, 2])
 
 
-def _identity(_g: GraphBuilder, _module: nn.Identity, x: ir.Value, _name: str) -> ir.Value:
+def _identity(_g: GraphBuilder, _module: nn.Module, x: ir.Value, _name: str) -> ir.Value:
     return x
 
 
@@ -103,6 +104,21 @@ def _sequential(g: GraphBuilder, module: nn.Sequential, x: ir.Value, name: str) 
     for child_name, child in module.named_children():
         x = g.emit(child, x, f"{name}.{child_name}")
     return x
+
+
+def _stage_maps(g: GraphBuilder, blocks: StageMaps, x: ir.Value, name: str) -> ir.Value:
+    for child_name, child in blocks.named_children():
+        value = g.emit(child, x, f"{name}.{child_name}")
+        if isinstance(child, ToMap):
+            g.maps[child_name] = value
+        else:
+            x = value
+    return x
+
+
+def _to_map(g: GraphBuilder, module: ToMap, x: ir.Value, name: str) -> ir.Value:
+    x = g.reshape(x, f"{name}.grid", [g.batch, *module.grid, dims(x)[1]])
+    return g.transpose(x, f"{name}.channels_first", [0, 3, 1, 2])
 
 
 def _residual(g: GraphBuilder, block: Residual, x: ir.Value, name: str) -> ir.Value:
@@ -159,6 +175,9 @@ LAYER_EMITTERS: dict[type[nn.Module], Emitter] = {
     SpatialLayerNorm: _spatial_layer_norm,
     nn.Identity: _identity,
     nn.Sequential: _sequential,
+    StageMaps: _stage_maps,
+    ToMap: _to_map,
+    SpatialToMap: _identity,
     Residual: _residual,
     PooledResidual: _pooled_residual,
     ToTokens: _to_tokens,

@@ -29,9 +29,10 @@ def to_onnx(
     """Build the graph of a plain float32 model in either layout.
 
     From ``pixel_values`` (batch, channels, height, width) to ``logits`` (batch, classes), both
-    float32, it computes in the provenance's precision. Where the provenance's interface says so,
-    the input is ``pixels`` instead, uint8 (batch, height, width, channels), normalised in float32,
-    and the output ``probabilities``. ``batch_size`` fixes the batch, which is dynamic otherwise.
+    float32, it computes in the provenance's precision. If the provenance's interface says so, the
+    input is ``pixels`` instead, uint8 (batch, height, width, channels), normalised in float32, and
+    the outputs are those of ``Interface.outputs``. ``batch_size`` fixes the batch, which is dynamic
+    otherwise.
     Raises CheckpointError if the precision cannot hold a weight, UsageError if the bytes'
     mean and standard deviation are not known.
     """
@@ -48,17 +49,22 @@ def to_onnx(
         x = graph.cast(x, "patch_embed.cast", dtype)
     for name in MODULE_NAMES:
         x = graph.emit(model.get_submodule(name), x, name)
+    outputs = graph.maps or {OUTPUT_NAME if interface.has_classes else interface.output: x}
     if dtype != ir.DataType.FLOAT:
-        x = graph.cast(x, "head.cast", ir.DataType.FLOAT)
-    x.name = OUTPUT_NAME
+        outputs = {
+            name: graph.cast(value, f"{_place(name)}.cast", ir.DataType.FLOAT)
+            for name, value in outputs.items()
+        }
+    for name, value in outputs.items():
+        value.name = name
     if interface.output == "probabilities":
-        x = probabilities(graph, x)
+        outputs = {interface.output: probabilities(graph, outputs[OUTPUT_NAME])}
 
     proto = ir.to_proto(
         ir.Model(
             ir.Graph(
                 [given],
-                [x],
+                list(outputs.values()),
                 nodes=graph.nodes,
                 initializers=list(graph.initializers.values()),
                 opset_imports={"": opset},
@@ -71,6 +77,11 @@ def to_onnx(
     proto = smaller(proto, simplified(proto), interface)
     onnx.helper.set_model_props(proto, provenance.to_metadata())
     return proto
+
+
+def _place(output: str) -> str:
+    """The module behind which an output of the network comes."""
+    return {OUTPUT_NAME: "head", "features": "pool"}.get(output, f"blocks.{output}")
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -48,8 +48,7 @@ class Plan:
         return Provenance(
             checkpoint_sha256=checkpoint.sha256,
             config=checkpoint.config,
-            # the checkpoint's own head, unless one of two was chosen
-            head=checkpoint.head if self.head == "mean" else self.head,
+            head=self._head,
             layout=self.layout,
             weights=checkpoint.weights,
             assumed=checkpoint.assumed,
@@ -57,13 +56,20 @@ class Plan:
             preprocessing=checkpoint.preprocessing,
             precision=self.precision,
             interface=self.interface,
-            labels=checkpoint.labels,
+            labels=checkpoint.labels if self.interface.has_classes else (),
             problem_type=checkpoint.problem_type,
         )
 
+    @property
+    def _head(self) -> str:
+        """The checkpoint's own head, unless one of two was chosen, or none is needed."""
+        if not self.interface.has_classes:
+            return "none"
+        return self.checkpoint.head if self.head == "mean" else self.head
+
     def network(self) -> LeViT:
         """Return the plain network in the layout."""
-        network = to_plain(self.checkpoint.model, self.head)
+        network = to_plain(self.checkpoint.model, self.head, self.interface.output)
         return to_spatial(network) if self.layout == "spatial" else network
 
     def serialize(self) -> bytes:
@@ -103,15 +109,33 @@ def planned(
         precision=precision,
         options=options,
     )
+    _require_output(plan)
+    return plan
+
+
+def _require_output(plan: Plan) -> None:
+    """Raise UsageError if the checkpoint, or the other choices, allow no such output."""
+    checkpoint, output = plan.checkpoint, plan.interface.output
+    if not plan.interface.has_classes:
+        if plan.head != "mean":
+            raise UsageError(
+                f"--head {plan.head} chooses between logits, and --output-type {output} comes "
+                "before the heads. Leave one of the two out."
+            )
+        if plan.precision == "int8":
+            raise UsageError(
+                f"int8 is judged by its answers to pictures, and {output} answer nothing. So "
+                "nothing would tell whether it is good enough. Choose another --precision."
+            )
+        return
     if checkpoint.config.headless:
         raise UsageError(
-            f"{checkpoint.path} is a network without a head, so it has no "
-            f"{plan.interface.output}. Give --output-type features for its pooled vector."
+            f"{checkpoint.path} is a network without a head, so it has no {output}. Give "
+            "--output-type features for its pooled vector, or feature-maps for a map of each stage."
         )
     reason = why_no_softmax(checkpoint.problem_type, checkpoint.config.num_classes)
-    if plan.interface.output == "probabilities" and reason:
+    if output == "probabilities" and reason:
         raise UsageError(
             f"--output-type probabilities is the softmax of the logits, and {reason}. Leave the "
             "option out and apply the network's own output function to the logits."
         )
-    return plan

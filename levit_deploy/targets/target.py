@@ -21,6 +21,7 @@ class ExportOptions:
     """Your choices for one artifact; None leaves one to the target.
 
     ``input`` 'uint8' builds the normalisation in, ``output`` 'probabilities' the softmax.
+    ``output`` 'features' gives the pooled vector, 'feature-maps' a map for each stage.
     """
 
     opset: int | None = None

@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError, first_line
-from levit_deploy.runtime.artifact import Artifact, claimed_interface
+from levit_deploy.runtime.artifact import Artifact, answers, claimed_interface, claimed_maps
 
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -30,7 +29,7 @@ def torch_artifact(
     ``values`` gives every tensor that the module computes of some images.
     """
     interface = claimed_interface(path, metadata)
-    expected = interface.image_shape(config)
+    expected, maps = interface.image_shape(config), claimed_maps(path, metadata)
 
     def run(images: Images) -> FloatArray:
         # torch itself would run a turned image: it has as many tokens, and the wrong biases
@@ -41,18 +40,21 @@ def torch_artifact(
             )
         try:
             with torch.inference_mode():
-                answers = module(torch.from_numpy(images))
+                given = module(torch.from_numpy(images))
         except RuntimeError as error:
             raise BackendError(
                 f"torch failed to run {path} on a batch of shape {images.shape}: "
                 f"{first_line(error)}."
             ) from error
-        if not isinstance(answers, torch.Tensor) or answers.dtype != torch.float32:
-            kind = getattr(answers, "dtype", type(answers).__name__)
-            raise ArtifactError(
-                f"{path} gives a {kind}. Expected one float32 tensor of {interface.output}."
-            )
-        return np.asarray(answers.numpy())
+        outputs = given if maps and isinstance(given, tuple) else (given,)
+        for output in outputs:
+            if not isinstance(output, torch.Tensor) or output.dtype != torch.float32:
+                kind = getattr(output, "dtype", type(output).__name__)
+                expectation = "float32 tensors" if maps else "one float32 tensor"
+                raise ArtifactError(
+                    f"{path} gives a {kind}. Expected {expectation} of {interface.output}."
+                )
+        return answers(path, [output.numpy() for output in outputs], maps)
 
     def floats(images: Images) -> Iterator[FloatArray]:
         for value in values(module, images):

@@ -84,8 +84,8 @@ def torchscript_values(program: torch.jit.ScriptModule, images: Images) -> Itera
                 graph.registerOutput(value)
     arguments = (program._c, torch.from_numpy(images))
     with torch.inference_mode():
-        values: Iterable[torch.Tensor] = torch._C._jit_interpret_graph(graph, arguments)  # type: ignore[attr-defined]
-    return values
+        values = torch._C._jit_interpret_graph(graph, arguments)  # type: ignore[attr-defined]
+    return (value for value in values if isinstance(value, torch.Tensor))  # not the maps' tuple
 
 
 TORCHSCRIPT = Target(

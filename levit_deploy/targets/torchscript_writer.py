@@ -20,15 +20,17 @@ PROVENANCE_FILE = "provenance.json"  # in the archive
 
 
 class InBfloat16(nn.Module):
-    """A network that computes in bfloat16 between float32 images and float32 logits."""
+    """A network that computes in bfloat16 between float32 images and float32 outputs."""
 
     def __init__(self, model: LeViT) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).bfloat16()
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model(x.bfloat16())
-        return logits.float()
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        outputs: Tensor | tuple[Tensor, ...] = self.model(x.bfloat16())
+        if isinstance(outputs, tuple):
+            return tuple(output.float() for output in outputs)
+        return outputs.float()
 
 
 class Normalise(nn.Module):
@@ -62,10 +64,10 @@ def to_torchscript(model: LeViT, provenance: Provenance) -> bytes:
     """Trace and freeze a plain float32 model in either layout.
 
     The program maps float32 (batch, channels, height, width) to float32 logits (batch, classes) for
-    any batch, or uint8 pixels or to probabilities, as the provenance's interface says; it computes
-    in the provenance's precision, and needs nothing but torch. The provenance is in the extra file
-    ``provenance.json``. Raises UsageError if the pixels' mean and standard deviation are not
-    known.
+    any batch, or has another input or output, as the provenance's interface says. Feature maps are
+    a tuple in the order of the stages. The program computes in the provenance's precision, and
+    needs nothing but torch. The provenance is in the extra file ``provenance.json``. Raises
+    UsageError if the pixels' mean and standard deviation are not known.
     """
     interface = provenance.interface
     network = InBfloat16(model).eval() if provenance.precision == "bf16" else model

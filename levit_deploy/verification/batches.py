@@ -1,4 +1,4 @@
-"""Compare the logits of images run together with those of the same images alone."""
+"""Compare the outputs of images run together with those of the same images alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from levit_deploy.arrays import Images, Run
-from levit_deploy.verification.compare import Compared, logits_of
+from levit_deploy.verification.compare import LOGITS, Compared, Parts, logits_of
 
 BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image was run alone
 
@@ -19,7 +19,7 @@ class BatchResult:
     """Whether images together have the logits they have alone.
 
     ``difference``, in logits, is of the image with the largest share of its ``allowed``, which is
-    of the kind ``worst``.
+    of the kind ``worst``, with the name of the output if there are several.
     """
 
     size: int
@@ -49,7 +49,11 @@ class ComparedBatch:
 
 
 def compare_batches(
-    compared: Sequence[Compared], run: Run, fixed_batch: int | None, seed: int
+    compared: Sequence[Compared],
+    run: Run,
+    fixed_batch: int | None,
+    seed: int,
+    parts: Parts = LOGITS,
 ) -> list[ComparedBatch]:
     """Run images of all kinds together, and compare each with itself alone.
 
@@ -59,10 +63,10 @@ def compare_batches(
     """
     images = np.concatenate([kind.images[:8] for kind in compared])
     alone = np.concatenate([kind.logits[:8] for kind in compared])
-    kinds = [kind.result for kind in compared for _ in kind.images[:8]]
+    kinds = [kind.results for kind in compared for _ in kind.images[:8]]
     # alone and beside others, each within the allowed error, and perhaps to either side
-    limits = 2 * np.array([kind.budget.max_error for kind in kinds])
-    quiet, loud = np.array_split(np.argsort(limits, kind="stable"), 2)
+    limits = 2 * np.array([[output.budget.max_error for output in kind] for kind in kinds])
+    quiet, loud = np.array_split(np.argsort(limits[:, 0], kind="stable"), 2)
 
     results, rng = [], np.random.default_rng(seed)
     for size in BATCH_SIZES if fixed_batch is None else (fixed_batch,):
@@ -71,12 +75,16 @@ def compare_batches(
         rows = in_turn.reshape(-1)[:size]
         logits = logits_of(run, images[rows], alone.shape[1])
         with np.errstate(invalid="ignore"):
-            difference = np.abs(logits - alone[rows]).max(axis=1)
-        difference[np.isnan(difference)] = np.inf
-        allowed = limits[rows]
-        worst = int((difference / allowed).argmax())
+            apart = np.abs(logits - alone[rows])
+        apart[np.isnan(apart)] = np.inf
+        difference = np.stack([apart[:, part].max(axis=1) for part in parts.values()], axis=1)
+        allowed = limits[rows]  # images, outputs
+        image, output = np.unravel_index((difference / allowed).argmax(), allowed.shape)
         result = BatchResult(
-            size, kinds[rows[worst]].name, float(difference[worst]), float(allowed[worst])
+            size,
+            kinds[rows[image]][output].name,
+            float(difference[image, output]),
+            float(allowed[image, output]),
         )
         results.append(ComparedBatch(result, images[rows]))
     return results

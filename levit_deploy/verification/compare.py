@@ -1,6 +1,6 @@
-"""Compare an artifact's logits with the reference's, one kind of input at a time."""
+"""Compare an artifact's outputs with the reference's, one kind of input at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,19 +21,24 @@ ERROR_EDGES = 10.0 ** (np.arange(-20, 9) / 4)  # of the histogram: 1e-5 to 100 t
 LOOKED_INSIDE = 4  # images of each kind; every value of all has to be held at once
 
 Values = Callable[[Images], Iterable[FloatArray]]
+Parts = Mapping[str, slice]  # where each output stands in a row, by name
+
+HEAD = "head"  # the output that tells classes apart
+LOGITS: Parts = {HEAD: slice(None)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseResult:
-    """The figures of one kind of input, in logits.
+    """The figures of one kind of input, in logits or what takes their place.
 
-    ``decided`` counts the images whose float64 top-1 leads by more than twice the largest allowed
-    error. ``disagreements`` counts those of them for which the artifact has another top-1, NaN or
-    infinity. ``finite`` is about every logit, ``overflows`` about the values inside
-    (``look_inside``). ``spread`` is the distance between the float64 logits of different images, as
-    an RMS about their mean. ``histogram`` counts the logits by their error, in units of the largest
-    allowed, between ERROR_EDGES. Smaller ones are in the first bin, larger ones and NaN in the
-    last.
+    Of several outputs, each has its own figures and budget, and its name in ``name``. ``decided``
+    counts the images whose float64 top-1 leads by more than twice the largest allowed error.
+    ``disagreements`` counts those of them for which the artifact has another top-1, NaN or
+    infinity. Both are None for features, which tell no classes apart. ``finite`` is about every
+    logit, ``overflows`` about the values inside (``look_inside``). ``spread`` is the distance
+    between the float64 logits of different images, as an RMS about their mean. ``histogram`` counts
+    the logits by their error, in units of the largest allowed, between ERROR_EDGES. Smaller ones
+    are in the first bin, larger ones and NaN in the last.
     """
 
     name: str
@@ -41,8 +46,8 @@ class CaseResult:
     rmse: float
     max_error: float
     budget: Budget
-    decided: int
-    disagreements: int
+    decided: int | None
+    disagreements: int | None
     finite: bool
     spread: float
     overflows: bool = False
@@ -76,17 +81,31 @@ class CaseResult:
 class Compared:
     """One kind of input, compared: the figures, the images, and their logits alone.
 
-    ``worst`` is the image with the largest error.
+    ``results`` has the figures of each output, and ``result`` the worst of them. ``worst`` is the
+    image with the largest error, in units of the allowed one.
     """
 
-    result: CaseResult
+    results: tuple[CaseResult, ...]
     images: Images
     logits: FloatArray
     worst: int
 
+    @property
+    def result(self) -> CaseResult:
+        """The output with the largest error, in units of the allowed one."""
+        return max(self.results, key=lambda result: (bool(result.failures), result.excess))
 
-def compare_case(case: Case, reference: Reference, run: Run, fixed_batch: int | None) -> Compared:
+
+def compare_case(
+    case: Case,
+    reference: Reference,
+    run: Run,
+    fixed_batch: int | None,
+    parts: Parts = LOGITS,
+) -> Compared:
     """Compare on as few images as settle the question, each run alone, or in the fixed batch.
+
+    ``parts`` are the outputs: each is held to a budget of its own.
 
     Errors vary by chance, the more so over few images, or images that are nearly the same. So a
     kind that fails by no more than chance could explain is tried again on more images, and held to
@@ -95,13 +114,14 @@ def compare_case(case: Case, reference: Reference, run: Run, fixed_batch: int | 
     """
     try:
         for size, twins in zip(case.sizes, TWINS, strict=False):
-            compared = _compare(case.name, case.draw(size), reference, run, fixed_batch or 1, twins)
+            images, batch = case.draw(size), fixed_batch or 1
+            compared = _compare(case.name, images, reference, run, batch, twins, parts)
             if not compared.result.failures or compared.result.excess > BEYOND_CHANCE:
                 break
     except _OriginalOverflowsError:
         if case.quieter is None or reference.precision != "fp16":
             raise
-        return compare_case(case.quieter(), reference, run, fixed_batch)
+        return compare_case(case.quieter(), reference, run, fixed_batch, parts)
     return compared
 
 
@@ -110,49 +130,91 @@ class _OriginalOverflowsError(CheckpointError):
 
 
 def _compare(
-    name: str, images: Images, reference: Reference, run: Run, batch: int, twins: int
+    name: str,
+    images: Images,
+    reference: Reference,
+    run: Run,
+    batch: int,
+    twins: int,
+    parts: Parts,
 ) -> Compared:
     expected = reference.logits(images)
-    allowed = _allowed(name, images, expected, reference, twins)
+    allowed = _allowed(name, images, expected, reference, twins, parts)
     n = len(images)
     order = np.arange(-(-n // batch) * batch) % n  # which image each row is, the last batch filled
     batches = [images[order[i : i + batch]] for i in range(0, len(order), batch)]
     logits = np.concatenate([logits_of(run, part, expected.shape[1]) for part in batches])
-    finite = np.isfinite(logits)
-    with np.errstate(invalid="ignore"):  # infinite logits are reported, not warned about
-        error = logits - expected[order]  # rows, classes
-        worst = int(np.nan_to_num(np.abs(error[:n]), nan=np.inf).max(axis=1).argmax())
+    results, shares = [], np.zeros(n)  # of each image's largest error in the allowed one
+    for (output, part), budget_of_part in zip(parts.items(), allowed, strict=True):
+        own, theirs = expected[:, part], logits[:, part]
+        with np.errstate(invalid="ignore"):  # infinite logits are reported, not warned about
+            error = theirs - own[order]  # rows, classes
+        result = CaseResult(
+            name=name if len(parts) == 1 else f"{name}, {output}",
+            images=n,
+            rmse=rms(error),
+            max_error=float(np.abs(error).max()),
+            budget=budget_of_part,
+            decided=None,
+            disagreements=None,
+            finite=bool(np.isfinite(theirs).all()),
+            spread=rms(own - own.mean(axis=0)),
+            histogram=_histogram(error[:n], budget_of_part.max_error),
+        )
+        if output == HEAD:
+            decided, disagreements = _top1(own, theirs, order, budget_of_part.max_error)
+            result = replace(result, decided=decided, disagreements=disagreements)
+        results.append(result)
+        largest = np.abs(error[:n]).max(axis=1)
+        largest[np.isnan(largest)] = np.inf
+        shares = np.maximum(shares, largest / budget_of_part.max_error)
+    return Compared(tuple(results), images, logits[:n], int(shares.argmax()))
 
+
+def _top1(
+    expected: npt.NDArray[np.float64],
+    logits: FloatArray,
+    order: npt.NDArray[np.int64],
+    max_error: float,
+) -> tuple[int, int]:
+    """Count the images whose top-1 is decided, and those of them with another top-1.
+
+    ``order`` tells the image of each row of ``logits``.
+    """
     margins = np.ptp(np.sort(expected, axis=1)[:, -2:], axis=1)  # between the largest two
-    decided = margins > 2 * allowed.max_error
+    decided = margins > 2 * max_error
     another = logits.argmax(axis=1) != expected.argmax(axis=1)[order]
-    another |= ~finite.all(axis=1)  # or class 0 would be the answer of NaN
-    result = CaseResult(
-        name=name,
-        images=n,
-        rmse=rms(error),
-        max_error=float(np.abs(error).max()),
-        budget=allowed,
-        decided=int(decided.sum()),
-        disagreements=int(decided[np.unique(order[another])].sum()),
-        finite=bool(finite.all()),
-        spread=rms(expected - expected.mean(axis=0)),
-        histogram=_histogram(error[:n], allowed.max_error),
-    )
-    return Compared(result, images, logits[:n], worst)
+    another |= ~np.isfinite(logits).all(axis=1)  # or class 0 would be the answer of NaN
+    return int(decided.sum()), int(decided[np.unique(order[another])].sum())
 
 
 def _allowed(
-    name: str, images: Images, expected: npt.NDArray[np.float64], reference: Reference, twins: int
-) -> Budget:
-    draws = list(reference.draws(images, twins))
-    if not (np.isfinite(expected).all() and all(np.isfinite(draw).all() for draw in draws)):
-        raise _OriginalOverflowsError(
-            f"On {name} inputs the checkpoint itself computes NaN or infinity in "
-            f"{DTYPES[reference.precision]}, so there is nothing to hold an artifact to. "
-            f"{REMEDY[reference.precision]}"
+    name: str,
+    images: Images,
+    expected: npt.NDArray[np.float64],
+    reference: Reference,
+    twins: int,
+    parts: Parts,
+) -> list[Budget]:
+    """The budget of each output: of all draws the largest, and one in memory at a time."""
+    budgets: list[list[Budget]] = []
+    for draw in reference.draws(images, twins):
+        if not (np.isfinite(expected).all() and np.isfinite(draw).all()):
+            raise _OriginalOverflowsError(
+                f"On {name} inputs the checkpoint itself computes NaN or infinity in "
+                f"{DTYPES[reference.precision]}, so there is nothing to hold an artifact to. "
+                f"{REMEDY[reference.precision]}"
+            )
+        budgets.append(
+            [
+                budget([draw[:, part]], expected[:, part], reference.precision)
+                for part in parts.values()
+            ]
         )
-    return budget(draws, expected, reference.precision)
+    return [
+        Budget(max(b.rmse for b in several), max(b.max_error for b in several))
+        for several in zip(*budgets, strict=True)
+    ]
 
 
 def _histogram(error: npt.NDArray[np.float64], allowed: float) -> tuple[int, ...]:
@@ -173,7 +235,9 @@ def look_inside(compared: Compared, values: Values, fixed_batch: int | None) -> 
     images = compared.images[np.arange(fixed_batch or min(LOOKED_INSIDE, n)) % n]
     # every value is read, as the next answer of an isolated artifact comes after the last
     finite = [bool(np.isfinite(value).all()) for value in values(images)]
-    return replace(compared, result=replace(compared.result, overflows=not all(finite)))
+    overflows = not all(finite)
+    results = tuple(replace(result, overflows=overflows) for result in compared.results)
+    return replace(compared, results=results)
 
 
 def logits_of(run: Run, images: Images, classes: int) -> FloatArray:

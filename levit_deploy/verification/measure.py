@@ -1,6 +1,7 @@
 """Does an artifact compute the same function as its original?"""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,11 +9,21 @@ import numpy as np
 
 from levit_deploy.arrays import Run
 from levit_deploy.choices import DTYPES, Precision
+from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationError
+from levit_deploy.interface import COMPARED, Interface
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.verification.batches import ComparedBatch, compare_batches
 from levit_deploy.verification.budget import log_probabilities
-from levit_deploy.verification.compare import LOOKED_INSIDE, Compared, compare_case, look_inside
+from levit_deploy.verification.compare import (
+    LOGITS,
+    LOOKED_INSIDE,
+    CaseResult,
+    Compared,
+    Parts,
+    compare_case,
+    look_inside,
+)
 from levit_deploy.verification.inputs import Case, as_taken, pixel_cases, standard_cases
 from levit_deploy.verification.original import Original
 from levit_deploy.verification.parting import BlockResult, compare_blocks, find_parting
@@ -42,20 +53,21 @@ def measure(
     classes, CheckpointError if the original itself overflows, and BackendError if the artifact
     cannot run.
     """
-    _require_same_images(original, artifact)
+    _require_same_ends(original, artifact)
     if artifact.interface.output == "probabilities":
         artifact = replace(artifact, run=_logarithms(artifact.run))
         literal = literal and _logarithms(literal)
     interface = artifact.interface
     normalised = original.transform.normalise if interface.input == "uint8" else None
     reference = Reference(original.model, precision, literal, interface.output, normalised)
-    cases = _compared(original, artifact, reference, extra, seed)
+    parts = _parts(interface, original.config)
+    cases = _compared(original, artifact, reference, extra, seed, parts)
     log.info(
         "compared %d images with the original, alone: largest error %.2f of the error allowed",
         sum(case.result.images for case in cases),
         max(case.result.excess for case in cases),
     )
-    batches = compare_batches(cases, artifact.run, artifact.batch_size, seed)
+    batches = compare_batches(cases, artifact.run, artifact.batch_size, seed, parts)
     log.info(
         "compared %d batches with the images alone: largest difference %.2f of that allowed",
         len(batches),
@@ -67,25 +79,37 @@ def measure(
         precision=precision,
         head=original.head,
         seed=seed,
-        cases=tuple(case.result for case in cases),
+        cases=tuple(result for case in cases for result in case.results),
         batches=tuple(batch.result for batch in batches),
         interface=interface,
     )
     if verification.passed:
-        _refuse_if_nothing_is_proven(verification)
+        for output in zip(*(case.results for case in cases), strict=True):
+            _refuse_if_nothing_is_proven(verification, output)
     # in int8, every block parts from the original, by the error of rounding
-    parts = not verification.passed and precision != "int8"
-    if not (parts or blocks):
+    wrong = not verification.passed and precision != "int8"
+    if not (wrong or blocks):
         return verification
     results = tuple(
         replace(block, name=original.block_names.get(block.name, block.name))
-        for block in _block_by_block(cases, batches, reference, artifact)
+        for block in _block_by_block(cases, batches, reference, artifact, parts)
     )
     log.info("compared %d blocks with the original", len(results))
-    return replace(verification, blocks=results, parting=find_parting(results) if parts else None)
+    parting = find_parting(results, parts) if wrong else None
+    return replace(verification, blocks=results, parting=parting)
 
 
-def _require_same_images(original: Original, artifact: Artifact) -> None:
+def _parts(interface: Interface, config: LeViTConfig) -> Parts:
+    """Where each output stands in a row of an artifact's answers."""
+    if interface.has_classes:
+        return LOGITS
+    parts, start = {}, 0
+    for name, shape in interface.outputs(config).items():
+        parts[name] = slice(start, start := start + math.prod(shape))
+    return parts
+
+
+def _require_same_ends(original: Original, artifact: Artifact) -> None:
     expected = artifact.interface.image_shape(original.config)
     if artifact.image_shape != expected:
         raise VerificationError(
@@ -93,10 +117,21 @@ def _require_same_images(original: Original, artifact: Artifact) -> None:
             f"{expected}. It was made from another network, or with another --image-size. In the "
             "latter case, give verify the same --image-size."
         )
+    if artifact.maps and artifact.maps != artifact.interface.outputs(original.config):
+        raise VerificationError(
+            f"{artifact.path} gives maps of {artifact.maps}, the checkpoint's are "
+            f"{artifact.interface.outputs(original.config)}. It was made from another network. Do "
+            "not ship it."
+        )
 
 
 def _compared(
-    original: Original, artifact: Artifact, reference: Reference, extra: tuple[Case, ...], seed: int
+    original: Original,
+    artifact: Artifact,
+    reference: Reference,
+    extra: tuple[Case, ...],
+    seed: int,
+    parts: Parts,
 ) -> list[Compared]:
     interface, transform = artifact.interface, original.transform
     if interface.input == "uint8":
@@ -105,7 +140,9 @@ def _compared(
         standard = standard_cases(original.config, seed)
     taken = [as_taken(case, interface, transform) for case in extra]
     fixed = artifact.batch_size
-    compared = [compare_case(case, reference, artifact.run, fixed) for case in (*standard, *taken)]
+    compared = [
+        compare_case(case, reference, artifact.run, fixed, parts) for case in (*standard, *taken)
+    ]
     if reference.precision != "fp16":
         return compared
     return [look_inside(case, artifact.values, fixed) for case in compared]
@@ -116,18 +153,19 @@ def _logarithms(run: Run) -> Run:
     return lambda images: log_probabilities(run(images))
 
 
-def _refuse_if_nothing_is_proven(verification: Verification) -> None:
+def _refuse_if_nothing_is_proven(verification: Verification, output: Sequence[CaseResult]) -> None:
     """Raise CheckpointError if the answer to one image would do for all, within the budget.
 
-    This happens in reduced precision, or if all probabilities but one are too small for float32.
-    Float32 logits that do not differ are proven: the checkpoint has one answer.
+    ``output`` has the figures of one output. This happens in reduced precision, or if all
+    probabilities but one are too small for float32. Float32 logits that do not differ are proven:
+    the checkpoint has one answer.
     """
-    first, probabilities = verification.cases[0], verification.interface.output == "probabilities"
+    first, probabilities = output[0], verification.interface.output == "probabilities"
     if verification.precision not in ("fp16", "bf16") and not probabilities:
         return
-    if any(case.budget.rmse < case.spread for case in verification.cases):
+    if any(case.budget.rmse < case.spread for case in output):
         return
-    compared = "the logarithms of probabilities" if probabilities else "logits"
+    compared = COMPARED[verification.interface.output]
     remedy = REMEDY[verification.precision]
     if probabilities:
         remedy = "Export logits, without --output-type probabilities."
@@ -144,6 +182,7 @@ def _block_by_block(
     batches: Sequence[ComparedBatch],
     reference: Reference,
     artifact: Artifact,
+    parts: Parts,
 ) -> list[BlockResult]:
     """The error of each block: on the worst image, the first wrong batch, or noise."""
     wrong = [case for case in cases if case.result.failures]
@@ -158,8 +197,9 @@ def _block_by_block(
     batch = artifact.batch_size or len(images)
     filled = images[np.arange(batch) % len(images)]
     try:
-        blocks, logits = reference.blocks(images), artifact.run(filled)
-        return compare_blocks(blocks, artifact.values(filled), logits, batch, reference.precision)
+        blocks, rows = reference.blocks(images), artifact.run(filled)
+        outputs = {name: rows[:, part] for name, part in parts.items()}
+        return compare_blocks(blocks, artifact.values(filled), outputs, batch, reference.precision)
     except (LevitDeployError, RuntimeError, MemoryError) as error:
         log.info("could not look into the blocks: %s", error)
         return []

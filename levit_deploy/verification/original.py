@@ -3,27 +3,27 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
-from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.arrays import FloatArray, Images, rows
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.choices import HEADS, known
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.model import LeViT
 from levit_deploy.passes.heads import HEAD_PASSES
+from levit_deploy.passes.order import OUTPUT_PASSES
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.runtime.artifact import Artifact
 
 
 @dataclass(frozen=True, kw_only=True)
 class Original:
-    """The original network, with the head that an artifact computes.
+    """The original network, with the output that an artifact gives.
 
-    ``model`` is float32 and in evaluation mode, with ``head`` as its only output: 'mean', 'class'
-    or 'distill'. ``transform`` makes its inputs of pictures. ``block_names`` has the checkpoint's
-    names of the blocks, by canonical name.
+    ``model`` is float32 and in evaluation mode. Its only output are the logits of ``head``, 'mean',
+    'class' or 'distill', or features or feature maps if that is 'none'. ``transform`` makes its
+    inputs of pictures. ``block_names`` has the checkpoint's names of the blocks, by canonical name.
     """
 
     model: LeViT
@@ -33,20 +33,29 @@ class Original:
     block_names: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, images: Images) -> FloatArray:
-        """The logits in float32, as the original's author computes them."""
+        """The answers in float32, as the original's author computes them: a row for each image."""
         with torch.inference_mode():
-            return np.asarray(self.model(torch.from_numpy(images)).numpy())
+            given = self.model(torch.from_numpy(images))
+        outputs = given if isinstance(given, tuple) else (given,)
+        return rows([output.numpy() for output in outputs])
 
 
 def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:
-    """The network that an artifact is held to, with the head that its metadata names.
+    """The network that an artifact is held to, with the output or head that its metadata names.
 
     Raises ArtifactError if the checkpoint has no such head, and UsageError if its author's logits
     are of another head.
     """
-    head = artifact.metadata.get("head", checkpoint.head)
+    head, output = artifact.metadata.get("head", checkpoint.head), artifact.interface.output
     chosen = known(head, HEADS)
-    if head == checkpoint.head:
+    if output in OUTPUT_PASSES:
+        head, model = "none", OUTPUT_PASSES[output](checkpoint.model)
+    elif checkpoint.config.headless:
+        raise ArtifactError(
+            f"{artifact.path} gives {output}, and {checkpoint.path} is a network without a head. "
+            "Give the checkpoint it was made from."
+        )
+    elif head == checkpoint.head:
         model = checkpoint.model
     elif chosen is not None and checkpoint.config.distillation:
         model = HEAD_PASSES[chosen](checkpoint.model)

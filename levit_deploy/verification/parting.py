@@ -2,13 +2,14 @@
 
 An artifact need not name its values, and may have them in another layout. So every value in it is
 compared with every block of the original. A block agrees if some value is the block's output,
-within the budget of the block's own error. The head is compared with the logits alone, or the rest
-behind it would not count. An error made in one block stays in all later ones, so the artifact parts
-from the original behind the last block that agrees.
+within the budget of the block's own error. An output, such as the head, is compared with that
+output alone, or the rest behind it would not count. An error made in one block stays in all later
+ones, so the artifact parts from the original behind the last block that agrees. If that is the last
+of all, a feature map before it may still be wrong.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,22 +83,23 @@ class _Form:
 def compare_blocks(
     blocks: Iterable[BlockOutput],
     values: Iterable[FloatArray],
-    logits: FloatArray,
+    outputs: Mapping[str, FloatArray],
     batch: int,
     precision: Precision = "fp32",
 ) -> list[BlockResult]:
-    """Compare an artifact's values and logits with an original's blocks.
+    """Compare an artifact's values and outputs with an original's blocks.
 
     The values are those of ``batch`` images, the first of them the blocks', computed in
-    ``precision``; the head is the last block.
+    ``precision``. ``outputs`` has the artifact's own for the block of each name, such as the head.
     """
     forms = {block.name: list(_forms(block, precision)) for block in blocks}
-    *before_head, head = forms.values()
+    inside = [form for name, several in forms.items() if name not in outputs for form in several]
     for value in values:
-        for form in (form for several in before_head for form in several):
+        for form in inside:
             _hold_against(form, value, batch)
-    for form in head:
-        _hold_against(form, logits, batch)
+    for name, output in outputs.items():
+        for form in forms[name][:1]:  # in its own layout and no other
+            _hold_against(form, output, batch)
 
     results = []
     for name, several in forms.items():
@@ -106,13 +108,16 @@ def compare_blocks(
     return results
 
 
-def find_parting(blocks: Sequence[BlockResult]) -> Parting | None:
+def find_parting(blocks: Sequence[BlockResult], outputs: Collection[str] = ()) -> Parting | None:
     """The parting of an artifact with these results, which are in the blocks' order.
 
-    Returns None if the last block, the head, agrees, or if there are no results.
+    Returns None if the last block and all ``outputs`` agree, or if there are no results.
     """
     agreeing = [i for i, block in enumerate(blocks) if block.agrees]
     parted = agreeing[-1] + 1 if agreeing else 0
+    if parted == len(blocks):
+        wrong = (i for i, b in enumerate(blocks) if b.name in outputs and not b.agrees)
+        parted = next(wrong, parted)
     if parted == len(blocks):
         return None
     after = blocks[parted - 1].name if parted else None

@@ -45,6 +45,11 @@ def prove(
     log.info(
         "proving %s: %s, %s, %s head", artifact.path, artifact.format, precision, original.head
     )
+    if precision == "int8" and not artifact.interface.has_classes:
+        raise ArtifactError(
+            f"{artifact.path} claims to give {artifact.interface.output} in int8, which nothing "
+            "here can judge. Expected an artifact that levit-deploy wrote. Export it again."
+        )
     if precision == "int8":
         verification = measure_int8(
             original,

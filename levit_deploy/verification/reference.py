@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.arrays import FloatArray, Images, rows
 from levit_deploy.choices import DTYPES, EPS, Output, Precision
 from levit_deploy.errors import CheckpointError
 from levit_deploy.interface import INPUT_NAME
 from levit_deploy.model import LeViT
+from levit_deploy.passes.stage_maps import ToMap
 from levit_deploy.verification.budget import log_probabilities
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
@@ -32,7 +33,8 @@ class BlockOutput:
     """The output of one block, in float64 and, as the unit of error, in the artifact's precision.
 
     A convolution of the stem gives (n, channels, height, width), a block of the trunk (n, tokens,
-    channels), the head (n, classes). ``name`` is canonical.
+    channels), the head (n, classes). ``name`` is canonical, or the name of an output that is not
+    the head's.
     """
 
     name: str
@@ -46,9 +48,10 @@ class Reference:
     No original computes in int8: there the unit is the error of ``literal``, which maps images to
     the logits of the artifact computed literally, in floats. For an artifact that takes bytes,
     ``normalised(bytes, dtype=...)`` makes images of them: in float64, and in float32 for the unit,
-    as the original's author does. If ``output`` is 'probabilities', their logarithms take the
-    place of the logits: of a softmax in float64, and in float32 for the unit. Raises
-    CheckpointError if a precision cannot hold the original's weights.
+    as the original's author does. ``output`` tells what takes the place of the logits here. For
+    'probabilities' it is their logarithms: of a softmax in float64, and in float32 for the unit.
+    'features' and 'feature-maps' are those of a ``model`` that gives them. Raises CheckpointError
+    if a precision cannot hold the original's weights.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Reference:
                 )
 
     def logits(self, images: Images) -> npt.NDArray[np.float64]:
-        """Images as the artifact takes them -> float64 (n, classes)."""
+        """Images as the artifact takes them -> float64 (n, classes), a row for each image."""
         return self._answers(self._float64, images)
 
     def own_logits(self, images: Images) -> FloatArray:
@@ -89,7 +92,7 @@ class Reference:
         return self._finished(logits)
 
     def _finished(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self._output == "logits":
+        if self._output != "probabilities":
             return logits
         return log_probabilities(torch.from_numpy(logits).softmax(1).numpy())
 
@@ -122,7 +125,8 @@ class Reference:
     def blocks(self, images: Images) -> list[BlockOutput]:
         """The outputs of all blocks, in order, for images as the artifact takes them.
 
-        If those are bytes, the first output is the images themselves, ``pixel_values``.
+        If those are bytes, the first output is the images themselves, ``pixel_values``. The head,
+        or the features, come last. A feature map comes behind the blocks of its stage.
         """
         double, own = (self._blocks(model, images) for model in (self._float64, self._own))
         return [BlockOutput(name, double[name], own[name]) for name in double]
@@ -131,7 +135,10 @@ class Reference:
         given = self._given(model, images)
         computed = {} if self._normalised is None else {INPUT_NAME: given}
         computed |= _run_blocks(model, given)
-        computed["head"] = self._finished(computed["head"])
+        if self._output == "features":
+            computed["features"] = computed.pop("head")
+        elif "head" in computed:
+            computed["head"] = self._finished(computed["head"])
         return computed
 
 
@@ -154,7 +161,8 @@ def _twin(model: LeViT, seed: int, eps: float) -> LeViT:
 def _run(model: LeViT, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     dtype = next(model.parameters()).dtype
     with torch.inference_mode():
-        return _numbers(model(torch.from_numpy(images).to(dtype)))
+        given = model(torch.from_numpy(images).to(dtype))
+    return rows([_numbers(output) for output in (given if isinstance(given, tuple) else (given,))])
 
 
 def _numbers(tensor: Tensor) -> npt.NDArray[Any]:
@@ -166,15 +174,19 @@ def _run_blocks(model: LeViT, images: npt.NDArray[Any]) -> dict[str, npt.NDArray
     computed: dict[str, npt.NDArray[Any]] = {}
 
     def keep(name: str, module: nn.Module) -> Any:
-        def hook(_module: nn.Module, _given: object, value: Tensor) -> None:
-            computed[name] = _numbers(value)
+        def hook(_module: nn.Module, _given: object, value: Tensor | tuple[Tensor, ...]) -> None:
+            if isinstance(value, Tensor):  # and not all maps at once
+                computed[name] = _numbers(value)
 
         return module.register_forward_hook(hook)
 
     # in the stem, every second module is an activation
     stem = list(model.patch_embed.named_children())[::2]
     hooks = [keep(f"patch_embed.{name}", module) for name, module in stem]
-    hooks += [keep(f"blocks.{name}", block) for name, block in model.blocks.named_children()]
+    hooks += [
+        keep(name if isinstance(block, ToMap) else f"blocks.{name}", block)
+        for name, block in model.blocks.named_children()
+    ]
     hooks.append(keep("head", model))
     try:
         _run(model, images)

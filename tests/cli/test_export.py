@@ -206,7 +206,7 @@ def test_the_authors_logits_make_a_verdict_unconditional(folder):
 
 def test_a_failed_export_shows_its_figures(folder, monkeypatch):
     plain = plan.to_plain
-    monkeypatch.setattr(plan, "to_plain", lambda model, _head: plain(model, "class"))
+    monkeypatch.setattr(plan, "to_plain", lambda model, *_: plain(model, "class"))
     code, out, err = run("export", folder / "ckpt.pth")
     assert code == 1
     assert out.count("FAILED") == 6

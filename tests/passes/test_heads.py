@@ -77,7 +77,7 @@ def test_the_mean_of_one_head_is_that_head():
 
 @pytest.mark.parametrize("keep", [keep_class_head, keep_distill_head])
 def test_choosing_where_there_is_one_head_is_a_usage_error(keep):
-    with pytest.raises(UsageError, match="one head"):
+    with pytest.raises(UsageError, match="does not have two heads"):
         keep(trained(SMALL.replace(distillation=False)))
 
 

@@ -32,9 +32,9 @@ NAMES = [block.name for block in BLOCKS]
 PROVENANCE = Provenance(checkpoint_sha256="", config=SMALL, head="mean", layout="tokens")
 
 
-def logits(plain, images=IMAGES):
+def head(plain, images=IMAGES):
     with torch.inference_mode():
-        return plain(torch.from_numpy(images)).numpy()
+        return {"head": plain(torch.from_numpy(images)).numpy()}
 
 
 def floats(values):
@@ -82,7 +82,7 @@ def wrong_from(name):
 @pytest.mark.parametrize("block", ["patch_embed.0", "blocks.0", "blocks.4", "blocks.10", "head"])
 def test_the_block_that_is_wrong_is_named(values, block):
     wrong = wrong_from(block)
-    parting = find_parting(compare_blocks(BLOCKS, values(wrong), logits(wrong), len(IMAGES)))
+    parting = find_parting(compare_blocks(BLOCKS, values(wrong), head(wrong), len(IMAGES)))
     before = NAMES.index(block) - 1
     assert parting.block == block
     assert parting.after == (NAMES[before] if before >= 0 else None)
@@ -92,14 +92,13 @@ def test_the_block_that_is_wrong_is_named(values, block):
 @pytest.mark.parametrize("values", FORMS.values(), ids=FORMS)
 def test_a_right_artifact_parts_nowhere(values):
     right = to_plain(MODEL)
-    assert find_parting(compare_blocks(BLOCKS, values(right), logits(right), len(IMAGES))) is None
+    assert find_parting(compare_blocks(BLOCKS, values(right), head(right), len(IMAGES))) is None
 
 
 def test_an_error_behind_the_head_is_the_heads():
     right = to_plain(MODEL)
-    parting = find_parting(
-        compare_blocks(BLOCKS, by_onnx(right), logits(right) * np.float32(1.001), len(IMAGES))
-    )
+    wrong = head(right)["head"] * np.float32(1.001)
+    parting = find_parting(compare_blocks(BLOCKS, by_onnx(right), {"head": wrong}, len(IMAGES)))
     assert (parting.block, parting.after) == ("head", NAMES[-2])
     assert parting.rmse > parting.allowed
 
@@ -109,11 +108,9 @@ def test_any_operator_set_and_a_fixed_batch(opset):
     filled = IMAGES[np.arange(8) % 3]
     wrong = wrong_from("blocks.2")
     values = list(by_onnx(wrong, filled, opset=opset, batch_size=8))
-    assert (
-        find_parting(compare_blocks(BLOCKS, values, logits(wrong, filled), 8)).block == "blocks.2"
-    )
+    assert find_parting(compare_blocks(BLOCKS, values, head(wrong, filled), 8)).block == "blocks.2"
     # the same values, were they taken for three images
-    parting = find_parting(compare_blocks(BLOCKS, values, logits(wrong, filled), 3))
+    parting = find_parting(compare_blocks(BLOCKS, values, head(wrong, filled), 3))
     assert (parting.after, parting.rmse) == (None, None)
     assert "and has no value of that block's size" in str(parting)
 
@@ -121,7 +118,7 @@ def test_any_operator_set_and_a_fixed_batch(opset):
 def test_nan_is_found_where_it_begins():
     plain = to_plain(MODEL)
     plain.blocks[1].m[0].bias.data[0] = np.nan
-    parting = find_parting(compare_blocks(BLOCKS, by_onnx(plain), logits(plain), 3))
+    parting = find_parting(compare_blocks(BLOCKS, by_onnx(plain), head(plain), 3))
     assert parting.block == "blocks.1"
     assert parting.rmse == np.inf
     assert "first at blocks.1, with NaN or infinity." in str(parting)
@@ -203,8 +200,8 @@ def test_an_exact_value_may_be_one_step_of_the_precision_off():
     exact = np.array([[1.0, 0.5, 0.25]])
     block = BlockOutput("head", exact, exact.astype(np.float32))
     value = exact.astype(np.float32) + np.float32(2.0**-10)
-    assert find_parting(compare_blocks([block], [], value, 1, "fp16")) is None
-    assert find_parting(compare_blocks([block], [], value, 1, "fp32")).block == "head"
+    assert find_parting(compare_blocks([block], [], {"head": value}, 1, "fp16")) is None
+    assert find_parting(compare_blocks([block], [], {"head": value}, 1, "fp32")).block == "head"
 
 
 def by_onnx_in_float16(plain, layout="tokens", opset=17):
@@ -243,11 +240,12 @@ def test_reduced_precision_parts_nowhere_or_at_the_block_that_is_wrong(form):
     precision, values = form[:4], REDUCED[form]
     blocks = Reference(MODEL, precision).blocks(IMAGES)
     right = list(values(to_plain(MODEL)))  # the last of which are the logits
-    assert find_parting(compare_blocks(blocks, right, right[-1], len(IMAGES), precision)) is None
+    compared = compare_blocks(blocks, right, {"head": right[-1]}, len(IMAGES), precision)
+    assert find_parting(compared) is None
     for wrong in ("blocks.4", "head"):
         model = trained()
         for parameter in model.get_submodule(wrong).parameters():
             parameter.data = parameter.data.flip(0)
         given = list(values(to_plain(model)))
-        found = find_parting(compare_blocks(blocks, given, given[-1], len(IMAGES), precision))
-        assert found.block == wrong
+        compared = compare_blocks(blocks, given, {"head": given[-1]}, len(IMAGES), precision)
+        assert find_parting(compared).block == wrong

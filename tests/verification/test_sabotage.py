@@ -184,7 +184,7 @@ def test_sabotage_of_the_written_file_is_refused(checkpoint, exported, sabotage)
 
 def test_a_failed_proof_publishes_nothing(tmp_path, checkpoint, monkeypatch):
     # a bug as others have it: the distillation head is forgotten
-    monkeypatch.setattr(plan, "to_plain", lambda model, _head: to_plain(model, "class"))
+    monkeypatch.setattr(plan, "to_plain", lambda model, *_: to_plain(model, "class"))
     output = tmp_path / "out.onnx"
     output.write_bytes(b"old")
     for format in TARGETS:

@@ -5,11 +5,12 @@ from importlib import resources
 from xml.etree.ElementTree import Element
 
 from levit_deploy.choices import DTYPES
+from levit_deploy.interface import COMPARED
 from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.data import Data
 from levit_deploy.report.page.charts import bar, histogram
 from levit_deploy.report.page.markup import element, to_html
-from levit_deploy.report.proof import CASE_COLUMNS, case_rows
+from levit_deploy.report.proof import case_columns, case_rows
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
 
@@ -134,13 +135,13 @@ def _cases(title: str, proof: Data) -> Element:
         f"{own}, or a few rounding steps if that is more. In a batch with other images, twice the "
         "largest error is allowed."
     )
-    columns = ("inputs", "verdict", *CASE_COLUMNS)
+    columns = ("inputs", "verdict", *case_columns(proof))
     return _section(title, _soft(words), _table(title, columns, rows))
 
 
 def _of(proof: Data) -> str:
     """The values that the errors are of."""
-    return "logits" if proof["output"] == "logits" else "log-probabilities"
+    return COMPARED[proof["output"]]
 
 
 def _spread(proof: Data) -> Element:
