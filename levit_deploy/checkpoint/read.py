@@ -17,6 +17,7 @@ from levit_deploy.checkpoint.author import (
     require_authors_function,
 )
 from levit_deploy.checkpoint.block_names import block_names
+from levit_deploy.checkpoint.built import with_modules
 from levit_deploy.checkpoint.families import official
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.recognise import Reader, recognise
@@ -24,9 +25,11 @@ from levit_deploy.checkpoint.files import CheckpointFile, read_file
 from levit_deploy.checkpoint.folder import locate
 from levit_deploy.checkpoint.given import Given, release
 from levit_deploy.checkpoint.infer import infer_config
+from levit_deploy.checkpoint.recorded import with_record
 from levit_deploy.checkpoint.resize import resize
 from levit_deploy.checkpoint.state import find_state
 from levit_deploy.checkpoint.strict import load_strictly
+from levit_deploy.checkpoint.training_record import find_record
 from levit_deploy.choices import Activation, Weights
 from levit_deploy.config import Grid, LeViTConfig, size_text
 from levit_deploy.errors import CheckpointError, UsageError
@@ -233,7 +236,8 @@ def _read_state_dict(
     weights, state = find_state(file.contents, weights, file.path)
     reader = recognise(state, file.path)
     _require_family(given, reader)
-    known = reader.known(saved_config, given.trained_with)
+    known = with_modules(reader.known(saved_config, given.trained_with), file.modules)
+    known = with_record(known, find_record(file.contents, file.path), reader.FAMILY)
     try:
         converted = reader.convert(state)
         inferred = infer_config(converted, known, given)

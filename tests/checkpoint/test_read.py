@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LevitConfig, LevitForImageClassification
 
 from levit_deploy.checkpoint import fused, read_checkpoint
 from levit_deploy.checkpoint.resize import resize
@@ -482,3 +483,61 @@ def test_the_config_of_a_levit_model_may_still_name_classes(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="classes: 10, but the tensors say 0"):
         read_checkpoint(tmp_path)
+
+
+# What a training run states
+
+
+def test_the_arguments_of_a_timm_run_are_followed(tmp_path):
+    config = SMALL.replace(activation="gelu")
+    model = networks.trained(config)
+    arguments = {"model_kwargs": {"act_layer": "gelu", "img_size": [64, 96]}, "model": "levit_256d"}
+    pictures = {"mean": [0.5], "std": [0.25], "crop_pct": 1.0, "interpolation": "bilinear"}
+    path = saved(
+        tmp_path,
+        {
+            "state_dict": foreign.timm(model, config),
+            "args": argparse.Namespace(**arguments, **pictures),
+        },
+    )
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.config == config
+    assert np.array_equal(logits(checkpoint), networks.float64_logits(model, networks.images()))
+    assert str(checkpoint.preprocessing) == "crop 1.0, bilinear, mean 0.5, std 0.25"
+    assert not checkpoint.preprocessing.assumed
+    assert checkpoint.proven_if == ()
+    assert "activation gelu, by args in a.pth" in checkpoint.stated
+    checkpoint = read_checkpoint(path, activation="relu")
+    assert checkpoint.proven_if == ("the activation is relu",)
+    assert any("though args in a.pth says gelu" in text for text in checkpoint.assumed)
+
+
+def test_arguments_that_contradict_the_tensors_are_refused(tmp_path):
+    state = networks.trained().state_dict()
+    for arguments, reason in (
+        ({"nb_classes": 5}, "args in a.pth says classes: 5, but the tensors say 7"),
+        ({"model_kwargs": {"img_size": 224}}, "args in a.pth says that images are 224x224"),
+    ):
+        path = saved(tmp_path, {"model": state, "args": argparse.Namespace(**arguments)})
+        with pytest.raises(CheckpointError, match=reason):
+            read_checkpoint(path)
+
+
+def test_a_network_saved_whole_tells_its_activation_and_eps(tmp_path):
+    sizes = {"hidden_sizes": [16, 24, 32], "num_attention_heads": [1, 2, 2], "depths": [1, 1, 1]}
+    config = LevitConfig(image_size=64, num_labels=7, key_dim=[8, 8, 8], **sizes)
+    model = LevitForImageClassification(config).eval()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.Hardswish):
+                setattr(module, name, torch.nn.ReLU())
+            elif isinstance(child, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                child.eps = 1e-2
+                torch.nn.init.normal_(child.weight)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    checkpoint = read_checkpoint(saved(tmp_path, {"model": model, "epoch": 3}))
+    assert (checkpoint.config.activation, checkpoint.config.bn_eps) == ("relu", 1e-2)
+    assert checkpoint.proven_if == ()
+    with torch.inference_mode():
+        expected = model.double()(images.double()).logits.numpy()
+    assert np.abs(logits(checkpoint, images) - expected).max() < 1e-10 * np.abs(expected).max()

@@ -109,9 +109,8 @@ def facts(config: LeViTConfig) -> dict[str, object]:
 def require_agreement(config: LeViTConfig, known: Known) -> None:
     """Raise CheckpointError if a config contradicts the tensors."""
     shown = facts(config)
-    headless = {"classes", "classifier heads"} if config.headless else set()
     for name, stated in known.stated.items():
-        if name not in headless and stated != shown[name]:
+        if stated != shown[name]:
             raise CheckpointError(
                 f"{known.source} says {name}: {_text(stated)}, but the tensors say "
                 f"{_text(shown[name])}. Expected the facts of this network. Correct them, or give "

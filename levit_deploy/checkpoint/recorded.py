@@ -1,0 +1,143 @@
+"""Join the facts in the record of a training run to those of the family.
+
+A fact that a config beside the weights states, or the family's code, comes first.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from levit_deploy.checkpoint.families import official, timm
+from levit_deploy.checkpoint.families.activations import activation_named, require_activation
+from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.folder import image_size_of
+from levit_deploy.checkpoint.inert import Named, attributes
+from levit_deploy.checkpoint.training_record import TrainingRecord
+from levit_deploy.config import Grid, size_text
+from levit_deploy.errors import CheckpointError
+from levit_deploy.pictures.preprocessing import Preprocessing, stated
+
+_SIZES = ("input_size", "img_size", "image_size")
+_CLASSES, _CHANNELS = ("num_classes", "nb_classes"), ("in_chans", "in_channels")
+_OFFICIAL_PICTURES = Preprocessing(crop_fraction=224 / 256)  # its datasets.py
+_TIMM_PICTURES = Preprocessing(crop_fraction=0.9)  # data/config.py, by the models' own defaults
+
+
+def with_record(known: Known, record: TrainingRecord, family: str) -> Known:
+    """The facts known of a network, and those in the record of its training.
+
+    Raises CheckpointError if the record states an activation, or a preprocessing, that is not
+    supported or makes no sense.
+    """
+    arguments = record.arguments
+    if not arguments:
+        return known
+    if "" in (arguments.get("global_pool"), arguments.get("gp")):
+        raise CheckpointError(
+            f"{record.source} says that the network does not pool its tokens. Expected the mean of "
+            "them, as in every published LeViT. No other is supported."
+        )
+    changes = {
+        **_activations(known, record, family),
+        **_image_size(known, record),
+        **_pictures(known, record),
+    }
+    if not known.stated:
+        changes["stated"] = _counts(arguments)
+    told = tuple(f"{name} {text}, by {record.source}" for name, text in _words(changes))
+    return replace(known, **changes, source=record.source, told=told)
+
+
+def _activations(known: Known, record: TrainingRecord, family: str) -> dict[str, Any]:
+    arguments, source = record.arguments, record.source
+    if known.activation is not None:
+        return {}
+    name = arguments.get("act_layer", attributes(arguments.get("act_cfg")).get("type"))
+    if name is None and activation_named(arguments.get("activation")):  # else of another part
+        name = arguments["activation"]
+    if name is None:
+        return _variants_activation(arguments) if family == timm.FAMILY else {}
+    activation = require_activation(_text(name), source)
+    changes: dict[str, Any] = {"activation": activation}
+    own = arguments.get("attn_act_layer")
+    if own is not None:
+        changes["attention_activation"] = require_activation(_text(own), source)
+    elif family == official.FAMILY:  # timm up to 0.8.6, in which act_layer leaves attention alone
+        changes["attention_activation"] = "hardswish"
+    return changes
+
+
+def _variants_activation(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The activation of the variant that the run names, if it is one of timm's."""
+    variant = timm.variant_named(arguments.get("model"))
+    return {} if variant is None else {"activation": variant.activation}
+
+
+def _text(name: object) -> object:
+    """The name of an activation: a class is recorded by its own."""
+    return name.name if isinstance(name, Named) else name
+
+
+def _image_size(known: Known, record: TrainingRecord) -> dict[str, Any]:
+    """The size of the network's images. That of the run's data counts only if it fits."""
+    own = attributes(record.arguments.get("model_kwargs")).get("img_size")
+    if known.image_size is not None:
+        return {}
+    if own is not None:
+        return {"image_size": image_size_of(own)}
+    size = next((record.arguments[name] for name in _SIZES if record.arguments.get(name)), None)
+    if known.usual_image_size is not None or size is None:
+        return {}
+    return {"usual_image_size": _size(size)}
+
+
+def _size(value: object) -> Grid | None:
+    try:
+        return image_size_of(value)
+    except CheckpointError:  # a size of something else
+        return None
+
+
+def _pictures(known: Known, record: TrainingRecord) -> dict[str, Any]:
+    arguments = record.arguments
+    if not known.preprocessing.assumed:
+        return {}
+    if "data_set" in arguments and "crop_pct" not in arguments:  # the official main.py
+        return {"preprocessing": replace(_OFFICIAL_PICTURES, assumed=False)}
+    if "crop_pct" in arguments and "interpolation" in arguments:  # timm's train.py
+        settled = replace(_TIMM_PICTURES, assumed=False)
+        return {"preprocessing": timm.pictures(arguments, settled, record.source)}
+    mean, std = (_of_pixels(arguments.get(name)) for name in ("mean", "std"))
+    if mean is None or std is None:
+        return {}
+    return {"preprocessing": stated(known.preprocessing, record.source, mean=mean, std=std)}
+
+
+def _of_pixels(values: object) -> list[float] | None:
+    """A mean or deviation of pixels from 0 to 1. mmengine's are of pixels from 0 to 255."""
+    if not isinstance(values, list | tuple) or not values:
+        return None
+    if not all(isinstance(value, int | float) for value in values):
+        return None
+    return [value / 255 for value in values] if max(values) > 1 else list(values)
+
+
+def _words(changes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The facts of a record, as they are told."""
+    for field, name in (
+        ("activation", "activation"),
+        ("attention_activation", "activation of attention"),
+        ("preprocessing", "preprocessing"),
+    ):
+        if field in changes:
+            yield name, str(changes[field])
+    if "image_size" in changes:
+        yield "image size", size_text(changes["image_size"])
+
+
+def _counts(arguments: Mapping[str, Any]) -> dict[str, object]:
+    counts = {
+        name: next((arguments[key] for key in keys if arguments.get(key)), None)
+        for name, keys in (("classes", _CLASSES), ("input channels", _CHANNELS))
+    }
+    return {name: count for name, count in counts.items() if type(count) is int}

@@ -1,0 +1,104 @@
+import pytest
+import yaml
+
+from levit_deploy.checkpoint.training_record import NO_RECORD, find_record
+
+ARGUMENTS = {"model": "levit_256", "model_kwargs": {"act_layer": "gelu", "img_size": 96}}
+CONFIG = """
+custom = __import__('os').system('false')
+data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='LeViT', arch='256', act_cfg=dict(type='GELU'), img_size=64),
+    head=dict({'type': 'LeViTClsHead'}, num_classes=7))
+train_pipeline = [dict(type='RandomResizedCrop', scale=224)]
+"""
+
+
+def test_a_file_without_a_record_has_none(tmp_path):
+    for contents in ({}, {"args": None}, {"args": "--model levit"}, {"meta": {"cfg": 3}}):
+        assert find_record(contents, tmp_path / "a.pth") == NO_RECORD
+
+
+@pytest.mark.parametrize("key", ["args", "hyper_parameters", "config"])
+def test_arguments_within_others_are_found(tmp_path, key):
+    record = find_record({key: ARGUMENTS, "epoch": 3}, tmp_path / "a.pth")
+    assert record.arguments["act_layer"] == "gelu"
+    assert record.arguments["img_size"] == 96
+    assert record.arguments["model_kwargs"] == ARGUMENTS["model_kwargs"]
+    assert record.source == f"{key} in a.pth"
+
+
+def test_the_outermost_argument_of_a_name_counts(tmp_path):
+    arguments = {"teacher": {"act_layer": "relu"}, "act_layer": "gelu"}
+    record = find_record({"args": arguments}, tmp_path / "a.pth")
+    assert record.arguments["act_layer"] == "gelu"
+
+
+def test_a_record_within_itself_ends(tmp_path):
+    arguments = dict(ARGUMENTS)
+    arguments["self"] = arguments
+    assert find_record({"args": arguments}, tmp_path / "a.pth").arguments["act_layer"] == "gelu"
+
+
+def test_a_config_in_python_is_read_and_not_run(tmp_path):
+    record = find_record({"meta": {"cfg": CONFIG}}, tmp_path / "a.pth")
+    assert record.arguments["act_cfg"] == {"type": "GELU"}
+    assert record.arguments["mean"] == [123.675, 116.28, 103.53]
+    assert record.arguments["num_classes"] == 7
+    assert record.arguments["custom"] == {}
+    assert record.source == "meta.cfg in a.pth"
+
+
+@pytest.mark.parametrize("text", ["model = dict(", "\0", "(" * 10_000, "-" * 5_000 + "1"])
+def test_a_config_that_cannot_be_parsed_is_none(tmp_path, text):
+    assert find_record({"meta": {"cfg": text}}, tmp_path / "a.pth") == NO_RECORD
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "file"),
+    [
+        ("a.pth.tar", "args.yaml"),
+        ("a.ckpt", "hparams.yaml"),
+        ("checkpoints/a.ckpt", "hparams.yaml"),
+    ],
+)
+def test_arguments_beside_a_checkpoint_are_found(tmp_path, checkpoint, file):
+    (tmp_path / file).write_text(yaml.safe_dump(ARGUMENTS))
+    record = find_record({}, tmp_path / checkpoint)
+    assert record.arguments["act_layer"] == "gelu"
+    assert record.source == file
+    own = find_record({"args": {"act_layer": "relu"}}, tmp_path / checkpoint)
+    assert own.arguments == {"act_layer": "relu"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: [",
+        "!!python/object/apply:os.system [false]",
+        "just words",
+        "a: &a [*a]",
+        "x: " + "[" * 5_000,
+        "é".encode("latin-1"),
+    ],
+)
+def test_yaml_that_is_no_record_is_none(tmp_path, text):
+    path = tmp_path / "args.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    record = find_record({}, tmp_path / "a.pth")
+    assert record == NO_RECORD or record.arguments.keys() <= {"a", "x"}
+
+
+def test_aliases_in_yaml_are_visited_once(tmp_path):
+    lines = ["a0: &a0 {x: 1}"]
+    for i in range(1, 5):
+        entries = ", ".join(f"k{i}x{j}: *a{i - 1}" for j in range(2_000))
+        lines.append(f"a{i}: &a{i} {{{entries}}}")
+    (tmp_path / "args.yaml").write_text("\n".join(lines))
+    assert "x" in find_record({}, tmp_path / "a.pth").arguments
+
+
+def test_a_folder_without_a_record_is_no_error(tmp_path):
+    (tmp_path / "args.yaml").mkdir()
+    assert find_record({}, tmp_path / "a.pth") == NO_RECORD
