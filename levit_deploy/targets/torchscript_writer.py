@@ -113,5 +113,6 @@ _MANGLING = re.compile(rb"(?:\.|/)?___torch_mangle_\d+")
 def deprecation_accepted() -> Iterator[None]:
     """Silence torch's advice to leave TorchScript: the user asked for it by name."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):  # before torch 2.14, and from it on
+            warnings.filterwarnings("ignore", r"`torch\.jit\.", category)
         yield

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from levit_deploy.checkpoint.files import read_file
 from levit_deploy.errors import CheckpointError, UnsafeInputError
+from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([7, 8])}
 
@@ -153,10 +154,10 @@ def test_a_legacy_pickle_is_refused_unread(tmp_path):
         read_file(path)
 
 
-@pytest.mark.filterwarnings("ignore:`?torch.jit:DeprecationWarning")
 def test_a_torchscript_program_is_refused(tmp_path):
     path = tmp_path / "a.pt"
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    with deprecation_accepted():
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
     with pytest.raises(CheckpointError, match="TorchScript program"):
         read_file(path)
 
