@@ -4,17 +4,19 @@ A fact that a config beside the weights states, or the family's code, comes firs
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from levit_deploy.checkpoint.families import official, timm
+from levit_deploy.checkpoint.families import mmpretrain, official, timm
 from levit_deploy.checkpoint.families.activations import activation_named, require_activation
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.folder import image_size_of
 from levit_deploy.checkpoint.inert import Named, attributes
-from levit_deploy.checkpoint.training_record import TrainingRecord
+from levit_deploy.checkpoint.training_record import CLASS_NAMES, TrainingRecord
 from levit_deploy.config import Grid, size_text
 from levit_deploy.errors import CheckpointError
+from levit_deploy.pictures.labels import in_order
 from levit_deploy.pictures.preprocessing import Preprocessing, stated
 
 _SIZES = ("input_size", "img_size", "image_size")
@@ -44,8 +46,10 @@ def with_record(known: Known, record: TrainingRecord, family: str) -> Known:
     }
     if not known.stated:
         changes["stated"] = _counts(arguments)
+    if not known.labels:
+        changes["labels"] = _labels(arguments)
     told = tuple(f"{name} {text}, by {record.source}" for name, text in _words(changes))
-    return replace(known, **changes, source=record.source, told=told)
+    return replace(known, **changes, source=record.source, told=(*known.told, *told))
 
 
 def _activations(known: Known, record: TrainingRecord, family: str) -> dict[str, Any]:
@@ -107,19 +111,26 @@ def _pictures(known: Known, record: TrainingRecord) -> dict[str, Any]:
     if "crop_pct" in arguments and "interpolation" in arguments:  # timm's train.py
         settled = replace(_TIMM_PICTURES, assumed=False)
         return {"preprocessing": timm.pictures(arguments, settled, record.source)}
-    mean, std = (_of_pixels(arguments.get(name)) for name in ("mean", "std"))
+    if isinstance(pipeline := arguments.get("test_pipeline"), list):
+        return {"preprocessing": mmpretrain.pictures(arguments, pipeline, record.source)}
+    mean, std = (mmpretrain.of_pixels(arguments.get(name)) for name in ("mean", "std"))
     if mean is None or std is None:
         return {}
     return {"preprocessing": stated(known.preprocessing, record.source, mean=mean, std=std)}
 
 
-def _of_pixels(values: object) -> list[float] | None:
-    """A mean or deviation of pixels from 0 to 1. mmengine's are of pixels from 0 to 255."""
-    if not isinstance(values, list | tuple) or not values:
-        return None
-    if not all(isinstance(value, int | float) for value in values):
-        return None
-    return [value / 255 for value in values] if max(values) > 1 else list(values)
+def _labels(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes, from a list or from an object by name or by index; or none."""
+    for key in CLASS_NAMES:
+        names = arguments.get(key)
+        if isinstance(names, Mapping) and all(type(index) is int for index in names.values()):
+            names = {index: name for name, index in names.items()}
+        if isinstance(names, Mapping):
+            names = {str(index): name for index, name in names.items()}
+        with suppress(ValueError):  # numbers, or a path
+            if labels := in_order(names):
+                return labels
+    return ()
 
 
 def _words(changes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -129,10 +140,12 @@ def _words(changes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ("attention_activation", "activation of attention"),
         ("preprocessing", "preprocessing"),
     ):
-        if field in changes:
+        if field in changes and not getattr(changes[field], "unsupported", ""):
             yield name, str(changes[field])
     if "image_size" in changes:
         yield "image size", size_text(changes["image_size"])
+    if labels := changes.get("labels"):
+        yield f"{len(labels)} labels", ", ".join(labels[:3])
 
 
 def _counts(arguments: Mapping[str, Any]) -> dict[str, object]:

@@ -21,6 +21,8 @@ from levit_deploy.checkpoint.inert import attributes
 from levit_deploy.regular_files import read_regular
 
 _KEYS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt", "opts")
+# the names of the classes, which some codes keep beside the arguments
+CLASS_NAMES = ("classes", "class_names", "CLASSES", "class_to_idx", "idx_to_class", "id2label")
 _DEPTH = 4  # of mappings in mappings: a model's arguments in a run's
 
 
@@ -40,6 +42,17 @@ NO_RECORD = TrainingRecord({}, "")
 
 def find_record(contents: Mapping[str, Any], path: Path) -> TrainingRecord:
     """Return the record in a checkpoint's contents, or else in a file beside the checkpoint."""
+    record = _arguments(contents, path)
+    meta = attributes(contents.get("meta"))
+    places = (contents, attributes(meta.get("dataset_meta")), meta)
+    names = {key: place[key] for place in places for key in CLASS_NAMES if key in place}
+    if not names:
+        return record
+    return TrainingRecord({**names, **record.arguments}, record.source or path.name)
+
+
+def _arguments(contents: Mapping[str, Any], path: Path) -> TrainingRecord:
+    """The arguments of the run alone."""
     for key in _KEYS:
         if arguments := _flat(contents.get(key)):
             return TrainingRecord(arguments, f"{key} in {path.name}")

@@ -115,3 +115,44 @@ def test_counts_must_agree_with_the_tensors():
     assert recorded(num_classes=7, in_chans=1).stated == {"classes": 7, "input channels": 1}
     assert recorded(nb_classes=7, num_classes=None).stated == {"classes": 7}
     assert recorded(num_classes="seven").stated == {}
+
+
+EDGE = {"type": "ResizeEdge", "scale": 256, "edge": "short", "backend": "pillow"}
+CROP = {"type": "CenterCrop", "crop_size": 224}
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words", "unsupported"),
+    [
+        ([{**EDGE, "interpolation": "bicubic"}, CROP], "crop 0.875, bicubic", ""),
+        ([EDGE, {"type": "PackInputs"}], "crop 1.0, bilinear", ""),
+        ([{"type": "Resize", "scale": [224, 224], "backend": "pillow"}], "stretch, bilinear", ""),
+        ([{"type": "Resize", "scale": 224}], "stretch, bilinear", "Resize"),
+        ([{**EDGE, "edge": "long"}, CROP], "crop 0.875, bilinear", "long"),
+        ([EDGE, {"type": "TenCrop"}], "crop 1.0, bilinear", "TenCrop"),
+        ([EDGE, {"type": "CenterCrop", "crop_size": 288}], "crop 0.875, bilinear", "ResizeEdge"),
+    ],
+)
+def test_the_pictures_of_mmengine(pipeline, words, unsupported):
+    statistics = {"mean": [127.5, 127.5, 127.5], "std": [51, 51, 51]}
+    read = recorded("mmpretrain", test_pipeline=pipeline, **statistics).preprocessing
+    assert str(read) == f"{words}, mean 0.5 0.5 0.5, std 0.2 0.2 0.2"
+    assert unsupported in read.unsupported
+    assert bool(unsupported) == bool(read.unsupported)
+    bgr = recorded("mmpretrain", test_pipeline=pipeline, to_rgb=False, **statistics)
+    assert "to_rgb" in bgr.preprocessing.unsupported
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        ({"classes": ("cat", "dog")}, ("cat", "dog")),
+        ({"class_to_idx": {"dog": 1, "cat": 0}}, ("cat", "dog")),
+        ({"idx_to_class": {0: "cat", 1: "dog"}}, ("cat", "dog")),
+        ({"classes": 7, "class_names": "names.txt", "class_to_idx": {"cat": 5}}, ()),
+    ],
+)
+def test_the_names_of_the_classes(arguments, labels):
+    assert recorded("official", **arguments).labels == labels
+    own = Known(labels=("a", "b"))
+    assert recorded("official", own, **arguments).labels == ("a", "b")

@@ -50,6 +50,21 @@ def test_a_config_in_python_is_read_and_not_run(tmp_path):
     assert record.source == "meta.cfg in a.pth"
 
 
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {"classes": ["cat", "dog"]},
+        {"meta": {"dataset_meta": {"classes": ["cat", "dog"]}}},
+        {"meta": {"classes": ["cat", "dog"]}, "args": ARGUMENTS},
+    ],
+)
+def test_the_classes_beside_the_arguments_are_found(tmp_path, contents):
+    record = find_record(contents, tmp_path / "a.pth")
+    assert record.arguments["classes"] == ["cat", "dog"]
+    assert record.source == ("args in a.pth" if "args" in contents else "a.pth")
+    assert ("act_layer" in record.arguments) == ("args" in contents)
+
+
 @pytest.mark.parametrize("text", ["model = dict(", "\0", "(" * 10_000, "-" * 5_000 + "1"])
 def test_a_config_that_cannot_be_parsed_is_none(tmp_path, text):
     assert find_record({"meta": {"cfg": text}}, tmp_path / "a.pth") == NO_RECORD

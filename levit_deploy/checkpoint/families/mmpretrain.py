@@ -5,7 +5,7 @@ by its ``switch_to_deploy`` have no ``conv``, ``linear`` and ``bn`` in their nam
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.given import Release
+from levit_deploy.pictures.preprocessing import Preprocessing, stated
 
 FAMILY = "mmpretrain"
 
@@ -25,6 +26,10 @@ _STEM = re.compile(_TRUNK + r"patch_embed\.patch_embed\.([0-9])\.(.+)")
 _BLOCK = re.compile(_TRUNK + r"stages\.([0-9]{1,4})\.([0-9]{1,4})\.(block\.)?(.+)")
 _HEAD = re.compile(r"head\.(head|head_dist)\.(.+)")
 _LAYERS = {"linear1": "0", "linear2": "2"}
+
+# mmpretrain/datasets/transforms: how a picture is resized, and the steps that do not change it
+_RESIZES = {"ResizeEdge": "cover", "Resize": "stretch"}
+_OTHER_STEPS = ("LoadImageFromFile", "CenterCrop", "PackInputs", "PackClsInputs")
 
 
 def matches(keys: Collection[str]) -> bool:
@@ -40,6 +45,55 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def known(_config: Mapping[str, Any], _release: Release | None = None) -> Known:
     """The facts that the code fixes: ``act_cfg`` leaves the stem its Hardswish."""
     return Known(stem_activation="hardswish", stride=2)
+
+
+def pictures(
+    arguments: Mapping[str, Any], pipeline: Sequence[object], source: str
+) -> Preprocessing:
+    """Read the preprocessing of mmengine's config: ``test_pipeline`` and ``data_preprocessor``.
+
+    Steps that are not those of Pillow and the middle of a picture are unsupported.
+    """
+    steps = {str(step.get("type")): step for step in pipeline if isinstance(step, Mapping)}
+    others = [step for name, step in steps.items() if name not in (*_RESIZES, *_OTHER_STEPS)]
+    fields: dict[str, Any] = {}
+    for name, resize in _RESIZES.items():
+        if step := steps.get(name):
+            others += [] if step.get("backend") == "pillow" else [step]  # the default is OpenCV
+            others += [] if step.get("edge", "short") == "short" else [step]
+            scale, crop = _side(step.get("scale")), steps.get("CenterCrop", {}).get("crop_size")
+            side = _side(crop) if crop is not None else scale
+            others += [] if scale and side and side <= scale else [step]
+            fields |= {"resize": resize, "interpolation": step.get("interpolation", "bilinear")}
+            if scale and side and side <= scale:
+                fields["crop_fraction"] = side / scale
+    if arguments.get("to_rgb") is False:
+        others.append({"to_rgb": False})
+    return stated(
+        Preprocessing(),
+        source,
+        unsupported=f"{source} says {str(others)[:200]}" if others else "",
+        mean=of_pixels(arguments.get("mean")),
+        std=of_pixels(arguments.get("std")),
+        **fields,
+    )
+
+
+def _side(size: object) -> int | None:
+    """The side of a square, from a number or two equal ones."""
+    sides = size if isinstance(size, list | tuple) else [size, size]
+    if len(sides) == 2 and type(sides[0]) is int and sides[0] == sides[1] > 0:
+        return sides[0]
+    return None
+
+
+def of_pixels(values: object) -> list[float] | None:
+    """A mean or deviation of pixels from 0 to 1. mmengine's are of pixels from 0 to 255."""
+    if not isinstance(values, list | tuple) or not values:
+        return None
+    if not all(isinstance(value, int | float) for value in values):
+        return None
+    return [value / 255 for value in values] if max(values) > 1 else list(values)
 
 
 def _canonical(key: str) -> str | InBlock:
