@@ -81,10 +81,9 @@ def pictures(
 
 def _side(size: object) -> int | None:
     """The side of a square, from a number or two equal ones."""
-    sides = size if isinstance(size, list | tuple) else [size, size]
-    if len(sides) == 2 and type(sides[0]) is int and sides[0] == sides[1] > 0:
-        return sides[0]
-    return None
+    first, *others = size if isinstance(size, list | tuple) and size else [size]
+    alike = len(others) < 2 and all(side == first for side in others)
+    return first if isinstance(first, int) and first > 0 and alike else None
 
 
 def of_pixels(values: object) -> list[float] | None:
