@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from levit_deploy.checkpoint import read_checkpoint as load
     from levit_deploy.evaluation import Disagreement, Evaluation, evaluate
     from levit_deploy.pipeline import Published, export, fuse, quantize, verify
+    from levit_deploy.prediction.embeddings import Embedding, embed
     from levit_deploy.prediction.predict import Answer, Prediction, predict
     from levit_deploy.publish.triton import TritonModel
     from levit_deploy.quantization.quantize import Int8Options
@@ -44,6 +45,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Disagreement",
+    "Embedding",
     "Evaluation",
     "ExportOptions",
     "InputError",
@@ -58,6 +60,7 @@ __all__ = [
     "UsageError",
     "Verification",
     "VerificationError",
+    "embed",
     "evaluate",
     "export",
     "fuse",
@@ -72,6 +75,7 @@ _HOMES = {
     "Case": "levit_deploy.verification.inputs",
     "Checkpoint": "levit_deploy.checkpoint.read",
     "Disagreement": "levit_deploy.evaluation",
+    "Embedding": "levit_deploy.prediction.embeddings",
     "Evaluation": "levit_deploy.evaluation",
     "ExportOptions": "levit_deploy.targets.target",
     "Int8Options": "levit_deploy.quantization.quantize",
@@ -80,6 +84,7 @@ _HOMES = {
     "Quantization": "levit_deploy.quantization.search",
     "TritonModel": "levit_deploy.publish.triton",
     "Verification": "levit_deploy.verification.result",
+    "embed": "levit_deploy.prediction.embeddings",
     "evaluate": "levit_deploy.evaluation",
     "export": "levit_deploy.pipeline",
     "fuse": "levit_deploy.pipeline",

@@ -9,6 +9,7 @@ import onnx
 from levit_deploy.checkpoint import Checkpoint, fused, read_checkpoint
 from levit_deploy.demo import digits
 from levit_deploy.demo.digits import MEAN, STD
+from levit_deploy.interface import Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.pictures.preprocessing import Preprocessing
@@ -52,6 +53,21 @@ def demo_artifact(format: str = "onnx", batch_size: int | None = None, head: str
         return fused.serialize(plain, provenance)
     proto = to_onnx(to_spatial(plain), provenance, batch_size=batch_size)
     return proto.SerializeToString()
+
+
+@cache
+def demo_features(output: str = "features", batch_size: int | None = None) -> bytes:
+    """The same network without its heads, as ONNX."""
+    provenance = Provenance(
+        checkpoint_sha256="",
+        config=demo_checkpoint().config,
+        head="none",
+        layout="spatial",
+        preprocessing=PREPROCESSING,
+        interface=Interface(output=output),
+    )
+    plain = to_spatial(to_plain(demo_checkpoint().model, output=output))
+    return to_onnx(plain, provenance, batch_size=batch_size).SerializeToString()
 
 
 def with_metadata(data: bytes, **metadata: str) -> bytes:

@@ -21,13 +21,13 @@ def test_what_annotations_and_handlers_need_can_be_imported():
         assert getattr(levit_deploy, name).__module__.startswith("levit_deploy.")
     named = {name for name in vars(errors) if name.endswith("Error")}
     named |= {"Checkpoint", "ExportOptions", "Int8Options", "TritonModel"}  # what functions take
-    named |= {"Evaluation", "Prediction", "Published", "Verification"}
+    named |= {"Embedding", "Evaluation", "Prediction", "Published", "Verification"}
     named |= {"Answer", "Case", "Disagreement", "Quantization"}  # and give
     assert named <= set(levit_deploy.__all__)
 
 
 @pytest.mark.parametrize(
-    "name", ["load", "fuse", "export", "verify", "quantize", "predict", "evaluate"]
+    "name", ["load", "fuse", "export", "verify", "quantize", "predict", "embed", "evaluate"]
 )
 def test_a_notebook_is_told_what_each_function_takes_and_gives(name):
     function = getattr(levit_deploy, name)

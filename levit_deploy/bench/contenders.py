@@ -18,7 +18,7 @@ from levit_deploy.bench.plain_export import plain_export, plain_int8
 from levit_deploy.choices import Cpu, Input, Layout
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
-from levit_deploy.interface import INPUT_NAME
+from levit_deploy.interface import INPUT_NAME, Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
@@ -68,7 +68,10 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
 
     tokens = to_plain(model)
     networks: dict[Layout, LeViT] = {"tokens": tokens, "spatial": to_spatial(tokens)}
-    provenance = Provenance(checkpoint_sha256="", config=config, head=head, layout="")
+    interface = Interface(output="features" if config.headless else "logits")
+    provenance = Provenance(
+        checkpoint_sha256="", config=config, head=head, layout="", interface=interface
+    )
 
     def files_of(target: Target) -> dict[str, bytes]:
         return {

@@ -49,6 +49,14 @@ def predict(
             "--csv", metavar="FILE", help="Write the answers as CSV; - for standard output."
         ),
     ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the vectors of an artifact of features: .parquet, or .npy with the paths "
+            "of its rows in .paths.json beside it.",
+        ),
+    ] = None,
     engine: Annotated[
         Engine,
         typer.Option(help="local is one process; ray is many, here or on a cluster, by Ray Data."),
@@ -69,7 +77,7 @@ def predict(
     ] = None,
     reporting: Reporting,
 ) -> None:
-    """Classify images: list the most probable classes of each.
+    """Classify images: list the most probable classes of each. Or write their features.
 
     Images that cannot be read are skipped with a warning. The answers are printed, or written by
     --json or --csv.
@@ -79,8 +87,16 @@ def predict(
     if reporting.json is not None and csv_file is not None:
         raise UsageError("--json and --csv were both given. Leave one of them out.")
     inputs = Inputs(artifacts=[work.artifact], pictures=work.pictures)
-    reporting.check_paths(inputs, {"--csv": file_of(csv_file)})
-    if engine == "ray":
+    reporting.check_paths(inputs, {"--csv": file_of(csv_file), "--embeddings": embeddings})
+    if embeddings is not None:
+        ray = engine == "ray" or (parquet, workers, ray_address) != (None, None, None)
+        if ray or reporting.json is not None or csv_file is not None:
+            raise UsageError(
+                "--embeddings writes vectors, and no answers. Leave out --json, --csv and the "
+                "options for Ray."
+            )
+        _embed(work, embeddings, reporting)
+    elif engine == "ray":
         if parquet is None or reporting.json is not None or csv_file is not None:
             raise UsageError(
                 "--engine ray writes only Parquet. Name a folder for it with --parquet DIR, and "
@@ -132,6 +148,41 @@ def _predict_here(work: Work, csv_file: str | None, reporting: Reporting) -> Non
         reporting.warn_of_assumed(read_processor(artifact).transform.preprocessing)
         for prediction in written:
             done(prediction.problem)
+
+
+def _embed(work: Work, file: Path, reporting: Reporting) -> None:
+    """Write the vectors of pictures, each before the next is read."""
+    from levit_deploy.cli.progress import progress_bar
+    from levit_deploy.pictures.files import damage_passed_over
+    from levit_deploy.prediction.embeddings import (
+        OPTION,
+        embeddings,
+        paths_file,
+        require_known_suffix,
+        vectors_to,
+    )
+    from levit_deploy.prediction.predict import every_picture
+    from levit_deploy.prediction.processor import read_embedder
+    from levit_deploy.publish.file import refuse_bad_destination
+
+    require_known_suffix(file)
+    if file.suffix == ".npy":
+        refuse_bad_destination(paths_file(file), [file], reporting.force, OPTION)
+    paths = every_picture(work.pictures)
+    with (
+        damage_passed_over(),
+        open_artifact(work.artifact, work.threads, quiet=reporting.quiet) as artifact,
+        vectors_to(file, artifact, force=reporting.force) as write,
+        progress_bar(
+            lambda: sum(1 for _ in every_picture(work.pictures)), quiet=reporting.quiet
+        ) as done,
+        closing(embeddings(artifact, paths, work.batch_size)) as embedded,
+    ):
+        reporting.warn_of_assumed(read_embedder(artifact).transform.preprocessing)
+        for embedding in embedded:
+            if embedding.vector is not None:
+                write(embedding.path, embedding.vector)
+            done(embedding.problem)
 
 
 def _predict_on_ray(

@@ -22,10 +22,14 @@ ANSWER = pa.struct([("index", pa.int32()), ("label", pa.string()), ("probability
 COLUMNS = [("path", pa.string()), ("problem", pa.string()), ("answers", pa.list_(ANSWER))]
 
 
+def facts(artifact: Artifact) -> dict[str, str]:
+    """The metadata of a file: the artifact that gave what it holds."""
+    return {"tool": f"{TOOL} {__version__}", "format": artifact.format, "sha256": artifact.sha256}
+
+
 def schema(artifact: Artifact) -> pa.Schema:
     """The columns, with the artifact whose answers they hold."""
-    facts = {"tool": f"{TOOL} {__version__}", "format": artifact.format, "sha256": artifact.sha256}
-    return pa.schema(COLUMNS, metadata=facts)
+    return pa.schema(COLUMNS, metadata=facts(artifact))
 
 
 def to_table(predictions: Iterable[Prediction], schema: pa.Schema) -> pa.Table:

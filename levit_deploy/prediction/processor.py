@@ -7,7 +7,7 @@ from PIL import Image
 
 from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import ArtifactError, BackendError
+from levit_deploy.errors import ArtifactError, BackendError, UsageError
 from levit_deploy.interface import Interface, why_no_softmax
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import Provenance
@@ -26,6 +26,12 @@ class Processor:
     transform: Transform
     labels: tuple[str, ...]
     interface: Interface
+
+    @property
+    def width(self) -> int:
+        """The numbers of an answer: classes, or the width of a vector."""
+        (shape,) = self.interface.outputs(self.config).values()
+        return shape[0]
 
     @property
     def gives_logits(self) -> bool:
@@ -47,11 +53,45 @@ class Processor:
 
 
 def read_processor(artifact: Artifact) -> Processor:
-    """Read an artifact's metadata.
+    """Read the metadata of an artifact that classifies pictures.
 
     Raises ArtifactError if it is missing, damaged or another artifact's, or if the network does not
     take pictures or does not have one right class.
     """
+    processor, problem_type = _read(artifact)
+    if processor.interface.output == "features":
+        raise ArtifactError(
+            f"{artifact.path} gives features, and no classes. Write them with levit-deploy predict "
+            "--embeddings FILE, or export logits."
+        )
+    if not processor.interface.has_classes:
+        raise ArtifactError(
+            f"{artifact.path} gives feature maps, and no classes. Run it from your own code, or "
+            "export logits."
+        )
+    if reason := why_no_softmax(problem_type, processor.config.num_classes):
+        raise ArtifactError(
+            f"{artifact.path} has no most probable class: {reason}. Run it from your own code."
+        )
+    return processor
+
+
+def read_embedder(artifact: Artifact) -> Processor:
+    """Read the metadata of an artifact that gives the features of pictures.
+
+    Raises UsageError if it gives something else, and ArtifactError as ``read_processor`` does.
+    """
+    processor, _ = _read(artifact)
+    if processor.interface.output != "features":
+        raise UsageError(
+            f"{artifact.path} gives {processor.interface.output}, and --embeddings writes "
+            "features. Export it with --output-type features."
+        )
+    return processor
+
+
+def _read(artifact: Artifact) -> tuple[Processor, str]:
+    """What every artifact for pictures states, and its problem type."""
     try:
         provenance = Provenance.from_metadata(artifact.metadata)
         config, interface = provenance.config, provenance.interface
@@ -72,15 +112,12 @@ def read_processor(artifact: Artifact) -> Processor:
         raise ArtifactError(
             f"{artifact.path} cannot be given pictures: {reason}. Run it from your own code."
         )
-    if reason := why_no_softmax(provenance.problem_type, config.num_classes):
-        raise ArtifactError(
-            f"{artifact.path} has no most probable class: {reason}. Run it from your own code."
-        )
-    return Processor(config, provenance.transform, provenance.labels, interface)
+    processor = Processor(config, provenance.transform, provenance.labels, interface)
+    return processor, provenance.problem_type
 
 
 def run(artifact: Artifact, processor: Processor, inputs: Images) -> FloatArray:
-    """Run at most a fixed batch of inputs, which is filled up: (n, ...) -> (n, classes).
+    """Run at most a fixed batch of inputs, which is filled up: (n, ...) -> (n, width).
 
     Raises BackendError if the output has another shape, or is not finite.
     """
@@ -89,11 +126,10 @@ def run(artifact: Artifact, processor: Processor, inputs: Images) -> FloatArray:
         filling = np.zeros((artifact.batch_size - n, *inputs.shape[1:]), inputs.dtype)
         inputs = np.concatenate([inputs, filling])
     output = artifact.run(inputs)
-    if output.shape != (len(inputs), processor.config.num_classes):
+    if output.shape != (len(inputs), processor.width):
         raise BackendError(
             f"{artifact.path} gave an output of shape {output.shape} for {len(inputs)} pictures. "
-            f"Expected {(len(inputs), processor.config.num_classes)}. Check it with levit-deploy "
-            "verify."
+            f"Expected {(len(inputs), processor.width)}. Check it with levit-deploy verify."
         )
     if not np.isfinite(output[:n]).all():
         raise BackendError(

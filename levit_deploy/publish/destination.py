@@ -43,6 +43,11 @@ def _require_optimum(plan: Plan, folder: Path) -> None:
             f"-o names a folder, {folder}, for Optimum. Optimum reads ONNX only. Choose --format "
             "onnx, or name a file with -o."
         )
+    if not plan.interface.has_classes:
+        raise UsageError(
+            f"-o names a folder, {folder}, for Optimum. Optimum's image classifier expects logits, "
+            f"and --output-type {plan.interface.output} was given. Name a file with -o."
+        )
     if plan.interface != DEFAULT:
         raise UsageError(
             f"-o names a folder, {folder}, for Optimum. Optimum gives normalised images and "

@@ -82,7 +82,7 @@ def staged_model(model: TritonModel, plan: Plan, *, force: bool) -> Iterator[Pat
 
 def _labels(plan: Plan) -> tuple[str, ...]:
     """The labels; none if the batch is fixed: Triton would take its images for more classes."""
-    return plan.checkpoint.labels if plan.options.batch_size in (None, 1) else ()
+    return plan.provenance.labels if plan.options.batch_size in (None, 1) else ()
 
 
 def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
@@ -90,36 +90,44 @@ def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
     from levit_deploy.verification.batches import BATCH_SIZES
 
     interface, config, batch = plan.interface, plan.checkpoint.config, plan.options.batch_size
-    names = backend.names or (interface.input_name, interface.output)
-    shape, classes = [*interface.image_shape(config)], [config.num_classes]
+    shape, outputs = interface.image_shape(config), interface.outputs(config)
+    name = interface.input_name
+    if backend.by_place:
+        name = "INPUT__0"
+        outputs = {f"OUTPUT__{i}": sides for i, sides in enumerate(outputs.values())}
+    fixed = []
     if batch is None:
         batching = [f"max_batch_size: {max(BATCH_SIZES)}", "dynamic_batching { }"]
         form = [f"    format: {FORMATS[interface.input]}"]
     else:  # Triton adds no batch of its own then, and knows no format with one
         batching, form = ["max_batch_size: 0"], []
-        shape, classes = [batch, *shape], [batch, *classes]
+        fixed = [batch]
+    labels = [f'    label_filename: "{LABELS}"'] if _labels(plan) else []
     lines = [
         f"# {plan.provenance.to_metadata()['tool']}, {plan.target.name}, SHA-256 {sha256}",
         f'platform: "{backend.platform}"',
         *batching,
         "input [",
         "  {",
-        f'    name: "{names[0]}"',
+        f'    name: "{name}"',
         f"    data_type: {TYPES[interface.input]}",
         *form,
-        f"    dims: {shape}",
+        f"    dims: {[*fixed, *shape]}",
         "  }",
         "]",
         "output [",
-        "  {",
-        f'    name: "{names[1]}"',
-        "    data_type: TYPE_FP32",
-        f"    dims: {classes}",
-        *([f'    label_filename: "{LABELS}"'] if _labels(plan) else []),
-        "  }",
+        ",\n".join(
+            "\n".join(_output(name, [*fixed, *sides], labels)) for name, sides in outputs.items()
+        ),
         "]",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _output(name: str, dims: list[int], labels: list[str]) -> list[str]:
+    """The lines of one output."""
+    lines = [f'    name: "{name}"', "    data_type: TYPE_FP32", f"    dims: {dims}", *labels]
+    return ["  {", *lines, "  }"]
 
 
 def _is_model(folder: Path) -> bool:

@@ -41,12 +41,12 @@ class ExportOptions:
 class TritonBackend:
     """A backend of Triton's: its ``platform``, and the ``file`` name that it looks for.
 
-    ``names`` are those of input and output, if the backend goes by place and not by name.
+    Some backends go ``by_place``, and not by the names of inputs and outputs.
     """
 
     platform: str
     file: str
-    names: tuple[str, str] | None = None
+    by_place: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,5 +100,5 @@ TORCHSCRIPT = Target(
     recognises=lambda start: start.startswith(b"PK\x03\x04"),  # a zip archive
     load=load,
     runtime_modules=("torch",),
-    triton=TritonBackend("pytorch_libtorch", "model.pt", names=("INPUT__0", "OUTPUT__0")),
+    triton=TritonBackend("pytorch_libtorch", "model.pt", by_place=True),
 )

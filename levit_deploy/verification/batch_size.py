@@ -20,7 +20,7 @@ def check_batches(artifact: Artifact) -> None:
             raise VerificationError(_refusal(str(error))) from error
         if logits.shape[:1] != (batch,):
             raise VerificationError(
-                _refusal(f"a batch of {batch} gives logits of shape {logits.shape}.")
+                _refusal(f"a batch of {batch} gives outputs of shape {logits.shape}.")
             )
 
 

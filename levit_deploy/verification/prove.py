@@ -9,7 +9,7 @@ from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.choices import HEADS, LAYOUTS, Precision, known
 from levit_deploy.errors import ArtifactError
 from levit_deploy.pictures.split import Judging
-from levit_deploy.provenance import claimed_precision
+from levit_deploy.provenance import claimed_precision, is_ours
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.targets.onnx import ONNX
 from levit_deploy.targets.onnx_opsets import OPSETS
@@ -36,9 +36,12 @@ def prove(
 ) -> Verification:
     """Measure an artifact against the checkpoint, in the precision that its metadata names.
 
-    The rest is as for ``measure`` and ``measure_int8``. Raises ArtifactError if it names no known
-    head or precision, and VerificationError if it names another use than the checkpoint does.
+    A file that is not ours gives what the checkpoint does, features if it has no head. The rest is
+    as for ``measure`` and ``measure_int8``. Raises ArtifactError if it names no known head or
+    precision, and VerificationError if it names another use than the checkpoint does.
     """
+    if checkpoint.config.headless and not is_ours(artifact.metadata):
+        artifact = replace(artifact, metadata={**artifact.metadata, "output": "features"})
     original = original_of(checkpoint, artifact)
     precision = _precision(artifact)
     require_same_pictures_and_labels(checkpoint, artifact)

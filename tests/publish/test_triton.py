@@ -87,6 +87,35 @@ def test_the_configuration_is_the_onnx_files_own_interface(folder, batch, ends, 
     assert run("verify", folder / "birds.pth", model, "-q", "--image-size", "64x96")[0] == 0
 
 
+@pytest.mark.parametrize("batch", ["dynamic", "2"])
+def test_every_feature_map_is_an_output(folder, batch):
+    options = ("--output-type", "feature-maps", "--labels", folder / "labels.json")
+    fixed = [] if batch == "dynamic" else [2]
+    assert export(folder, *options, "--batch-size", batch) == (0, "", "")
+    model = folder / "models" / "birds" / "1" / "model.onnx"
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    outputs = config_in(folder).output
+    shapes = [[12, 4, 6], [16, 2, 3], [18, 1, 2]]
+    assert [list(output.dims) for output in outputs] == [[*fixed, *shape] for shape in shapes]
+    assert [output.name for output in outputs] == [o.name for o in session.get_outputs()]
+    assert {output.label_filename for output in outputs} == {""}
+    assert files_in(folder / "models" / "birds") == ["1/model.onnx", "config.pbtxt"]
+
+
+@pytest.mark.slow
+def test_maps_and_features_of_a_torchscript_program_go_by_place(folder):
+    for output, shapes in (
+        ("feature-maps", [[12, 4, 6], [16, 2, 3], [18, 1, 2]]),
+        ("features", [[18]]),
+    ):
+        options = ("--format", "torchscript", "--output-type", output, "--force")
+        assert export(folder, *options) == (0, "", "")
+        outputs = config_in(folder).output
+        assert [list(output.dims) for output in outputs] == shapes
+        names = [f"OUTPUT__{i}" for i in range(len(shapes))]
+        assert [output.name for output in outputs] == names
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("takes", ["float32", "uint8"])
 def test_a_torchscript_program_goes_by_the_places_of_its_values(folder, takes):

@@ -281,7 +281,7 @@ def test_images_that_are_mixed_with_each_other_are_refused(good, tmp_path):
         del model.graph.value_info[:]
 
     message = refusal(edited(good, mix), tmp_path / "model.onnx")
-    assert "a batch of 17 gives logits of shape (1, 7)" in message
+    assert "a batch of 17 gives outputs of shape (1, 7)" in message
 
 
 def test_what_the_checker_refuses_is_refused(good, tmp_path):
