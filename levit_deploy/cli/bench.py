@@ -67,7 +67,7 @@ def bench(
 
     if plot_file is not None:
         require_plotting()
-    model, config, head = _read(network, checkpoint, reading, quiet=reporting.quiet)
+    model, config, head = _read(network, checkpoint, reading, reporting)
     with status("making every form", quiet=reporting.quiet) as tell:
         result = benchmark(
             model,
@@ -114,7 +114,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def _read(
-    network: str, checkpoint: Path | None, reading: Reading, *, quiet: bool
+    network: str, checkpoint: Path | None, reading: Reading, reporting: Reporting
 ) -> tuple[LeViT, LeViTConfig, str]:
     """The network to time, with its config and the head of its logits."""
     from levit_deploy.bench.benchmark import random_network
@@ -122,5 +122,6 @@ def _read(
 
     if checkpoint is None:
         return random_network(VARIANTS[network]), VARIANTS[network], "mean"
-    loaded = reading.read(checkpoint, quiet=quiet)
+    loaded = reading.read(checkpoint, quiet=reporting.quiet)
+    reporting.warn_of_reading(loaded)
     return loaded.model, loaded.config, loaded.head

@@ -44,6 +44,7 @@ def evaluate(
         reading.refuse_without_checkpoint("--against CHECKPOINT")
     else:
         original = reading.read(against, quiet=reporting.quiet)
+        reporting.warn_of_reading(original)
     with status("loading torch", quiet=reporting.quiet):
         from levit_deploy import evaluation, report
     from levit_deploy.cli.progress import progress_bar

@@ -99,8 +99,8 @@ class Reading:
         ]
         if given:
             raise UsageError(
-                f"{' and '.join(given)} can be given for a checkpoint only. Leave that out, or "
-                f"give {remedy}."
+                f"Options such as {given[0]} are for checkpoints, and none was given. Leave "
+                f"{' and '.join(given)} out, or give {remedy}."
             )
 
 

@@ -90,6 +90,12 @@ class Reporting:
         if preprocessing.assumed and not self.quiet:
             typer.echo(f"assumed: {_assumption(preprocessing)}", err=True)
 
+    def warn_of_reading(self, checkpoint: Checkpoint) -> None:
+        """Tell on standard error the assumptions that could make the network another function."""
+        if not self.quiet:
+            for fact in checkpoint.proven_if:
+                typer.echo(f"assumed: {fact}", err=True)
+
     def published(self, published: Published, checkpoint: Checkpoint) -> None:
         """Report a file that was written, with its proof."""
         from levit_deploy import report

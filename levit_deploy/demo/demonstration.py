@@ -65,7 +65,7 @@ def read_demo_checkpoint(directory: Path, *, force: bool = False) -> Checkpoint:
             f"{error.filename or directory} could not be written: {error.strerror}. Name another "
             "DIRECTORY."
         ) from error
-    return read_checkpoint(path, preprocessing=PREPROCESSING, labels=LABELS)
+    return read_checkpoint(path, activation="hardswish", preprocessing=PREPROCESSING, labels=LABELS)
 
 
 def _missing(files: dict[Path, bytes]) -> dict[Path, bytes]:

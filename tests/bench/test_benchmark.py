@@ -35,6 +35,7 @@ def data(tmp_path_factory):
     arguments += ["--batch-size", "1,3", "--rounds", "4"]
     result = CliRunner().invoke(app, [*arguments, "--json", "-"])
     assert result.exit_code == 0, result.output
+    assert "assumed: the activation is hardswish" in result.stderr
     return json.loads(result.stdout)
 
 

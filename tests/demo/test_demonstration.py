@@ -22,7 +22,7 @@ def test_the_demo_does_the_whole_job(tmp_path):
     code, out, _ = run("demo", folder)
     assert code == 0
     assert sorted(path.name for path in folder.iterdir()) == ALL
-    assert out.count("proven") == 24  # three artifacts: seven kinds of input, and all together
+    assert out.count("proven") == 27  # three artifacts: seven inputs, together, the verdict
     assert "held-out" in out
     digits = held_out()
     top1 = (
