@@ -21,6 +21,11 @@ from levit_deploy.checkpoint.inert import attributes
 from levit_deploy.regular_files import read_regular
 
 _KEYS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt", "opts")
+# The arguments that state a fact of a network. Without any, a mapping is of something else, such as
+# an optimizer's under 'opt'.
+_FACTS = {"model", "model_kwargs", "arch", "act_layer", "act_cfg", "activation", "backbone"}
+_FACTS |= {"img_size", "image_size", "input_size", "num_classes", "nb_classes", "in_chans"}
+_FACTS |= {"mean", "std", "crop_pct", "data_set", "global_pool", "test_pipeline"}
 # the names of the classes, which some codes keep beside the arguments
 CLASS_NAMES = ("classes", "class_names", "CLASSES", "class_to_idx", "idx_to_class", "id2label")
 _DEPTH = 4  # of mappings in mappings: a model's arguments in a run's
@@ -30,7 +35,8 @@ _DEPTH = 4  # of mappings in mappings: a model's arguments in a run's
 class TrainingRecord:
     """The arguments of a run by name, and their place in words.
 
-    An argument within another counts under its own name, too, unless the run has one of that name.
+    An argument within another counts under its own name, too, unless an outer one of that name has
+    a value.
     """
 
     arguments: Mapping[str, Any]
@@ -79,10 +85,10 @@ def _flat(value: object) -> dict[str, Any]:
                 continue
             seen.add(id(each))
             for name, value in attributes(each).items():
-                flat.setdefault(name, value)
+                flat[name] = value if flat.get(name) is None else flat[name]
                 inner.append(value)
         level = inner
-    return flat
+    return {} if _FACTS.isdisjoint(flat) else flat
 
 
 def _yaml(file: Path) -> object:

@@ -29,10 +29,16 @@ def test_arguments_within_others_are_found(tmp_path, key):
     assert record.source == f"{key} in a.pth"
 
 
+def test_a_mapping_of_something_else_is_passed_over(tmp_path):
+    optimizer = {"state": {0: {"step": 5}}, "param_groups": [{"lr": 0.1}]}
+    contents = {"opt": optimizer, "config": {"lr": 0.1}, "hparams": ARGUMENTS}
+    assert find_record(contents, tmp_path / "a.pth").source == "hparams in a.pth"
+
+
 def test_the_outermost_argument_of_a_name_counts(tmp_path):
-    arguments = {"teacher": {"act_layer": "relu"}, "act_layer": "gelu"}
-    record = find_record({"args": arguments}, tmp_path / "a.pth")
-    assert record.arguments["act_layer"] == "gelu"
+    arguments = {"teacher": {"act_layer": "relu", "img_size": 64}, "act_layer": "gelu"}
+    record = find_record({"args": arguments | {"img_size": None}}, tmp_path / "a.pth")
+    assert (record.arguments["act_layer"], record.arguments["img_size"]) == ("gelu", 64)
 
 
 def test_a_record_within_itself_ends(tmp_path):
@@ -106,12 +112,12 @@ def test_yaml_that_is_no_record_is_none(tmp_path, text):
 
 
 def test_aliases_in_yaml_are_visited_once(tmp_path):
-    lines = ["a0: &a0 {x: 1}"]
+    lines = ["a0: &a0 {act_layer: gelu}"]
     for i in range(1, 5):
         entries = ", ".join(f"k{i}x{j}: *a{i - 1}" for j in range(2_000))
         lines.append(f"a{i}: &a{i} {{{entries}}}")
     (tmp_path / "args.yaml").write_text("\n".join(lines))
-    assert "x" in find_record({}, tmp_path / "a.pth").arguments
+    assert find_record({}, tmp_path / "a.pth").arguments["act_layer"] == "gelu"
 
 
 def test_a_folder_without_a_record_is_no_error(tmp_path):
