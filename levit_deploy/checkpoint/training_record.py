@@ -86,7 +86,8 @@ def _flat(value: object) -> dict[str, Any]:
             seen.add(id(each))
             for name, value in attributes(each).items():
                 flat[name] = value if flat.get(name) is None else flat[name]
-                inner.append(value)
+                if "teacher" not in name:  # another network, which this one was distilled from
+                    inner.append(value)
         level = inner
     return {} if _FACTS.isdisjoint(flat) else flat
 

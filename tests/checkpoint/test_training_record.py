@@ -36,9 +36,15 @@ def test_a_mapping_of_something_else_is_passed_over(tmp_path):
 
 
 def test_the_outermost_argument_of_a_name_counts(tmp_path):
-    arguments = {"teacher": {"act_layer": "relu", "img_size": 64}, "act_layer": "gelu"}
+    arguments = {"model": {"act_layer": "relu", "img_size": 64}, "act_layer": "gelu"}
     record = find_record({"args": arguments | {"img_size": None}}, tmp_path / "a.pth")
     assert (record.arguments["act_layer"], record.arguments["img_size"]) == ("gelu", 64)
+
+
+def test_the_arguments_of_a_teacher_are_not_the_networks(tmp_path):
+    arguments = {"teacher_model": {"act_layer": "relu"}, "model": "levit_128s"}
+    record = find_record({"args": arguments}, tmp_path / "a.pth")
+    assert "act_layer" not in record.arguments
 
 
 def test_a_record_within_itself_ends(tmp_path):
