@@ -58,13 +58,15 @@ def _configs(checkpoint: Checkpoint) -> dict[str, bytes]:
     from levit_deploy.checkpoint.families import transformers
     from levit_deploy.checkpoint.folder import CONFIG, PREPROCESSOR_CONFIG
 
-    _weights, *files = checkpoint.files
-    configs = {path.name: read_regular(path) for path in files}
+    configs = {path.name: read_regular(path) for path in checkpoint.files if path.name in NAMES}
     if checkpoint.family != transformers.FAMILY or CONFIG not in configs:
+        is_transformers = checkpoint.family == transformers.FAMILY
+        layout = f"is in the layout of {checkpoint.family}"
+        why = f"was given without its {CONFIG}" if is_transformers else layout
         raise UsageError(
-            f"-o names a folder, but {checkpoint.path} is not from one with a {CONFIG}, as "
-            "transformers saves it, that could go along. Give that folder as the CHECKPOINT, or "
-            "name a file with -o."
+            "-o names a folder, which is for Optimum and needs the config of transformers' "
+            f"LevitForImageClassification, but {checkpoint.path} {why}. Name a file with -o, or "
+            f"give a folder with such a {CONFIG} as the CHECKPOINT."
         )
     texts = {name: json.loads(data) for name, data in configs.items()}
     saved = transformers.known(texts.pop(CONFIG) | texts)

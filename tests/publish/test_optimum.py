@@ -93,10 +93,15 @@ def test_configs_that_do_not_fit_are_refused(tmp_path):
     torch.save({"model": trained().state_dict()}, tmp_path / "ckpt.pth")
     (tmp_path / "weights").mkdir()
     shutil.copy(SOURCE / "model.safetensors", tmp_path / "weights")
+    of_timm = shutil.copytree(GOLDENS / "timm", tmp_path / "timm")
+    arguments = {"embed_dim": [16, 24, 32], "num_heads": [2, 3, 4], "depth": [1, 1, 1]}
+    config = {"architecture": "levit_128s", "num_classes": 10, "model_args": arguments}
+    (of_timm / "config.json").write_text(json.dumps(config))
     out = tmp_path / "out"
     for source, options, reason in (
-        (tmp_path / "ckpt.pth", (), "is not from one with a config.json"),
-        (tmp_path / "weights", (), "is not from one with a config.json"),
+        (tmp_path / "ckpt.pth", (), "ckpt.pth is in the layout of official"),
+        (of_timm, (), "is in the layout of timm"),  # though it has a config.json
+        (tmp_path / "weights", (), "model.safetensors was given without its config.json"),
         (SOURCE, ("--image-size", 64), "96x96"),
         (SOURCE, ("--format", "torchscript"), "--format onnx"),
     ):
@@ -110,7 +115,7 @@ def test_configs_that_do_not_fit_are_refused(tmp_path):
     code, _, error = export(tmp_path / "empty", "--json", tmp_path / "empty" / "config.json")
     assert code == 2
     assert "--json" in error
-    assert names_in(tmp_path) == ["ckpt.pth", "empty", "weights"]
+    assert names_in(tmp_path) == ["ckpt.pth", "empty", "timm", "weights"]
     assert names_in(tmp_path / "empty") == []
 
 
