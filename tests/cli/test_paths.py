@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import names_in, run
 from PIL import Image
+
+from levit_deploy.cli.paths import beside
 
 
 @pytest.mark.slow
@@ -20,6 +23,20 @@ def test_outputs_go_beside_the_checkpoint_by_default(folder):
         "ckpt.pth",
         "ckpt.torchscript.pt",
     ]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "artifact"),
+    [
+        ("model_best.pth.tar", "model_best.onnx"),
+        ("last.ckpt.zip", "last.onnx"),
+        ("levit.v1.pth", "levit.v1.onnx"),
+        ("levit_256", "levit_256.onnx"),
+        (".pth", ".pth.onnx"),
+    ],
+)
+def test_no_suffix_of_a_checkpoint_is_left_in_the_names_of_its_artifacts(checkpoint, artifact):
+    assert beside(Path("runs") / checkpoint, ".onnx") == Path("runs") / artifact
 
 
 @pytest.mark.slow
