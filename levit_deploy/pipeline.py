@@ -156,6 +156,7 @@ def quantize(
             calibration,
             pictures,
             int8,
+            plan.checkpoint.block_names,
             progress,
         )
         onnx.helper.set_model_props(proto, plan.provenance.to_metadata())

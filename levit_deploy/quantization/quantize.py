@@ -1,7 +1,7 @@
 """From a float graph to an int8 one that answers as well and runs faster."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,11 +52,13 @@ def quantized(
     calibration: Images,
     pictures: Judging,
     options: Int8Options,
+    block_names: Mapping[str, str],
     progress: Callable[[str], object] = lambda _doing: None,
 ) -> tuple[onnx.ModelProto, Quantization]:
     """Quantize a float graph, ``plain``, and time it beside the fastest one, its ``rival``.
 
-    Raises VerificationError if no int8 network holds the drop, or it is not faster.
+    ``block_names`` are those of ``search``. Raises VerificationError if no int8 network holds the
+    drop, or it is not faster.
     """
     model, quantization = search(
         onnx.load_from_string(plain),
@@ -64,6 +66,7 @@ def quantized(
         pictures,
         cpu=options.cpu,
         max_drop=options.max_drop,
+        block_names=block_names,
         progress=progress,
     )
     data: bytes = model.SerializeToString(deterministic=True)

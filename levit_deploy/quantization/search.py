@@ -1,6 +1,6 @@
 """Find the int8 network that is still right: the method, and the blocks that stay float."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,12 +58,14 @@ def search(
     *,
     cpu: Cpu,
     max_drop: float | None,
+    block_names: Mapping[str, str],
     progress: Callable[[str], object],
 ) -> tuple[onnx.ModelProto, Quantization]:
     """Quantize a float graph by the method of least error, with no block that costs too much.
 
-    Blocks go back to float in the order of their cost, as few as hold the drop. Raises
-    VerificationError if only the float network holds it.
+    Blocks go back to float in the order of their cost, as few as hold the drop. They are told by
+    ``block_names``, which has another name for some. Raises VerificationError if only the float
+    network holds it.
     """
     batch = plain.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
     error = _error_against(plain, calibration, batch)
@@ -74,7 +76,8 @@ def search(
     errors = {name: error(model, len(calibration)) for name, model in candidates.items()}
     method = min(METHODS, key=lambda name: errors[name])
     quantized = candidates[method]
-    costs = _costs(quantized, plain, error, progress)
+    names = {block: block_names.get(block, block) for block in quantized_blocks(quantized)}
+    costs = _costs(quantized, plain, error, names, progress)
     ranked = sorted(costs, key=lambda block: -costs[block])
     float_answers = top1(runner(plain.SerializeToString(), batch), pictures)
 
@@ -90,8 +93,8 @@ def search(
         calibrated_on=len(calibration),
         method=method,
         errors=errors,
-        costs=costs,
-        float_blocks=tuple(ranked[: best.floats]),
+        costs={names[block]: cost for block, cost in costs.items()},
+        float_blocks=tuple(names[block] for block in ranked[: best.floats]),
         accuracy=best.accuracy,
     )
 
@@ -119,13 +122,14 @@ def _costs(
     quantized: onnx.ModelProto,
     plain: onnx.ModelProto,
     error: Callable[[onnx.ModelProto, int], float],
+    names: Mapping[str, str],
     progress: Callable[[str], object],
 ) -> dict[str, float]:
-    """The error of each block in int8 with all others in float."""
-    blocks, costs = quantized_blocks(quantized), {}
-    for block in blocks:
-        progress(f"measuring the cost of {block}")
-        others = [other for other in blocks if other != block]
+    """The error of each block in int8 with all others in float; ``names`` has every block."""
+    costs = {}
+    for block, name in names.items():
+        progress(f"measuring the cost of {name}")
+        others = [other for other in names if other != block]
         costs[block] = error(restored(quantized, plain, others), MOST_IN_A_LOOK)
     return costs
 

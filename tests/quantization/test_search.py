@@ -28,7 +28,7 @@ def plain():
 
 def found(plain, pictures, **options):
     told = []
-    options = {"cpu": "any", "max_drop": 30.0, **options}
+    options = {"cpu": "any", "max_drop": 30.0, "block_names": {}, **options}
     return *search(plain, *pictures, progress=told.append, **options), told
 
 
@@ -53,9 +53,14 @@ def test_the_method_with_the_least_error_is_taken(plain, pictures):
 def test_blocks_are_left_in_float_in_the_order_of_what_they_cost(plain, pictures):
     drop = found(plain, pictures)[1].accuracy.drop
     assert drop > 1
-    model, how, _ = found(plain, pictures, max_drop=drop / 2)
+    parts = ["head", *(f"{part}.{i}" for part in ("patch_embed", "blocks") for i in range(20))]
+    own_names = {part: f"their {part}" for part in parts}
+    model, how, told = found(plain, pictures, max_drop=drop / 2, block_names=own_names)
     assert how.float_blocks
-    assert set(how.float_blocks).isdisjoint(quantized_blocks(model))
+    assert {f"their {block}" for block in quantized_blocks(model)} == set(how.costs) - set(
+        how.float_blocks
+    )
+    assert {f"measuring the cost of {name}" for name in how.costs} <= set(told)
     assert how.accuracy.drop <= drop / 2
     ranked = sorted(how.costs, key=lambda block: -how.costs[block])
     assert list(how.float_blocks) == ranked[: len(how.float_blocks)]
