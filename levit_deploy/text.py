@@ -26,6 +26,11 @@ def as_utf8(name: str | Path) -> str:
     return re.sub("[\udc80-\udcff]", lambda half: f"\\x{ord(half[0]) - 0xDC00:02x}", str(name))
 
 
+def counted(number: int, noun: str) -> str:
+    """As in '1 picture' and '2 pictures'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @contextmanager
 def writing_output() -> Iterator[None]:
     """Go on when the reader of standard output has seen enough, as in ``| head``.

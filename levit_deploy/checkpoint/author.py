@@ -24,6 +24,7 @@ from levit_deploy.config import Grid, LeViTConfig
 from levit_deploy.errors import CheckpointError, InputError
 from levit_deploy.model import LeViT
 from levit_deploy.regular_files import open_regular
+from levit_deploy.text import counted
 
 MAX_BYTES = 1 << 28  # 400 images of 224x224
 AT_ONCE = 8  # images, as float64 needs much memory
@@ -137,8 +138,8 @@ def require_authors_function(
         )
     raise CheckpointError(
         f"The network as it was read does not compute the logits of {expected.path}: over "
-        f"{checked.images} images the RMSE is {checked.rmse:.1e}, and {checked.allowed_rmse:.1e} "
-        f"is allowed. {advice}"
+        f"{counted(checked.images, 'image')} the RMSE is {checked.rmse:.1e}, and "
+        f"{checked.allowed_rmse:.1e} is allowed. {advice}"
     )
 
 

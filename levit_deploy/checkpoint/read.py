@@ -39,6 +39,7 @@ from levit_deploy.pictures.labels import in_order, read_labels
 from levit_deploy.pictures.preprocessing import Preprocessing, told
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import is_ours
+from levit_deploy.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -342,8 +343,8 @@ def _labelled(checkpoint: Checkpoint, given: Sequence[str] | None) -> Checkpoint
             )
     if labels and len(labels) != classes:
         raise CheckpointError(
-            f"{checkpoint.path} has {len(labels)} labels in its config or metadata, but {classes} "
-            "classes in its tensors. Expected one for each class. Correct the config, give the "
-            "weights file alone, or give --labels."
+            f"{checkpoint.path} has {counted(len(labels), 'label')} in its config or metadata, but "
+            f"{classes} classes in its tensors. Expected one for each class. Correct the config, "
+            "give the weights file alone, or give --labels."
         )
     return replace(checkpoint, labels=labels)

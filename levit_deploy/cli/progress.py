@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from levit_deploy.text import printable
+from levit_deploy.text import counted, printable
 
 
 class _Speed(ProgressColumn):
@@ -51,4 +51,4 @@ def progress_bar(
     with bar:
         yield done
     if skipped and not quiet:
-        console.print(f"skipped {skipped} of {pictures} pictures", soft_wrap=True)
+        console.print(f"skipped {skipped} of {counted(pictures, 'picture')}", soft_wrap=True)

@@ -13,6 +13,7 @@ from levit_deploy.errors import InputError
 from levit_deploy.pictures.class_folders import class_indices
 from levit_deploy.pictures.files import find_pictures, read_pictures
 from levit_deploy.pictures.transform import Transform
+from levit_deploy.text import counted
 
 FEWEST = 40  # one in four to calibrate on leaves thirty to judge by
 MOST_CALIBRATING, MOST_JUDGING = 64, 1000
@@ -82,8 +83,9 @@ def split_pictures(
     paths = find_pictures(folder)
     if len(paths) < FEWEST:
         raise InputError(
-            f"{folder} has {len(paths)} pictures. Expected {FEWEST} or more: a quarter of them to "
-            "calibrate on, the others to judge by. Add pictures such as the network will meet."
+            f"{folder} has {counted(len(paths), 'picture')}. Expected {FEWEST} or more: a "
+            "quarter of them to calibrate on, the others to judge by. Add pictures such as the "
+            "network will meet."
         )
     calibrating = _spread(paths, min(len(paths) // 4, MOST_CALIBRATING))
     classes = _classes(paths, folder, num_classes, class_names)

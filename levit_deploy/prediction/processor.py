@@ -12,6 +12,7 @@ from levit_deploy.interface import Interface, why_no_softmax
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.text import counted
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def _read(artifact: Artifact) -> tuple[Processor, str]:
         shape = interface.image_shape(config)
         if len(provenance.labels) not in (0, config.num_classes):
             raise ValueError(
-                f"it has {len(provenance.labels)} labels for {config.num_classes} classes"
+                f"it has {counted(len(provenance.labels), 'label')} for {config.num_classes} "
+                "classes"
             )
         if artifact.image_shape != shape:
             raise ValueError(f"it takes images of {artifact.image_shape}, and says {shape}")
@@ -128,8 +130,9 @@ def run(artifact: Artifact, processor: Processor, inputs: Images) -> FloatArray:
     output = artifact.run(inputs)
     if output.shape != (len(inputs), processor.width):
         raise BackendError(
-            f"{artifact.path} gave an output of shape {output.shape} for {len(inputs)} pictures. "
-            f"Expected {(len(inputs), processor.width)}. Check it with levit-deploy verify."
+            f"{artifact.path} gave an output of shape {output.shape} for "
+            f"{counted(len(inputs), 'picture')}. Expected {(len(inputs), processor.width)}. Check "
+            "it with levit-deploy verify."
         )
     if not np.isfinite(output[:n]).all():
         raise BackendError(

@@ -12,7 +12,7 @@ from levit_deploy.prediction.predict import Answer
 from levit_deploy.report.console import new_table, print_line
 from levit_deploy.report.data import Data, versions
 from levit_deploy.report.predictions import in_words
-from levit_deploy.text import as_utf8, printable
+from levit_deploy.text import as_utf8, counted, printable
 
 if TYPE_CHECKING:
     from levit_deploy.evaluation import Evaluation
@@ -33,8 +33,9 @@ def print_evaluation(data: Data, console: Console) -> None:
     skipped = f", {data['skipped']} skipped" if data["skipped"] else ""
     print_line(
         console,
-        f"{data['path']}: {data['format']}, {data['precision']}, {data['pictures']} pictures in "
-        f"{len(data['classes'])} class folders{skipped}",
+        f"{data['path']}: {data['format']}, {data['precision']}, "
+        f"{counted(data['pictures'], 'picture')} in "
+        f"{counted(len(data['classes']), 'class folder')}{skipped}",
     )
     table = new_table("network", "top-1", "top-5")
     for name, prefix in (("artifact", ""), ("original", "original_")):
@@ -46,7 +47,7 @@ def print_evaluation(data: Data, console: Console) -> None:
     if data["checkpoint"] is None:
         return
     pictures = data["disagreements"]
-    console.print(f"classified differently from the original: {len(pictures)} pictures")
+    console.print(f"classified differently from the original: {counted(len(pictures), 'picture')}")
     for picture in pictures:
         ours, original = (in_words(Answer(**picture[by])) for by in ("artifact", "original"))
         print_line(console, printable(f"{picture['path']}: artifact {ours}, original {original}"))

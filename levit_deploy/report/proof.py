@@ -15,6 +15,7 @@ from levit_deploy.interface import COMPARED
 from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.console import new_table, print_line
 from levit_deploy.report.data import Data, versions
+from levit_deploy.text import counted
 from levit_deploy.verification.result import Verification
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         "verdict": verification.verdict,
         **figures.pop("interface"),
         **figures,
+        "heads": None if checkpoint is None else 1 + checkpoint.config.distillation,
         "failures": list(verification.failures),
         "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
         "reading": checkpoint and reading(checkpoint),
@@ -50,8 +52,9 @@ def reading(checkpoint: Checkpoint) -> str:
     if checked is None:
         return "not checked against its author's logits (--expect)"
     return (
-        f"checked against its author's logits in {checked.path}: {checked.images} images, RMSE "
-        f"{checked.rmse:.1e} of {checked.allowed_rmse:.1e} allowed"
+        f"checked against its author's logits in {checked.path}: "
+        f"{counted(checked.images, 'image')}, RMSE {checked.rmse:.1e} of "
+        f"{checked.allowed_rmse:.1e} allowed"
     )
 
 
@@ -65,7 +68,7 @@ def print_verified(data: Data, console: Console) -> None:
     print_line(
         console,
         f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}"
-        + ("" if proof["head"] == "none" else f", held to the {proof['head']} head"),
+        + (f", held to the {head}" if (head := head_words(proof)) else ""),
     )
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
@@ -78,6 +81,14 @@ def print_verdict(proof: Data, console: Console) -> None:
     if proof["reading"] is not None:
         print_line(console, f"reading: {proof['reading']}")
     print_line(console, f"verdict: {proof['verdict']}")
+
+
+def head_words(proof: Data) -> str:
+    """The head of the logits, as in 'mean head' and 'only head'; nothing for features."""
+    if proof["head"] == "none":
+        return ""
+    only = (proof["head"], proof["heads"]) == ("mean", 1)
+    return "only head" if only else f"{proof['head']} head"
 
 
 def ends(proof: Data) -> str:
@@ -139,7 +150,7 @@ def case_rows(data: Data) -> Iterator[tuple[str, tuple[str, ...], Data]]:
 
 def _accuracy(data: Data) -> Text:
     """The accuracy of an int8 network on pictures, in one line."""
-    line = f"on {data['pictures']} pictures: the same top-1 on {data['agreement']:.2f} %"
+    line = f"on {counted(data['pictures'], 'picture')}: the same top-1 on {data['agreement']:.2f} %"
     if data["float_top1"] is not None:
         line += f", top-1 {data['float_top1']:.2f} % in float32, {data['int8_top1']:.2f} % in int8"
     line += f"; lost {max(data['drop'], 0):.2f} points of {data['allowed']:g} allowed: "

@@ -11,8 +11,14 @@ from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.pipeline import Published
 from levit_deploy.report.console import print_line
 from levit_deploy.report.data import Data
-from levit_deploy.report.proof import ends, print_verdict, print_verification, verification_data
-from levit_deploy.text import as_utf8
+from levit_deploy.report.proof import (
+    ends,
+    head_words,
+    print_verdict,
+    print_verification,
+    verification_data,
+)
+from levit_deploy.text import as_utf8, counted
 
 if TYPE_CHECKING:
     from levit_deploy.quantization.search import Quantization
@@ -50,7 +56,7 @@ def print_published(data: Data, console: Console) -> None:
     print_line(
         console,
         f"{data['path']}: {proof['format']}, {proof['precision']}, {data['layout']} layout"
-        + ("" if proof["head"] == "none" else f", {proof['head']} head")
+        + (f", {head}" if (head := head_words(proof)) else "")
         + f"{ends(proof)}{facts}, {data['size_bytes'] / 1e6:.2f} MB",
     )
     for assumption in data["assumed"]:
@@ -66,8 +72,8 @@ def _print_quantization(data: Data, console: Console) -> None:
     errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
     print_line(
         console,
-        f"calibrated by {data['method']} on {data['calibrated_on']} pictures, for "
-        f"{_CPUS[data['cpu']]} (error of the logits: {errors})",
+        f"calibrated by {data['method']} on {counted(data['calibrated_on'], 'picture')}, "
+        f"for {_CPUS[data['cpu']]} (error of the logits: {errors})",
     )
     costs = sorted(data["costs"].items(), key=lambda item: -item[1])
     each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)

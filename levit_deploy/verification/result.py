@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from levit_deploy.choices import Precision
 from levit_deploy.errors import VerificationError
 from levit_deploy.interface import DEFAULT, Interface
+from levit_deploy.text import counted
 from levit_deploy.verification.accuracy import Accuracy
 from levit_deploy.verification.batches import BatchResult
 from levit_deploy.verification.compare import CaseResult
@@ -72,7 +73,7 @@ class Verification:
         parts: list[tuple[str, tuple[str, ...]]] = [(c.name, c.failures) for c in self.cases]
         parts += [(f"batches of {batch.size}", batch.failures) for batch in self.batches]
         if self.accuracy is not None:
-            parts.append((f"{self.accuracy.pictures} pictures", self.accuracy.failures))
+            parts.append((counted(self.accuracy.pictures, "picture"), self.accuracy.failures))
         failed = [f"{name}: {', '.join(failures)}" for name, failures in parts if failures]
         if self.unrounded is not None:
             failed += [f"{failure}, in float32 already" for failure in self.unrounded.failures]

@@ -2,8 +2,10 @@ import io
 import json
 
 import pytest
+from networks import GOLDENS
 from rich.console import Console
 
+from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.report import (
     console,
     print_benchmark,
@@ -86,6 +88,23 @@ def test_square_brackets_in_a_file_name_are_printed(capsys):
     data = {"path": "m[v2].onnx", "assumed": [], "verification": proof}
     print_verified(data, console())
     assert "m[v2].onnx: onnx, fp16, held to the mean head" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("golden", "words"), [("timm", "mean head"), ("transformers-single-head", "only head")]
+)
+def test_of_one_head_nobody_takes_the_mean(golden, words, capsys):
+    checkpoint = read_checkpoint(GOLDENS / golden / "model.safetensors")
+    proof = verification_data(verification(result()), checkpoint)
+    print_verified({"path": "m.onnx", "assumed": [], "verification": proof}, console())
+    assert f"onnx, fp16, held to the {words}\n" in capsys.readouterr().out
+
+
+def test_one_picture_is_not_told_as_several():
+    data = {"pictures": 1, "agreement": 100.0, "float_top1": None, "int8_top1": None}
+    data |= {"drop": 0.0, "allowed": 0.3, "failures": []}
+    assert str(_accuracy(data)).startswith("on 1 picture: ")
+    assert str(_accuracy(data | {"pictures": 2})).startswith("on 2 pictures: ")
 
 
 @pytest.mark.parametrize(("top1", "doubtful"), [(80.0, False), (23.2, True), (None, False)])

@@ -10,7 +10,8 @@ from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.data import Data
 from levit_deploy.report.page.charts import bar, histogram
 from levit_deploy.report.page.markup import element, to_html
-from levit_deploy.report.proof import case_columns, case_rows
+from levit_deploy.report.proof import case_columns, case_rows, head_words
+from levit_deploy.text import counted
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
 
@@ -90,7 +91,7 @@ def _compared(data: Data) -> Element:
         ("artifact's SHA-256", element("code", proof["sha256"])),
         ("format", f"{proof['format']}, computes in {proof['precision']}"),
         ("input, output", f"{takes}, {proof['output']}"),
-        ("head", proof["head"]),
+        ("head", head_words(proof) or "none"),
         ("checkpoint", proof["checkpoint"]["path"]),
         ("checkpoint's SHA-256", element("code", proof["checkpoint"]["sha256"])),
         ("reading", proof["reading"]),
@@ -116,7 +117,7 @@ def _accuracy(accuracy: Data) -> Element:
     title = "Loss of accuracy by int8"
     table = _table(
         title,
-        ("figure", f"on {accuracy['pictures']} pictures", "verdict"),
+        ("figure", f"on {counted(accuracy['pictures'], 'picture')}", "verdict"),
         [*((name, value, "") for name, value in rows), ("lost", lost, _result(accuracy))],
     )
     return _section(title, table, *([_soft(f"In float32 {doubt}")] if doubt else []))
