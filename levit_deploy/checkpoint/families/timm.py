@@ -1,6 +1,7 @@
 """timm's layout, ``timm/models/levit.py``, linear and ``conv``.
 
-A stage starts with the subsampling before it. In the official code, a stage ends with one. A folder
+A stage starts with the subsampling before it. In the official code, a stage ends with one. The
+``features_only`` of ``conv`` has stem_conv1 and stages_0 for stem.conv1 and stages.0. A folder
 from the hub has a ``config.json`` with ``architecture``, ``pretrained_cfg`` and perhaps
 ``model_args``.
 """
@@ -23,11 +24,11 @@ from levit_deploy.pictures.preprocessing import Preprocessing, stated
 FAMILY = "timm"
 
 _OURS = re.compile(
-    r"stem\.conv[0-9]\.linear\..+|stages\..+\.(attn\.qkv\.linear|attn_downsample)\..+"
+    r"stem[._]conv[0-9]\.linear\..+|stages[._].+\.(attn\.qkv\.linear|attn_downsample)\..+"
 )
-_STEM = re.compile(r"stem\.conv([0-9])\.(.+)")
+_STEM = re.compile(r"stem[._]conv([0-9])\.(.+)")
 _BLOCK = re.compile(
-    r"stages\.([0-9]{1,4})\.(?:downsample|blocks\.([0-9]{1,4}))\.(attn|attn_downsample|mlp)\.(.+)"
+    r"stages[._]([0-9]{1,4})\.(?:downsample|blocks\.([0-9]{1,4}))\.(attn|attn_downsample|mlp)\.(.+)"
 )
 _LAYERS = {"proj.ln": "proj.1", "q.ln": "q.1", "ln1": "0", "ln2": "2"}
 

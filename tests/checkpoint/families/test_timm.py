@@ -4,6 +4,7 @@ import pytest
 import torch
 from networks import SMALL
 
+from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.checkpoint.families import timm
 from levit_deploy.errors import CheckpointError
 from levit_deploy.pictures.preprocessing import Preprocessing
@@ -219,3 +220,22 @@ def test_what_the_logits_mean_is_read():
     assert timm.known(hub()).problem_type == "single_label_classification"
     wrapped = hub(model_type="timm_wrapper", problem_type="multi_label_classification")
     assert timm.known(wrapped).problem_type == "multi_label_classification"
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""], ids=["wrapped", "flattened"])
+def test_both_names_of_features_only_are_read(tmp_path, prefix):
+    """FeatureGetterNet of timm wraps the network, FeatureListNet flattens the first level."""
+    config = SMALL.replace(image_size=(64, 64))
+    whole = networks.trained(config)
+    state = {}
+    for key, tensor in foreign.timm_conv(whole, config).items():
+        if not key.startswith("head"):
+            key = prefix + key if prefix else key.replace(".", "_", 1)
+            state[key] = tensor
+    assert prefix or "stem_conv1.linear.weight" in state
+    torch.save(state, tmp_path / "a.pth")
+    checkpoint = read_checkpoint(tmp_path / "a.pth")
+    assert (checkpoint.family, checkpoint.head) == ("timm", "none")
+    x = networks.images(config)
+    with torch.inference_mode():
+        assert torch.equal(checkpoint.model(x), whole.forward_features(x))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.passes.stage_maps import stage_maps
 
 ARCHITECTURES = [
     {"dims": (16, 24, 32), "depths": (1, 2, 1), "heads": (2, 3, 4), "size": 96},
@@ -89,6 +90,47 @@ def test_transformers(architecture, head, tmp_path):
     checkpoint = read_checkpoint(tmp_path)
     assert_same(checkpoint, model, (architecture["size"], architecture["size"]))
     assert checkpoint.config.distillation == head.endswith("WithTeacher")
+
+
+def test_transformers_without_a_head(tmp_path):
+    transformers = upstream("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.LevitConfig(
+        image_size=64,
+        hidden_sizes=[16, 24, 32],
+        depths=[1, 2, 1],
+        num_attention_heads=[2, 3, 4],
+        key_dim=[8, 8, 8],
+        id2label={0: "cat", 1: "dog", 2: "eel"},
+    )
+    model = randomised(transformers.LevitModel(config))
+    model.save_pretrained(tmp_path)
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)).double()
+    with torch.inference_mode():
+        expected = model.double()(x).pooler_output.numpy()
+    checkpoint = read_checkpoint(tmp_path)
+    assert (checkpoint.head, checkpoint.labels) == ("none", ())
+    assert np.abs(logits(checkpoint.model, x) - expected).max() < 1e-10 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "levit_conv_128s"])
+def test_timms_features_only(name, tmp_path):
+    """It wraps the network, or flattens the first names of it."""
+    timm = upstream("timm")
+    model = timm.create_model(
+        name, features_only=True, img_size=(64, 96), embed_dim=(16, 24, 32), depth=(1, 2, 1)
+    )
+    randomised(model)
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    checkpoint = read_checkpoint(tmp_path / "a.pth", image_size=(64, 96))
+    assert checkpoint.config.headless
+    x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)).double()
+    with torch.inference_mode():
+        maps = stage_maps(checkpoint.model).double()(x)
+        expected = model.double()(x)
+    for ours, theirs in zip(maps, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() < 1e-10 * theirs.abs().max()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
