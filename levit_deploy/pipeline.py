@@ -22,6 +22,7 @@ from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.targets.formats import Format, target_named
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.load import open_isolated, runtime_of
+from levit_deploy.targets.onnx_ends import renamed
 from levit_deploy.targets.plan import Plan, planned
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.accuracy import require_drop
@@ -160,6 +161,7 @@ def quantize(
             progress,
         )
         onnx.helper.set_model_props(proto, plan.provenance.to_metadata())
+        proto = renamed(proto, *plan.options.names)
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
         progress("proving it")
         return _proven(

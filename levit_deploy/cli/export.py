@@ -100,6 +100,14 @@ def export(
     batch_size: Annotated[
         str, typer.Option(metavar="dynamic|N", help="Leave the batch size open, or fix it (ONNX).")
     ] = "dynamic",
+    input_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The name of the input (ONNX), instead of pixel_values."),
+    ] = None,
+    output_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The name of the output (ONNX), instead of logits."),
+    ] = None,
     reading: ReadingWithUse,
     images: options.CalibratingImages = None,
     reporting: Reporting,
@@ -124,7 +132,7 @@ def export(
     from levit_deploy.quantization.quantize import Int8Options
     from levit_deploy.targets.target import ExportOptions
 
-    choices = ExportOptions(opset, batch, input_type, output_type)
+    choices = ExportOptions(opset, batch, input_type, output_type, input_name, output_name)
     with (
         reporting.evidence_of_failure(loaded, shown),
         status(f"writing and proving {shown}", quiet=reporting.quiet) as tell,

@@ -53,3 +53,12 @@ def _require_optimum(plan: Plan, folder: Path) -> None:
             f"-o names a folder, {folder}, for Optimum. Optimum gives normalised images and "
             "expects logits. Leave --input-type and --output-type out, or name a file with -o."
         )
+    names = (DEFAULT.input_name, DEFAULT.output)
+    if any(
+        name not in (None, usual) for name, usual in zip(plan.options.names, names, strict=True)
+    ):
+        raise UsageError(
+            f"-o names a folder, {folder}, for Optimum. Optimum knows the input as {names[0]} and "
+            f"the output as {names[1]}. Leave --input-name and --output-name out, or name a file "
+            "with -o."
+        )

@@ -91,7 +91,9 @@ def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
 
     interface, config, batch = plan.interface, plan.checkpoint.config, plan.options.batch_size
     shape, outputs = interface.image_shape(config), interface.outputs(config)
-    name = interface.input_name
+    name = plan.options.input_name or interface.input_name
+    if plan.options.output_name is not None:  # there is one output then
+        outputs = {plan.options.output_name: sides for sides in outputs.values()}
     if backend.by_place:
         name = "INPUT__0"
         outputs = {f"OUTPUT__{i}": sides for i, sides in enumerate(outputs.values())}

@@ -72,6 +72,8 @@ def print_verified(data: Data, console: Console) -> None:
     )
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
+    for remark in proof["remarks"]:
+        print_line(console, remark)
     print_verification(proof, console)
     print_verdict(proof, console)
 

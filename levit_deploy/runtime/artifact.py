@@ -20,7 +20,8 @@ class Artifact:
     channels), to float32 (batch, classes) or (batch, width). Feature maps come flattened, side by
     side. ``interface`` tells which. ``batch_size`` is None if the batch is dynamic. ``image_shape``
     is that of one image. ``values`` gives every value computed on the way, unnamed, each with the
-    batch as its outer dimension.
+    batch as its outer dimension. ``remarks`` are sentences about a file of another tool, which
+    belong into a proof of it.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class Artifact:
     image_shape: tuple[int, ...]
     run: Run
     values: Callable[[Images], Iterable[FloatArray]]
+    remarks: tuple[str, ...] = ()
 
     @property
     def interface(self) -> Interface:

@@ -57,6 +57,7 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
             "metadata": artifact.metadata,
             "batch_size": artifact.batch_size,
             "image_shape": artifact.image_shape,
+            "remarks": artifact.remarks,
         }
         write_frame(replies, HELLO, json.dumps(facts).encode())
         while (frame := read_frame(requests)) is not None:

@@ -133,7 +133,7 @@ class _Child:
         self.path = path
         self.requests.put((LOAD, os.fsencode(path)))
         facts = json.loads(self._reply(HELLO)[1])
-        facts["image_shape"] = tuple(facts["image_shape"])
+        facts |= {name: tuple(facts[name]) for name in ("image_shape", "remarks")}
         return Artifact(path=path, run=self.run, values=self.values, **facts)
 
     def run(self, images: Images) -> FloatArray:

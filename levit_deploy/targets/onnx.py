@@ -15,6 +15,7 @@ from levit_deploy.errors import (
     first_line,
     is_out_of_memory,
 )
+from levit_deploy.targets.onnx_ends import remarks, renamed, taken
 from levit_deploy.targets.onnx_opsets import (
     ATTENTION_OPSET,
     DEFAULT_OPSET,
@@ -24,6 +25,8 @@ from levit_deploy.targets.onnx_opsets import (
 from levit_deploy.targets.target import ExportOptions, Form, Target, TritonBackend
 
 if TYPE_CHECKING:
+    import onnx
+
     from levit_deploy.arrays import FloatArray, Images
     from levit_deploy.model import LeViT
     from levit_deploy.provenance import Provenance
@@ -53,6 +56,7 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
     if options.batch_size is not None and options.batch_size < 1:
         raise UsageError(f"--batch-size {options.batch_size} is not a positive number of images.")
     proto = to_onnx(model, provenance, opset=opset, batch_size=options.batch_size)
+    proto = renamed(proto, *options.names)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
 
@@ -65,11 +69,12 @@ def _check_file(path: Path) -> dict[str, int]:
 
 def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
     """Open an ONNX file in onnxruntime; raise ArtifactError if it is none, or another network's."""
+    from levit_deploy.provenance import is_ours
     from levit_deploy.regular_files import read_regular
     from levit_deploy.runtime.artifact import Artifact, answers, claimed_interface, claimed_maps
     from levit_deploy.runtime.sessions import onnx_session
 
-    _refuse_what_reaches_out(path, data)
+    model = _read_without_reaching_out(path, data)
     try:
         session = onnx_session(data, threads, literal=literal)
     except Exception as error:  # onnxruntime's exceptions share no base class
@@ -83,25 +88,27 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
     metadata = session.get_modelmeta().custom_metadata_map
     interface, maps = claimed_interface(path, metadata), claimed_maps(path, metadata)
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    ends = [(value.name, value.type) for value in (*inputs, *outputs)]
-    names = [interface.input_name, *interface.output_names(len(maps))]
-    types = ["tensor(uint8)" if interface.input == "uint8" else "tensor(float)"]
-    types += ["tensor(float)"] * len(names[1:])
-    if ends != list(zip(names, types, strict=True)):
+    expected = {"input": [interface.input_name], "output": interface.output_names(len(maps))}
+    present = {"input": [x.name for x in inputs], "output": [y.name for y in outputs]}
+    names = {kind: taken(path, kind, present[kind], expected[kind]) for kind in expected}
+    types = {value.name: value.type for value in (*inputs, *outputs)}
+    wanted = "tensor(uint8)" if interface.input == "uint8" else "tensor(float)"
+    if [types[name] for name in names["input"]] != [wanted] or any(
+        types[name] != "tensor(float)" for name in names["output"]
+    ):
         raise ArtifactError(
-            f"{path} has the inputs and outputs {ends}. Expected {names[0]} and "
-            f"{', '.join(names[1:])}, {interface.input} and float32."
+            f"{path} has the inputs and outputs {types}. Expected {interface.input} and float32."
         )
     image_shape = inputs[0].shape[1:]
     if len(image_shape) != 3 or not all(isinstance(size, int) for size in image_shape):
         raise ArtifactError(
-            f"{path} takes {names[0]} of shape {inputs[0].shape}. Expected the batch and three "
-            "fixed sizes of an image, as a LeViT has one image size."
+            f"{path} takes {inputs[0].name} of shape {inputs[0].shape}. Expected the batch and "
+            "three fixed sizes of an image, as a LeViT has one image size."
         )
 
     def run(images: Images) -> FloatArray:
         try:
-            outputs = session.run(names[1:], {names[0]: images})
+            outputs = session.run(names["output"], {inputs[0].name: images})
         except Exception as error:
             raise BackendError(
                 f"onnxruntime failed to run {path} on a batch of shape {images.shape}: "
@@ -118,11 +125,12 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
         image_shape=tuple(image_shape),
         run=run,
         values=lambda images: onnx_values(read_regular(path), images),
+        remarks=() if is_ours(metadata) else remarks(model, names, expected),
     )
 
 
-def _refuse_what_reaches_out(path: Path, data: bytes) -> None:
-    """Raise ArtifactError for a model that needs other files, or operators of other libraries."""
+def _read_without_reaching_out(path: Path, data: bytes) -> onnx.ModelProto:
+    """Read a model; ArtifactError if it needs other files, or operators of other libraries."""
     import onnx
 
     try:
@@ -151,6 +159,7 @@ def _refuse_what_reaches_out(path: Path, data: bytes) -> None:
             f"{path} needs {', '.join(sorted(needed))}. Expected standard operators and one file, "
             "as levit-deploy writes it. Export it again."
         )
+    return model
 
 
 def onnx_values(data: bytes, images: Images) -> Iterator[FloatArray]:

@@ -14,6 +14,7 @@ from levit_deploy.interface import (
     PROBABILITIES,
     Interface,
 )
+from levit_deploy.targets.onnx_ends import with_usual_names
 from levit_deploy.targets.onnx_opsets import ROUNDING_OPS, STANDARD_DOMAINS
 
 # Left over from training, or shape arithmetic that an export should have done itself.
@@ -30,7 +31,8 @@ def check_contract(path: Path) -> dict[str, int]:
     model = onnx.load(path, load_external_data=False)
     # a graph that breaks a clause may not even load; the clause says more than the runtime would
     metadata = {prop.key: prop.value for prop in model.metadata_props}
-    broken = broken_clauses(model, Interface.from_metadata(metadata))
+    interface = Interface.from_metadata(metadata)
+    broken = broken_clauses(with_usual_names(model, interface), interface)
     try:
         onnx.checker.check_model(path.read_bytes(), full_check=True)
     except Exception as error:  # the checker's exceptions share no base class

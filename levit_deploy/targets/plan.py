@@ -22,6 +22,7 @@ from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.formats import require_precision
+from levit_deploy.targets.onnx_ends import require_names
 from levit_deploy.targets.target import ExportOptions, Target
 
 
@@ -77,14 +78,17 @@ class Plan:
         return self.target.serialize(self.network(), self.provenance, self.options)
 
     def in_float(self) -> Plan:
-        """Return the same in float32: an int8 artifact is its rounding."""
-        return replace(self, precision="fp32")
+        """Return the same in float32, with the usual names: an int8 artifact is its rounding."""
+        return replace(self, precision="fp32", options=self._options_without_names())
 
     def fastest_in_float(self) -> Plan:
         """Return the fastest float32 artifact with this input and output."""
-        options = replace(self.options, opset=None)
+        options = replace(self._options_without_names(), opset=None)
         layout = self.target.auto_layout("fp32", options)
         return replace(self, precision="fp32", options=options, layout=layout)
+
+    def _options_without_names(self) -> ExportOptions:
+        return replace(self.options, input_name=None, output_name=None)
 
 
 def planned(
@@ -110,7 +114,19 @@ def planned(
         options=options,
     )
     _require_output(plan)
+    _require_names(plan)
     return plan
+
+
+def _require_names(plan: Plan) -> None:
+    """Raise UsageError if the input or output cannot have the name chosen for it."""
+    interface, options = plan.interface, plan.options
+    if interface.output == "feature-maps" and options.output_name is not None:
+        raise UsageError(
+            "--output-name is for one output, and --output-type feature-maps has one for each "
+            "stage, stage1, stage2 and so on. Leave --output-name out."
+        )
+    require_names(options.names, (interface.input_name, interface.output))
 
 
 def _require_output(plan: Plan) -> None:

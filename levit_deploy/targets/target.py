@@ -22,12 +22,20 @@ class ExportOptions:
 
     ``input`` 'uint8' builds the normalisation in, ``output`` 'probabilities' the softmax.
     ``output`` 'features' gives the pooled vector, 'feature-maps' a map for each stage.
+    The names are those of the ends of an ONNX graph.
     """
 
     opset: int | None = None
     batch_size: int | None = None
     input: Input = "float32"
     output: Output = "logits"
+    input_name: str | None = None
+    output_name: str | None = None
+
+    @property
+    def names(self) -> tuple[str | None, str | None]:
+        """Those of the input and the output, as far as you chose them."""
+        return self.input_name, self.output_name
 
     def interface(self) -> Interface:
         """Return the artifact's input and output; raise UsageError if there is no such one."""

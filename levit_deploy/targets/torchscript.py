@@ -29,6 +29,11 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
             "--opset and --batch-size are for ONNX. A TorchScript program has no operator set and "
             "takes any batch. Leave them out."
         )
+    if any(options.names):
+        raise UsageError(
+            "--input-name and --output-name are for ONNX. The input and output of a TorchScript "
+            "program have no names. Leave them out."
+        )
     return to_torchscript(model, provenance)
 
 

@@ -21,6 +21,7 @@ from levit_deploy.pictures.split import Judging
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.sessions import filled
 from levit_deploy.targets.load import open_isolated
+from levit_deploy.targets.onnx_ends import with_usual_names
 from levit_deploy.verification.accuracy import accuracy, top1
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.measure import measure
@@ -52,7 +53,8 @@ def measure_int8(
             f"{artifact.path} computes in int8, and its accuracy shows on pictures only. Give a "
             "folder of pictures with --images."
         )
-    check_rounding(onnx.load(artifact.path, load_external_data=False), onnx.load_from_string(plain))
+    rounded = onnx.load(artifact.path, load_external_data=False)
+    check_rounding(with_usual_names(rounded, artifact.interface), onnx.load_from_string(plain))
     log.info("the artifact is the float network, rounded; comparing that network first")
     batch = artifact.batch_size
     with tempfile.TemporaryDirectory() as folder:

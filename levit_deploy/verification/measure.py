@@ -12,6 +12,7 @@ from levit_deploy.choices import DTYPES, Precision
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationError
 from levit_deploy.interface import COMPARED, Interface
+from levit_deploy.provenance import is_ours
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.verification.batches import ComparedBatch, compare_batches
 from levit_deploy.verification.budget import log_probabilities
@@ -82,6 +83,7 @@ def measure(
         cases=tuple(result for case in cases for result in case.results),
         batches=tuple(batch.result for batch in batches),
         interface=interface,
+        remarks=_remarks(artifact, batches),
     )
     if verification.passed:
         for output in zip(*(case.results for case in cases), strict=True):
@@ -107,6 +109,17 @@ def _parts(interface: Interface, config: LeViTConfig) -> Parts:
     for name, shape in interface.outputs(config).items():
         parts[name] = slice(start, start := start + math.prod(shape))
     return parts
+
+
+def _remarks(artifact: Artifact, batches: Sequence[ComparedBatch]) -> tuple[str, ...]:
+    """The remarks of a file of another tool, with one if its answers depend on the batch."""
+    if is_ours(artifact.metadata) or not any(batch.result.failures for batch in batches):
+        return artifact.remarks
+    return (
+        *artifact.remarks,
+        "Images change each other's outputs, as those of a network in training mode do. If it was "
+        "exported so, export it after model.eval().",
+    )
 
 
 def _require_same_ends(original: Original, artifact: Artifact) -> None:

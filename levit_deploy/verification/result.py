@@ -26,6 +26,7 @@ class Verification:
     on the image that shows it most; for a right artifact, if asked for, on normal noise. For int8,
     ``unrounded`` is the proof of the float network that was rounded, and ``accuracy`` the cost of
     rounding. ``proven_if`` has the facts that the reading of the checkpoint rests on.
+    ``remarks`` are sentences about an artifact of another tool.
     """
 
     format: str
@@ -41,6 +42,7 @@ class Verification:
     accuracy: Accuracy | None = None
     interface: Interface = DEFAULT
     proven_if: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -63,7 +65,7 @@ class Verification:
             place = "Run levit-deploy export to see which blocks cost most."
         raise VerificationError(
             "The artifact computes another function than the checkpoint. On "
-            f"{'; on '.join(self.failures)}. {place} Do not ship it.",
+            f"{'; on '.join(self.failures)}. {' '.join((place, *self.remarks))} Do not ship it.",
             evidence=self,
         )
 

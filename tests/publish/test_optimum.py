@@ -180,6 +180,14 @@ def test_pictures_of_another_size_are_refused(tmp_path):
     assert names_in(tmp_path) == ["source"]
 
 
+def test_optimum_knows_no_other_names(tmp_path):
+    for option in ("--input-name", "--output-name"):
+        code, _, error = export(tmp_path / "out", option, "x")
+        assert code == 2
+        assert "Leave --input-name and --output-name out" in error
+    assert names_in(tmp_path) == []
+
+
 @pytest.mark.parametrize("ends", [("--input-type", "uint8"), ("--output-type", "probabilities")])
 def test_ends_that_optimum_would_misread_are_refused(tmp_path, ends):
     code, _, error = export(tmp_path / "out", *ends)

@@ -55,6 +55,7 @@ BYTES = ("--input-type", "uint8", "--output-type", "probabilities")
         ("dynamic", BYTES, "FORMAT_NHWC"),
         ("1", (), "FORMAT_NONE"),
         ("4", BYTES, "FORMAT_NONE"),
+        ("dynamic", ("--input-name", "images", "--output-name", "scores"), "FORMAT_NCHW"),
     ],
 )
 def test_the_configuration_is_the_onnx_files_own_interface(folder, batch, ends, form):

@@ -198,6 +198,7 @@ def test_a_program_that_claims_int8_is_refused(checkpoint, tmp_path):
         {"options": ExportOptions(opset=23)},
         {"layout": "spatial"},
         {"head": "distill"},
+        {"options": ExportOptions(input_name="images", output_name="blocks.0.m.qkv.gemm")},
     ],
 )
 def test_every_choice_goes_with_int8(checkpoint, folder, tmp_path, options):

@@ -54,6 +54,7 @@ def _word(proof: Data) -> str:
 def _verdict(data: Data) -> Element:
     proof = data["verification"]
     checkpoint = proof["checkpoint"]["path"]
+    remarks = [element("p", remark) for remark in proof["remarks"]]
     if proof["passed"]:
         words = f"computes the same as {checkpoint}, within the errors allowed below."
         if proof["accuracy"] is not None:
@@ -63,6 +64,7 @@ def _verdict(data: Data) -> Element:
             element("h1", element("span", "Proven", class_="good"), f": {data['path']}"),
             element("p", words),
             *([element("p", _conditions(proof))] if proof["proven_if"] else []),
+            *remarks,
             class_="verdict",
         )
     parting = [element("p", str(Parting(**proof["parting"])))] if proof["parting"] else []
@@ -72,6 +74,7 @@ def _verdict(data: Data) -> Element:
         element("p", f"does not compute the same as {checkpoint}. Do not ship it."),
         element("ul", *(element("li", f"On {failure}.") for failure in proof["failures"])),
         *parting,
+        *remarks,
         class_="verdict refused",
     )
 
