@@ -93,7 +93,7 @@ def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
     shape, outputs = interface.image_shape(config), interface.outputs(config)
     name = plan.options.input_name or interface.input_name
     if plan.options.output_name is not None:  # there is one output then
-        outputs = {plan.options.output_name: sides for sides in outputs.values()}
+        outputs = {plan.options.output_name: next(iter(outputs.values()))}
     if backend.by_place:
         name = "INPUT__0"
         outputs = {f"OUTPUT__{i}": sides for i, sides in enumerate(outputs.values())}
