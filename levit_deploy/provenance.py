@@ -24,8 +24,9 @@ class Provenance:
     ``config`` is the checkpoint's architecture. ``head`` is 'mean' (of one head or two), 'class',
     'distill', or 'none' for features. ``layout`` is 'tokens' or 'spatial'. ``weights`` is the set
     of weights loaded. ``assumed`` lists in words the facts that the checkpoint lacks, and
-    ``proven_if`` the decisive ones. ``preprocessing`` turns pictures into inputs. ``precision`` is
-    the number format inside. ``labels`` are the names of the classes, none if they are unknown.
+    ``proven_if`` the decisive ones. ``reading`` tells the figures of the author's logits, if the
+    network was held to them. ``preprocessing`` turns pictures into inputs. ``precision`` is the
+    number format inside. ``labels`` are the names of the classes, none if they are unknown.
     ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits.
     """
 
@@ -36,6 +37,7 @@ class Provenance:
     weights: str = "model"
     assumed: tuple[str, ...] = ()
     proven_if: tuple[str, ...] = ()
+    reading: str = ""
     preprocessing: Preprocessing = IMAGENET
     precision: Precision = "fp32"
     interface: Interface = DEFAULT
@@ -58,6 +60,7 @@ class Provenance:
             "weights": self.weights,
             "assumed": json.dumps(self.assumed),
             "proven_if": json.dumps(self.proven_if),
+            "reading": self.reading,
             "preprocessing": self.preprocessing.to_json(),
             "precision": self.precision,
             "input": self.interface.input,
@@ -79,6 +82,7 @@ class Provenance:
             weights=metadata["weights"],
             assumed=tuple(json.loads(metadata["assumed"])),
             proven_if=tuple(json.loads(metadata.get("proven_if", "[]"))),
+            reading=metadata.get("reading", ""),
             preprocessing=(
                 Preprocessing.from_json(metadata["preprocessing"])
                 if "preprocessing" in metadata  # not in the first files that were fused

@@ -65,6 +65,13 @@ class Checked:
     max_error: float
     allowed_max_error: float
 
+    def __str__(self) -> str:
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        return (
+            f"checked against its author's logits in {self.path.name}: {images}, RMSE "
+            f"{self.rmse:.1e} of {self.allowed_rmse:.1e} allowed"
+        )
+
     @property
     def fits(self) -> bool:
         """Whether the errors are as small as those of one function computed twice."""

@@ -61,6 +61,8 @@ class Checkpoint:
         stated: The facts that the file states of itself, in words.
         checked: The figures of the author's logits, if the network computes them. Then the verdict
             of a proof rests on no assumption.
+        reading: ``checked`` in words, or those of the checkpoint that a fused file was made from.
+            Empty if nothing was checked.
         model: The reference, in float32 and evaluation mode. A fused file gives plain layers, any
             other the training form.
         block_names: The file's own name of each block, by canonical name.
@@ -80,6 +82,7 @@ class Checkpoint:
     proven_if: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
     checked: Checked | None = None
+    reading: str = ""
     model: LeViT
     block_names: Mapping[str, str]
     preprocessing: Preprocessing
@@ -218,6 +221,7 @@ def _read_fused(
         assumed=provenance.assumed,
         proven_if=() if checked else provenance.proven_if,
         checked=checked,
+        reading=str(checked) if checked else provenance.reading,
         model=model,
         block_names={},
         preprocessing=provenance.preprocessing,
@@ -273,6 +277,7 @@ def _read_state_dict(
         proven_if=() if checked else proven_if,
         stated=known.told,
         checked=checked,
+        reading=str(checked or ""),
         model=model,
         block_names=block_names(state, converted),
         preprocessing=_preprocessing(known, inferred.config.image_size, config.image_size),

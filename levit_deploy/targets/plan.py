@@ -54,6 +54,7 @@ class Plan:
             weights=checkpoint.weights,
             assumed=checkpoint.assumed,
             proven_if=checkpoint.proven_if,
+            reading=checkpoint.reading,
             preprocessing=checkpoint.preprocessing,
             precision=self.precision,
             interface=self.interface,

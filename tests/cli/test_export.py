@@ -199,6 +199,9 @@ def test_the_authors_logits_make_a_verdict_unconditional(folder):
         assert "checked against its author's logits" in out
         assert name == "inspect" or "verdict: proven" in out
         assert "proven, if" not in out
+    fused = folder / "ckpt.fused.safetensors"  # written above
+    _, out, _ = run("export", fused, "-o", folder / "f.onnx")
+    assert "reading: checked against its author's logits in expect.npz: 3 images" in out
     code, _, err = run("export", folder / "ckpt.pth", "--expect", expect, "--head", "class")
     assert code == 2
     assert "Export with --head mean" in err
