@@ -1,5 +1,6 @@
 """Every family's own files, saved by its own code, through every command."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ FAMILIES = {
     "timm-rectangular-64x96-single-head": "timm",
     "timm-stride8": "timm",
     "transformers": "transformers",
+    "transformers-4.20.0": "transformers",
     "transformers-single-head": "transformers",
     "vit-pytorch": "vit-pytorch",
     "vit-pytorch-single-head": "vit-pytorch",
@@ -37,6 +39,14 @@ OPTIONS = {
     "timm-conv-silu": {"activation": "silu"},
     "timm-rectangular-64x96-single-head": {"image_size": (64, 96)},
 }
+
+
+# What releases of the libraries compute with a golden's tensors: its name, the options, the logits.
+RELEASES = [
+    (path.parent.name, {key: record[key] for key in record if key != "logits"}, record["logits"])
+    for path in sorted(GOLDENS.glob("*/releases.json"))
+    for record in json.loads(path.read_text())
+]
 
 
 def arguments(name):
@@ -65,6 +75,25 @@ def test_logits_are_upstreams_in_float64(name):
     actual = float64_logits(checkpoint.model, torch.from_numpy(inputs))
     assert np.abs(actual - expected).max() < 1e-10 * np.abs(expected).max()
     assert checkpoint.family == FAMILIES[name]
+
+
+@pytest.mark.parametrize(("name", "options", "logits"), RELEASES)
+def test_logits_are_those_of_the_release_trained_with(name, options, logits):
+    path, inputs, _ = golden(name)
+    checkpoint = read_checkpoint(path, **options)
+    actual = float64_logits(checkpoint.model, torch.from_numpy(inputs))
+    assert np.abs(actual - logits).max() < 1e-10 * np.abs(logits).max()
+
+
+def test_four_functions_of_vit_pytorch_are_far_apart():
+    functions = [
+        np.array(logits)
+        for _, options, logits in RELEASES
+        if options["trained_with"].endswith(("==0.15.2", "==0.18.2", "==0.18.3", "==0.20.5"))
+    ]
+    assert len(functions) == 4
+    for one, other in itertools.combinations(functions, 2):
+        assert np.abs(one - other).max() > 0.01 * np.abs(one).max()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

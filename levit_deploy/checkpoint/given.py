@@ -7,7 +7,8 @@ from levit_deploy.choices import ACTIVATIONS, Activation, require_one_of
 from levit_deploy.config import Grid
 from levit_deploy.errors import UsageError
 
-_RELEASE = re.compile(r"([A-Za-z0-9_.-]+)==([0-9]+(?:\.[0-9]+)*)")
+# a pre-release counts as its release, and a local build as what it was built from
+_RELEASE = re.compile(r"([A-Za-z0-9_.-]+)==([0-9]+(?:\.[0-9]+)*)(?:\.?[a-z][a-z0-9.]*)?(?:\+.+)?")
 # the names of a library in its repositories, by the family of its checkpoints
 _LIBRARIES = {
     "vit_pytorch": "vit-pytorch",

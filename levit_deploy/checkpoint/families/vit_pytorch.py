@@ -28,6 +28,7 @@ FAMILY = "vit-pytorch"
 
 _OURS = re.compile(r"conv_embedding\.[0-9]\..+|backbone\.[0-9]+\.layers\.[0-9]+\.0\.to_q\..+")
 _STEM = re.compile(r"conv_embedding\.([0-9])\.(weight|bias)")
+_OLD_STEM = "to_patch_embedding"
 _ATTENTION = re.compile(r"(backbone\.[0-9]{1,4}\.layers\.[0-9]{1,4}\.0)\.pos_bias\.weight")
 _LAYER = re.compile(r"backbone\.([0-9]{1,4})\.layers\.([0-9]{1,4})\.([01])\.(.+)")
 _ATTENTION_NAMES = {
@@ -66,6 +67,12 @@ def matches(keys: Collection[str]) -> bool:
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under their canonical names, with q, k and v in one layer."""
+    if old := next((key for key in state if key.startswith(_OLD_STEM)), None):
+        raise CheckpointError(
+            f"{old} is a name of vit-pytorch 0.15.0 and 0.15.1. Expected conv_embedding for "
+            f"{_OLD_STEM}, as in every later release. Rename it, and give --trained-with "
+            "vit-pytorch==0.15.2, which computes the same."
+        )
     merged = dict(state)
     for key in state:
         if match := _ATTENTION.fullmatch(key):

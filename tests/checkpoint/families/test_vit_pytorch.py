@@ -31,6 +31,12 @@ def test_queries_that_do_not_divide_are_refused(shape):
         vit_pytorch.convert(state)
 
 
+def test_the_stem_of_the_first_releases_is_named_with_a_way_out():
+    state = {key.replace("conv_embedding", "to_patch_embedding"): STATE[key] for key in STATE}
+    with pytest.raises(CheckpointError, match=r"to_patch_embedding.* vit-pytorch==0\.15\.2"):
+        vit_pytorch.convert(state)
+
+
 @pytest.mark.parametrize("shape", [(24,), (24, 0), (0, 3), ()])
 def test_a_bias_of_another_rank_is_refused(shape):
     state = {**STATE, f"{ATTENTION}.pos_bias.weight": torch.zeros(shape)}
