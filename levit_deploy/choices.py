@@ -18,7 +18,6 @@ Layout = Literal["tokens", "spatial"]
 LayoutChoice = Literal["auto", "tokens", "spatial"]
 Output = Literal["logits", "probabilities", "features", "feature-maps"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Weights = Literal["model", "ema"]
 
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 CPUS: tuple[Cpu, ...] = get_args(Cpu)

@@ -66,6 +66,7 @@ class LeViTConfig:
         stem_activation: That of the stem, if another. It may be 'none'.
         attention_activation: That before attention's projection, if another. It may be 'none'.
         norm: A key of ``NORMS``.
+        head_batchnorm: Whether heads have a BatchNorm, if not as in ``norm``.
         bias_over_scale: How often attention biases are divided by the scale of the scores: 1 in
             vit-pytorch, -1 in its 0.18.2, which multiplies them by the scale.
     """
@@ -81,6 +82,7 @@ class LeViTConfig:
     stem_activation: str | None = None
     attention_activation: str | None = None
     norm: str = "batchnorm"
+    head_batchnorm: bool | None = None
     bias_over_scale: int = 0
     bn_eps: float = 1e-5
     ln_eps: float = 1e-5
@@ -129,6 +131,12 @@ class LeViTConfig:
             eps = getattr(self, name)
             if not (math.isfinite(eps) and eps > 0):
                 raise ValueError(f"{name} must be a positive number, not {eps}")
+
+    @property
+    def batchnorm_in_head(self) -> bool:
+        """Whether a BatchNorm comes before the linear layer of a head."""
+        usual = "head" in NORMS[self.norm]
+        return usual if self.head_batchnorm is None else self.head_batchnorm
 
     @property
     def headless(self) -> bool:

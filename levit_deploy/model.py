@@ -310,7 +310,7 @@ def classifier(config: LeViTConfig) -> nn.Module:
     dim, classes = config.stages[-1].dim, config.num_classes
     if config.headless:
         return nn.Identity()
-    if "head" in NORMS[config.norm]:
+    if config.batchnorm_in_head:
         return BN_Linear(dim, classes, config.bn_eps)
     return nn.Linear(dim, classes)
 

@@ -25,8 +25,9 @@ class Provenance:
     'distill', or 'none' for features. ``layout`` is 'tokens' or 'spatial'. ``weights`` is the set
     of weights loaded. ``assumed`` lists in words the facts that the checkpoint lacks, and
     ``proven_if`` the decisive ones. ``reading`` tells the figures of the author's logits, if the
-    network was held to them. ``preprocessing`` turns pictures into inputs. ``precision`` is the
-    number format inside. ``labels`` are the names of the classes, none if they are unknown.
+    network was held to them. ``passed_over`` lists the tensors of the file that the network does
+    not compute with. ``preprocessing`` turns pictures into inputs. ``precision`` is the number
+    format inside. ``labels`` are the names of the classes, none if they are unknown.
     ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits.
     """
 
@@ -38,6 +39,7 @@ class Provenance:
     assumed: tuple[str, ...] = ()
     proven_if: tuple[str, ...] = ()
     reading: str = ""
+    passed_over: tuple[str, ...] = ()
     preprocessing: Preprocessing = IMAGENET
     precision: Precision = "fp32"
     interface: Interface = DEFAULT
@@ -61,6 +63,7 @@ class Provenance:
             "assumed": json.dumps(self.assumed),
             "proven_if": json.dumps(self.proven_if),
             "reading": self.reading,
+            "passed_over": json.dumps(self.passed_over),
             "preprocessing": self.preprocessing.to_json(),
             "precision": self.precision,
             "input": self.interface.input,
@@ -83,6 +86,7 @@ class Provenance:
             assumed=tuple(json.loads(metadata["assumed"])),
             proven_if=tuple(json.loads(metadata.get("proven_if", "[]"))),
             reading=metadata.get("reading", ""),
+            passed_over=tuple(json.loads(metadata.get("passed_over", "[]"))),
             preprocessing=(
                 Preprocessing.from_json(metadata["preprocessing"])
                 if "preprocessing" in metadata  # not in the first files that were fused

@@ -57,6 +57,28 @@ class Given:
             raise UsageError(f"--eps {self.eps!r} is not a number between 0 and 1.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The tensors of a file that make the network, if the file leaves a choice.
+
+    Attributes:
+        weights: The set of weights: 'model', 'ema', or the name of their place in the file.
+        ignore: Patterns for the names of tensors to leave out.
+        head_name: The module that is the head.
+    """
+
+    weights: str | None = None
+    ignore: tuple[str, ...] = ()
+    head_name: str | None = None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Those that are given, as on the command line."""
+        options = [("--weights", self.weights), ("--head-name", self.head_name)]
+        options += [("--ignore", pattern) for pattern in self.ignore]
+        return tuple(f"{option} {value}" for option, value in options if value is not None)
+
+
 def release(text: str | None) -> Release | None:
     """Read 'vit-pytorch==0.17.0'. Raises UsageError for anything else."""
     if text is None:

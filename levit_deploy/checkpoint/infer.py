@@ -69,6 +69,7 @@ def infer_config(state: State, known: Known = NOTHING, given: Given = NOTHING_GI
             stem_activation=known.stem_activation,
             attention_activation=known.attention_activation,
             norm=_norm(state),
+            head_batchnorm=_head_batchnorm(state),
             bias_over_scale=known.bias_over_scale,
             **({} if eps is None else {"bn_eps": eps, "ln_eps": eps}),
         )
@@ -190,6 +191,13 @@ def _mlp_dim(state: State, block: int) -> int:
     return _shape(state, layer, 2)[0] if _weight(state, layer) else 0
 
 
+def _head_batchnorm(state: State) -> bool | None:
+    """Whether the head has a BatchNorm, or None if it is as usual beside the trunk's layers."""
+    heads = [key for key in state if key.startswith(("head.", "head_dist."))]
+    has = any(".bn." in key for key in heads)
+    return None if not heads or has == ("head" in NORMS[_norm(state)]) else has
+
+
 def _num_classes(state: State, two_heads: bool) -> int:
     """The number of classes, 0 for a network without a head."""
     if not any(key.startswith(("head.", "head_dist.")) for key in state):
@@ -217,7 +225,10 @@ def _assumed_eps(config: LeViTConfig, eps: float | None) -> list[Assumption]:
     """The assumed eps of each kind of norm. It is 1e-5 in every family, so none is decisive."""
     if eps is not None:
         return []
-    norms = {"BatchNorm": bool(NORMS[config.norm]), "LayerNorm": config.norm == "layernorm"}
+    norms = {
+        "BatchNorm": bool(NORMS[config.norm]) or config.batchnorm_in_head,
+        "LayerNorm": config.norm == "layernorm",
+    }
     return [
         Assumption(f"{norm} eps is {config.bn_eps}", "which no checkpoint stores")
         for norm, present in norms.items()

@@ -23,14 +23,16 @@ from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.recognise import Reader, recognise
 from levit_deploy.checkpoint.files import CheckpointFile, read_file
 from levit_deploy.checkpoint.folder import locate
-from levit_deploy.checkpoint.given import Given, release
+from levit_deploy.checkpoint.given import Given, Selection, release
+from levit_deploy.checkpoint.head_forms import with_heads_in_form
 from levit_deploy.checkpoint.infer import infer_config
+from levit_deploy.checkpoint.other_tensors import own_tensors
 from levit_deploy.checkpoint.recorded import with_record
 from levit_deploy.checkpoint.resize import resize
-from levit_deploy.checkpoint.state import find_state
+from levit_deploy.checkpoint.state import find_weights
 from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.checkpoint.training_record import find_record
-from levit_deploy.choices import Activation, Weights
+from levit_deploy.choices import Activation
 from levit_deploy.config import Grid, LeViTConfig, size_text
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.interface import SINGLE_LABEL
@@ -52,7 +54,8 @@ class Checkpoint:
         path: The weights' file, whose SHA-256 is ``sha256``.
         files: Every file that was read.
         family: The code that saved it, such as 'timm'.
-        weights: 'model' or 'ema'.
+        weights: 'model', 'ema', or the place in the file that was chosen.
+        prefix: The part of every name before the family's own.
         head: The logits of ``model``: 'mean' of its heads, or the head kept when it was fused.
             'none' if it has no head.
         config: The architecture, at the image size asked for.
@@ -63,6 +66,7 @@ class Checkpoint:
             of a proof rests on no assumption.
         reading: ``checked`` in words, or those of the checkpoint that a fused file was made from.
             Empty if nothing was checked.
+        passed_over: The tensors left out, with the reasons, in words.
         model: The reference, in float32 and evaluation mode. A fused file gives plain layers, any
             other the training form.
         block_names: The file's own name of each block, by canonical name.
@@ -76,6 +80,7 @@ class Checkpoint:
     sha256: str
     family: str
     weights: str
+    prefix: str = ""
     head: str
     config: LeViTConfig
     assumed: tuple[str, ...]
@@ -83,6 +88,7 @@ class Checkpoint:
     stated: tuple[str, ...] = ()
     checked: Checked | None = None
     reading: str = ""
+    passed_over: tuple[str, ...] = ()
     model: LeViT
     block_names: Mapping[str, str]
     preprocessing: Preprocessing
@@ -98,7 +104,9 @@ class Checkpoint:
 def read_checkpoint(
     path: str | Path,
     *,
-    weights: Weights | None = None,
+    weights: str | None = None,
+    ignore: Sequence[str] = (),
+    head_name: str | None = None,
     activation: Activation | None = None,
     trained_with: str | None = None,
     image_size: Grid | None = None,
@@ -112,7 +120,9 @@ def read_checkpoint(
 
     Args:
         path: The file or the folder.
-        weights: 'model' or 'ema', if a training run saved both.
+        weights: The set of weights if the file has several: 'model' and 'ema', or their places.
+        ignore: Patterns for the names of tensors to leave out, as in ``fnmatch``.
+        head_name: The module that is the head, if the network's own is not.
         activation: The activation, if the file does not state it or states it wrongly.
         trained_with: The release of the library that trained it, such as 'vit-pytorch==0.17.0', if
             releases compute different functions of the same tensors.
@@ -142,6 +152,8 @@ def read_checkpoint(
         trained_size=trained_size,
         eps=eps,
     )
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    selection = Selection(weights=weights, ignore=patterns, head_name=head_name)
     if isinstance(labels, str | Path):
         labels = read_labels(Path(labels))
     expected = None if expect is None else read_authors_logits(Path(expect))
@@ -150,9 +162,9 @@ def read_checkpoint(
     files, saved_config = locate(Path(path))
     file = read_file(files[0])
     if is_ours(file.metadata):
-        checkpoint = _read_fused(file, weights, given, expected)
+        checkpoint = _read_fused(file, selection, given, expected)
     else:
-        checkpoint = _read_state_dict(file, files, saved_config, weights, given, expected)
+        checkpoint = _read_state_dict(file, files, saved_config, selection, given, expected)
     size = sum(read.stat().st_size for read in checkpoint.files)
     log.info(
         "read %s: %s bytes, %s, %s", path, f"{size:,}", checkpoint.family, checkpoint.config.variant
@@ -179,14 +191,14 @@ def checkpoint_of(given: Checkpoint | str | Path) -> Checkpoint:
 
 def _read_fused(
     file: CheckpointFile,
-    weights: str | None,
+    selection: Selection,
     given: Given,
     expected: AuthorsLogits | None,
 ) -> Checkpoint:
-    if weights is not None:
+    if selection.options:
         raise UsageError(
-            f"--weights {weights} was given, but {file.path} was fused from one set of weights. "
-            "Leave the option out."
+            f"{' and '.join(selection.options)} was given, but {file.path} was fused from one set "
+            "of weights. Leave that out."
         )
     model, provenance = fused.restore(file.contents, file.metadata, file.path)
     config = provenance.config
@@ -222,6 +234,7 @@ def _read_fused(
         proven_if=() if checked else provenance.proven_if,
         checked=checked,
         reading=str(checked) if checked else provenance.reading,
+        passed_over=provenance.passed_over,
         model=model,
         block_names={},
         preprocessing=provenance.preprocessing,
@@ -234,17 +247,18 @@ def _read_state_dict(
     file: CheckpointFile,
     files: tuple[Path, ...],
     saved_config: Mapping[str, Any],
-    weights: str | None,
+    selection: Selection,
     given: Given,
     expected: AuthorsLogits | None,
 ) -> Checkpoint:
-    weights, state = find_state(file.contents, weights, file.path)
-    reader = recognise(state, file.path)
+    found = find_weights(file.contents, selection.weights, file.path)
+    reader = recognise(found.weights.state, file.path)
+    own = own_tensors(found, reader, selection, file.path)
     _require_family(given, reader)
     known = with_modules(reader.known(saved_config, given.trained_with), file.modules)
     known = with_record(known, find_record(file.contents, file.path), reader.FAMILY)
     try:
-        converted = reader.convert(state)
+        converted, of_head = with_heads_in_form(reader.convert(own.state), own.head, selection)
         inferred = infer_config(converted, known, given)
         model = load_strictly(inferred.config, converted)
     except CheckpointError as error:
@@ -255,7 +269,8 @@ def _read_state_dict(
             "patch_embed, blocks and head are the official code's for the same tensors.)"
         ) from error
     config = inferred.config
-    assumed = [*map(str, inferred.assumed), *_stored_precision(state)]
+    assumptions = (*inferred.assumed, *of_head)
+    assumed = [*map(str, assumptions), *_stored_precision(converted)]
     if given.image_size not in (None, config.image_size):
         model, config = resize(model, config, given.image_size)
         assumed.append(_resizing(inferred.config, config))
@@ -264,13 +279,14 @@ def _read_state_dict(
         checked = require_authors_function(
             model, config, expected, family=reader.FAMILY, state=converted
         )
-    proven_if = tuple(each.fact for each in inferred.assumed if each.decisive)
+    proven_if = tuple(each.fact for each in assumptions if each.decisive)
     return Checkpoint(
         path=file.path,
         files=files,
         sha256=file.sha256,
         family=reader.FAMILY,
-        weights=weights,
+        weights=found.name,
+        prefix=found.weights.prefix_in_file,
         head="none" if config.headless else "mean",
         config=config,
         assumed=tuple(assumed),
@@ -278,8 +294,9 @@ def _read_state_dict(
         stated=known.told,
         checked=checked,
         reading=str(checked or ""),
+        passed_over=own.passed_over,
         model=model,
-        block_names=block_names(state, converted),
+        block_names=block_names(own.names_in_file, converted),
         preprocessing=_preprocessing(known, inferred.config.image_size, config.image_size),
         labels=() if config.headless else known.labels,
         problem_type=known.problem_type,

@@ -1,169 +1,353 @@
-"""Find the one state dict in a file's contents, under any wrappers."""
+"""Find the sets of a LeViT's weights in a file's contents: under any keys, behind any prefix."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext, suppress
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from levit_deploy.checkpoint.families.recognise import begin_of_trunk, other_network
 from levit_deploy.errors import CheckpointError, UsageError
 
-# The keys of training code for the trained weights, and for their moving average.
+MAX_DEPTH = 64  # of dicts in dicts
+MAX_NAME = 1000  # characters: no network nests so deep
+MAX_SETS = 64  # of weights in a file
+
+# The keys and prefixes of training code for a network's weights, and for their moving average.
 PLAIN_KEYS = ("model", "state_dict", "model_state", "model_state_dict", "module")
 EMA_KEY = re.compile(r"(.+_)?(ema|swa|averaged?)(_.+)?")
-MAX_DEPTH = 8  # of wrappers in wrappers
+# torch.compile, FSDP and activation checkpointing put these into names, at any place.
+_MARKS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# DataParallel puts module into names. So does transformers' residual layer, for its inner part.
+_RESIDUAL = re.compile(r"layers\.[0-9]{1,4}")
 
-# The prefixes of wrappers: DataParallel, torch.compile, Lightning, transformers' timm.
-PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
-
-States = dict[str, dict[str, Tensor]]  # by kind, or by dotted key in the file
+State = dict[str, Tensor]
 
 
-def find_state(
-    contents: Mapping[str, Any], weights: str | None, path: Path
-) -> tuple[str, dict[str, Tensor]]:
-    """Return the kind of weights found, 'model' or 'ema', and the tensors by bare name.
+@dataclass(frozen=True, kw_only=True)
+class WeightSet:
+    """The tensors of one LeViT in a file, and those around it.
 
-    ``weights`` chooses between a training run's plain weights ('model') and their moving average
-    ('ema'). It may be None if there is no choice to make. Raises CheckpointError if there is no
-    state dict or the choice is open, and UsageError if the file lacks the ``weights`` chosen.
+    Attributes:
+        places: Where the file has them: the keys of the dicts and the parts of the prefix.
+        kinds: 'model' for trained weights, 'ema' for a moving average. Equal ones are both.
+        prefix: The part of every name before the family's own, without the marks of wrappers.
+        prefix_in_file: The same with them.
+        state: The tensors behind the prefix, without it.
+        beside: The other tensors of their dict that belong to no set.
     """
-    candidates: dict[str, States] = {"model": {}, "ema": {}, "other": {}}
-    for kind, key, state in _states(contents, "model", (), set()):
-        with suppress(CheckpointError) if kind == "other" else nullcontext():
-            candidates[kind][key] = _bare(state, path)
-    states = {kind: _only(candidates[kind], path) for kind in ("model", "ema") if candidates[kind]}
-    if not states:
-        raise CheckpointError(
-            f"{path} holds {_some(contents)}, and no state dict among them. Expected tensors by "
-            "name and nothing else, or a dict with them under 'model'. Save "
-            "{'model': model.state_dict()}."
-        )
-    if len(states) == 2 and states["model"].keys().isdisjoint(states["ema"]):
-        del states["ema"]  # an average of something else, such as a count
-    _refuse_rivals(states, candidates["other"], path)
-    if weights is None:
-        weights = _unambiguous(states, path)
-    elif weights not in states:
-        raise UsageError(
-            f"--weights {weights} was given, but {path} holds only {', '.join(states)}. Leave the "
-            "option out."
-        )
-    return weights, states[weights]
+
+    places: tuple[tuple[str, ...], ...]
+    kinds: frozenset[str]
+    prefix: str
+    prefix_in_file: str
+    state: State
+    beside: State
+
+    @property
+    def kind(self) -> str:
+        """'model', or 'ema' if they are only an average."""
+        return "model" if "model" in self.kinds else "ema"
+
+    @property
+    def short_name(self) -> str:
+        """The parts of the place that tell something."""
+        return ".".join(_telling(self.places[0]))
+
+    @property
+    def names_of_places(self) -> set[str]:
+        """Every name by which you can choose a place."""
+        names = {self.prefix.rstrip(".")} - {""}
+        for place in self.places:
+            for parts in (place, _telling(place)):
+                names |= {".".join(parts[i:]) for i in range(len(parts))}
+        return names
 
 
-def _states(
-    contents: Mapping[str, Any], kind: str, keys: tuple[str, ...], seen: set[int]
-) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
-    """Yield every state dict: its kind of weights, its dotted key, and the tensors.
+@dataclass(frozen=True, kw_only=True)
+class FoundWeights:
+    """The set of weights to load.
 
-    The kind is 'other' under a key that no wrapper uses. ``seen`` holds the ids of dicts already
-    visited, as a pickle can contain itself.
+    Attributes:
+        name: 'model' or 'ema', or the name of their place.
+        by_place: Whether their place was chosen, among the tensors around it, too.
+        weights: The set.
+        elsewhere: The tensors of the dicts without a set, by the dotted keys of the dict.
     """
-    if _is_state(contents):
-        yield kind, ".".join(keys), dict(contents)
-        return
-    if len(keys) == MAX_DEPTH:
-        return
-    seen.add(id(contents))
-    for key, value in contents.items():
-        if not isinstance(key, str) or not isinstance(value, Mapping) or id(value) in seen:
-            continue
-        if EMA_KEY.fullmatch(key):
-            yield from _states(value, "ema", (*keys, key), seen)
-        elif key in PLAIN_KEYS:
-            yield from _states(value, kind, (*keys, key), seen)
-        elif _is_state(value):
-            yield "other", ".".join((*keys, key)), dict(value)
+
+    name: str
+    by_place: bool
+    weights: WeightSet
+    elsewhere: tuple[tuple[str, State], ...]
 
 
-def _only(candidates: States, path: Path) -> dict[str, Tensor]:
-    """Return the one set of weights of a kind. Several sets must be equal."""
-    (first, state), *others = candidates.items()
-    for key, other in others:
-        if not _equal(state, other):
-            raise CheckpointError(
-                f"{path} holds different weights under {first!r} and {key!r}. Expected one set. "
-                "Save the one you mean alone."
-            )
-    return state
+def find_weights(contents: Mapping[str, Any], name: str | None, path: Path) -> FoundWeights:
+    """Return the one set of a LeViT's weights in a file's contents.
 
-
-def _refuse_rivals(states: States, others: States, path: Path) -> None:
-    """Raise CheckpointError for other weights with the same names under an unknown key."""
-    for key, other in others.items():
-        rivals = [state for state in states.values() if state.keys() == other.keys()]
-        if rivals and not any(_equal(state, other) for state in rivals):
-            raise CheckpointError(
-                f"{path} holds weights with the same names under {key!r}, too, and they differ. "
-                "Expected one set. Save the one you mean alone."
-            )
-
-
-def _unambiguous(states: States, path: Path) -> str:
-    """Return the kind of the only weights. A moving average must equal the trained ones."""
-    if len(states) == 2 and not _equal(states["model"], states["ema"]):
-        raise CheckpointError(
-            f"{path} holds the trained weights and their moving average, and they differ. Expected "
-            "one set. Choose --weights model (evaluated by the official code) or --weights ema "
-            "(loaded by timm)."
-        )
-    return "model" if "model" in states else "ema"
-
-
-def _bare(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Take the prefixes of wrappers off the names.
-
-    ``n_averaged``, torch's count beside an averaged model's weights, is left out.
+    ``name`` chooses between several: 'model' or 'ema' for the trained weights or their moving
+    average, else the name of their place. It may be None if there is no choice to make. Raises
+    CheckpointError if there is no set or the choice is open, and UsageError if the file lacks the
+    weights chosen.
     """
-    bare: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        _require_ordinary(key, tensor)
-        name = ".".join(part for part in key.split(".") if part != "_orig_mod")
-        while name.startswith(PREFIXES):
-            name = name.partition(".")[2]
-        if name in bare:
+    sets: list[WeightSet] = []
+    elsewhere: list[tuple[str, State]] = []
+    for keys, tensors in _dicts(contents):
+        in_dict = list(_sets(keys, tensors, contents, path))
+        sets += in_dict
+        if not in_dict:
+            elsewhere.append((".".join(keys), tensors))
+        if len(sets) > MAX_SETS:
             raise CheckpointError(
-                f"{path} holds {name} twice, one of them as {key}. Expected each name once, "
-                f"without prefixes such as {PREFIXES[0]!r}. Save the state dict of one module "
-                "alone."
+                f"{path} holds more than {MAX_SETS} sets of a LeViT's weights. Expected a few, "
+                "such as student and teacher. Save the one you mean alone."
             )
-        bare[name] = tensor
-    if "n_averaged" in bare and bare["n_averaged"].dim() == 0:
-        del bare["n_averaged"]
-    return bare
-
-
-def _require_ordinary(key: str, tensor: Tensor) -> None:
-    """Raise CheckpointError for anything but a plain array of numbers, each of them stored."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise CheckpointError(
-            f"{key} is stored as {tensor.dtype}, {tensor.layout}, on {tensor.device}. Expected an "
-            "ordinary tensor. A quantized or sparse checkpoint has lost its original weights. Give "
-            "the checkpoint it was made from."
-        )
-    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
-    if tensor.numel() > stored:
-        raise CheckpointError(
-            f"{key} has the shape {tuple(tensor.shape)}, but only {stored} stored numbers. "
-            "Expected every number to be stored. Save the state dict of a trained model, unchanged."
-        )
-
-
-def _is_state(contents: Mapping[str, Any]) -> TypeGuard[Mapping[str, Tensor]]:
-    return bool(contents) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in contents.items()
+    if not sets:
+        raise _nothing_found(contents, elsewhere, path)
+    # masks and quantized copies have the names of the weights, too
+    ordinary = [weights for weights in sets if _problem(weights.state) is None]
+    if not ordinary:
+        raise CheckpointError(str(_problem(sets[0].state)))
+    named = _named(_distinct(sorted(ordinary, key=lambda weights: weights.kind == "ema")))
+    chosen, weights = _choose(named, name, path)
+    return FoundWeights(
+        name=chosen,
+        by_place=name is not None and chosen in weights.names_of_places,
+        weights=weights,
+        elsewhere=tuple(elsewhere),
     )
 
 
-def _equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+def _dicts(contents: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], State]]:
+    """Yield the tensors of every dict that has any, with the keys that lead to it, outer first.
+
+    A pickle can contain itself, so every container is visited once.
+    """
+    containers: deque[tuple[tuple[str, ...], Any]] = deque([((), contents)])
+    seen: set[int] = set()
+    while containers:
+        keys, container = containers.popleft()
+        if id(container) in seen:
+            continue
+        seen.add(id(container))
+        tensors: State = {}
+        items = container.items() if isinstance(container, Mapping) else enumerate(container)
+        for key, value in items:
+            if isinstance(value, Tensor) and isinstance(key, str):
+                tensors[key] = value
+            elif isinstance(value, Mapping | list | tuple) and len(keys) < MAX_DEPTH:
+                containers.append(((*keys, _key_text(key)), value))
+        if tensors:
+            yield keys, tensors
+
+
+def _key_text(key: object) -> str:
+    if isinstance(key, str):
+        return key[:MAX_NAME]
+    return str(key) if isinstance(key, int) and abs(key) < 10**9 else type(key).__name__
+
+
+def _sets(
+    keys: tuple[str, ...], tensors: State, contents: Mapping[str, Any], path: Path
+) -> Iterator[WeightSet]:
+    """Yield the sets of weights in one dict."""
+    in_file: dict[str, str] = {}  # the prefixes, by those without marks
+    for key in tensors:
+        name = without_marks(key)
+        begin = begin_of_trunk(name) if len(name) <= MAX_NAME else None
+        if begin is not None and name[:begin] not in in_file:
+            in_file[name[:begin]] = key.removesuffix(name[begin:])
+            if len(in_file) > MAX_SETS:
+                break
+    if not in_file:
+        return
+    longest_first = sorted(in_file, key=len, reverse=True)
+    states: dict[str, State] = {prefix: {} for prefix in in_file}
+    beside: State = {}
+    for name, tensor in _each_once(tensors, path):
+        prefix = next((prefix for prefix in longest_first if name.startswith(prefix)), None)
+        if prefix is None:
+            beside[name] = tensor
+        else:
+            states[prefix][name.removeprefix(prefix)] = tensor
+    for prefix, state in states.items():
+        place = (*keys, *prefix.split(".")[:-1])
+        yield WeightSet(
+            places=(place,),
+            kinds=frozenset(["ema" if _is_average(place, contents) else "model"]),
+            prefix=prefix,
+            prefix_in_file=in_file[prefix],
+            state=state,
+            beside=beside,
+        )
+
+
+def _each_once(tensors: State, path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors under their names without marks."""
+    names: set[str] = set()
+    for key, tensor in tensors.items():
+        name = without_marks(key)
+        if name in names:
+            raise CheckpointError(
+                f"{path} holds {name} twice, one of them as {key}. Expected each name once, "
+                "whether or not a wrapper's mark such as 'module.' is in it. Save the state dict "
+                "of one module alone."
+            )
+        names.add(name)
+        yield name, tensor
+
+
+def without_marks(key: str) -> str:
+    """A name without the marks of wrappers."""
+    if "module" not in key and "_orig_mod" not in key:
+        return key
+    parts: list[str] = []
+    for part in key.split("."):
+        wraps = part == "module" and not _RESIDUAL.fullmatch(".".join(parts[-2:]))
+        if part not in _MARKS and not wraps:
+            parts.append(part)
+    return ".".join(parts)
+
+
+def _is_average(place: tuple[str, ...], contents: Mapping[str, Any]) -> bool:
+    """Whether a moving average is in this place.
+
+    Lightning's WeightAveraging and mmengine's EMAHook save the average as ``state_dict``, and the
+    trained weights under another key (``on_save_checkpoint``, ``before_save_checkpoint``).
+    """
+    mmengine = "message_hub" in contents
+    trained = {"current_model_state", *(["ema_state_dict"] if mmengine else [])} & contents.keys()
+    if trained and place[:1] in [("state_dict",), *((key,) for key in trained)]:
+        return place[0] == "state_dict"
+    return any(EMA_KEY.fullmatch(part) for part in place)
+
+
+def _distinct(sets: Sequence[WeightSet]) -> list[WeightSet]:
+    """Merge the sets that are equal."""
+    distinct: list[WeightSet] = []
+    for weights in sets:
+        for i, other in enumerate(distinct):
+            if _equal(other.state, weights.state):
+                distinct[i] = replace(
+                    other,
+                    places=(*other.places, *weights.places),
+                    kinds=other.kinds | weights.kinds,
+                )
+                break
+        else:
+            distinct.append(weights)
+    return distinct
+
+
+def _named(sets: Sequence[WeightSet]) -> dict[str, WeightSet]:
+    """The sets by name: 'model' and 'ema' if that tells them apart, else by their places."""
+    if len({weights.kind for weights in sets}) == len(sets):
+        return {weights.kind: weights for weights in sets}
+    places = [weights.places[0] for weights in sets]
+    shared = len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*places, strict=False))))
+    short = [".".join(_telling(place[shared:])) for place in places]
+    counts = Counter(short)
+    return {
+        name if counts[name] == 1 else ".".join(place) or "model": weights
+        for name, place, weights in zip(short, places, sets, strict=True)
+    }
+
+
+def _telling(place: tuple[str, ...]) -> tuple[str, ...]:
+    """The parts of a place that tell something, or all of them if none does."""
+    return tuple(part for part in place if part not in PLAIN_KEYS) or place or ("model",)
+
+
+def _choose(named: Mapping[str, WeightSet], name: str | None, path: Path) -> tuple[str, WeightSet]:
+    """Return the set of this name, or the only one if no name is given."""
+    if name is None:
+        if len(named) > 1:
+            raise _open_choice(named, path)
+        return next(iter(named.items()))
+    wanted = name.rstrip(".")
+    if wanted in named:
+        return wanted, named[wanted]
+    fitting = [
+        weights
+        for weights in named.values()
+        if wanted in weights.kinds or wanted in weights.names_of_places
+    ]
+    if len(fitting) != 1:
+        raise UsageError(
+            f"--weights {name} was given, but {path} holds a LeViT's weights only as "
+            f"{_places(named)}. Leave the option out, or give a name that is there."
+        )
+    return wanted, fitting[0]
+
+
+def _open_choice(named: Mapping[str, WeightSet], path: Path) -> CheckpointError:
+    listed = _places(named)
+    if named.keys() == {"model", "ema"}:
+        return CheckpointError(
+            f"{path} holds the trained weights and their moving average, and they differ: "
+            f"{listed}. Expected one set. Choose --weights model (evaluated by the official code) "
+            "or --weights ema (loaded by timm)."
+        )
+    return CheckpointError(
+        f"{path} holds {len(named)} sets of a LeViT's weights, and they differ: {listed}. Expected "
+        f"one set. Choose one by its name, such as --weights {next(iter(named))}."
+    )
+
+
+def _places(named: Mapping[str, WeightSet]) -> str:
+    """The names, each with its place if that is another."""
+    places = {name: ".".join(weights.places[0]) for name, weights in named.items()}
+    return " and ".join(
+        name if place in (name, "") else f"{name} (under {place})" for name, place in places.items()
+    )
+
+
+def _problem(state: State) -> str | None:
+    """Tell why tensors are not plain arrays of numbers with each of them stored, if so."""
+    for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            return (
+                f"{key} is stored as {tensor.dtype}, {tensor.layout}, on {tensor.device}. Expected "
+                "an ordinary tensor. A quantized or sparse checkpoint has lost its original "
+                "weights. Give the checkpoint it was made from."
+            )
+        stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+        if tensor.numel() > stored:
+            return (
+                f"{key} has the shape {tuple(tensor.shape)}, but only {stored} stored numbers. "
+                "Expected every number to be stored. Save the state dict of a trained model, "
+                "unchanged."
+            )
+    if state and not any(tensor.is_floating_point() for tensor in state.values()):
+        first = next(iter(state))
+        return (
+            f"{first} is stored as {state[first].dtype}, and no tensor beside it as floating-point "
+            "numbers. Expected a LeViT's weights. Give the checkpoint that these were made from."
+        )
+    return None
+
+
+def _equal(one: State, two: State) -> bool:
     """Whether the numbers are equal. Averages are sometimes kept in another precision."""
     return one.keys() == two.keys() and all(
         torch.equal(one[key].to(two[key].dtype), two[key]) for key in one
     )
+
+
+def _nothing_found(
+    contents: Mapping[str, Any], dicts: Sequence[tuple[str, State]], path: Path
+) -> CheckpointError:
+    if not dicts:
+        return CheckpointError(
+            f"{path} holds {_some(contents)}, and no state dict among them. Expected a LeViT's "
+            "tensors by name, under any key. Save {'model': model.state_dict()}."
+        )
+    place, tensors = max(dicts, key=lambda each: len(each[1]))
+    return other_network(path, place, tensors)
 
 
 def _some(contents: Mapping[str, Any]) -> str:

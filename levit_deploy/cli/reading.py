@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from levit_deploy.choices import Activation, Weights
+from levit_deploy.choices import Activation
 from levit_deploy.cli.sizes import parsed_image_size
 from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
@@ -59,7 +59,26 @@ class Reading:
         ),
     ] = None
     weights: Annotated[
-        Weights | None, typer.Option(help="Which weights of a training run to load.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which set of weights to load, if the file has several: model or ema, or the name "
+            "of its place, such as student.",
+        ),
+    ] = None
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Names of tensors to leave out, such as 'aux.*', because the network does not "
+            "compute with them. Repeat it for more.",
+        ),
+    ] = None
+    head_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE", help="The module that is the head, such as fc, beside the trunk."
+        ),
     ] = None
     expect: Annotated[
         Path | None,
@@ -80,6 +99,8 @@ class Reading:
             return read_checkpoint(
                 path,
                 weights=self.weights,
+                ignore=self.ignore or (),
+                head_name=self.head_name,
                 activation=self.activation,
                 trained_with=self.trained_with,
                 image_size=parsed_image_size("--image-size", self.image_size),

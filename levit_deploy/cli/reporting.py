@@ -13,7 +13,7 @@ import typer
 from levit_deploy.cli.paths import Inputs, check_paths, file_of
 from levit_deploy.cli.status import status
 from levit_deploy.errors import BackendError, OutputError, VerificationError
-from levit_deploy.text import as_utf8, writing_output
+from levit_deploy.text import as_utf8, printable, writing_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,8 +91,10 @@ class Reporting:
             typer.echo(f"assumed: {_assumption(preprocessing)}", err=True)
 
     def warn_of_reading(self, checkpoint: Checkpoint) -> None:
-        """Tell on standard error the assumptions that could make the network another function."""
+        """Tell on standard error of tensors left out, and of assumptions that could be wrong."""
         if not self.quiet:
+            for tensors in checkpoint.passed_over:
+                typer.echo(f"passed over: {printable(tensors)}", err=True)
             for fact in checkpoint.proven_if:
                 typer.echo(f"assumed: {fact}", err=True)
 
@@ -132,6 +134,7 @@ class Reporting:
         evidence = report.verification_data(verification, checkpoint)
         data = {
             "path": as_utf8(artifact),
+            "passed_over": list(checkpoint.passed_over),
             "assumed": list(checkpoint.assumed),
             "verification": evidence,
         }

@@ -40,6 +40,8 @@ def checkpoint_data(checkpoint: Checkpoint) -> Data:
         "preprocessing": dataclasses.asdict(checkpoint.preprocessing),
         "labels": list(checkpoint.labels),
         "problem_type": checkpoint.problem_type,
+        "prefix": checkpoint.prefix,
+        "passed_over": list(checkpoint.passed_over),
         "stated": list(checkpoint.stated),
         "assumed": list(checkpoint.assumed),
         "proven_if": list(checkpoint.proven_if),
@@ -67,18 +69,21 @@ def _sheet(data: Data) -> Table:
         ("SHA-256", data["sha256"]),
         ("family", data["family"]),
         ("weights", data["weights"]),
+        *([("prefix", data["prefix"])] if data["prefix"] else []),
         ("variant", data["variant"]),
         ("input", f"{config['in_channels']} x {height} x {width}"),
         ("classes", str(config["num_classes"] or "none")),
         ("heads", heads),
         *_activations(config),
         ("normalisation", _NORMS[config["norm"]]),
+        *_head(config["head_batchnorm"]),
         ("parameters", f"{data['parameters'] / 1e6:.2f} M"),
         ("multiply-accumulates", f"{data['macs'] / 1e6:.1f} M an image"),
         ("preprocessing", _preprocessing(data["preprocessing"])),
         ("labels", _labels(data["labels"])),
         *_problem_type(data["problem_type"]),
         *(("stated", fact) for fact in data["stated"]),
+        *(("passed over", tensors) for tensors in data["passed_over"]),
         *(("assumed", assumption) for assumption in data["assumed"]),
         ("reading", data["reading"]),
     )
@@ -114,6 +119,13 @@ def _preprocessing(data: Data) -> str:
 def _problem_type(problem_type: str) -> list[tuple[str, str]]:
     """The meaning of the logits, if it is unusual."""
     return [] if problem_type == SINGLE_LABEL else [("problem type", problem_type)]
+
+
+def _head(batchnorm: bool | None) -> list[tuple[str, str]]:
+    """Whether heads have a BatchNorm, if that is unusual."""
+    if batchnorm is None:
+        return []
+    return [("normalisation, head", "BatchNorm" if batchnorm else "none")]
 
 
 def _labels(labels: list[str]) -> str:

@@ -63,6 +63,8 @@ def print_verified(data: Data, console: Console) -> None:
         f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}"
         + (f", held to the {head}" if (head := head_words(proof)) else ""),
     )
+    for tensors in data["passed_over"]:
+        print_line(console, f"passed over: {tensors}")
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
     for remark in proof["remarks"]:

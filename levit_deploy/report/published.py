@@ -34,6 +34,7 @@ def published_data(published: Published, checkpoint: Checkpoint | None = None) -
         "layout": published.layout,
         "size_bytes": published.size_bytes,
         "facts": published.facts,
+        "passed_over": [] if checkpoint is None else list(checkpoint.passed_over),
         "assumed": list(published.assumed),
         "quantization": _quantization_data(published.quantization),
         "verification": verification_data(published.verification, checkpoint),
@@ -59,6 +60,8 @@ def print_published(data: Data, console: Console) -> None:
         + (f", {head}" if (head := head_words(proof)) else "")
         + f"{ends(proof)}{facts}, {data['size_bytes'] / 1e6:.2f} MB",
     )
+    for tensors in data["passed_over"]:
+        print_line(console, f"passed over: {tensors}")
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
     if data["quantization"] is not None:

@@ -55,6 +55,7 @@ class Plan:
             assumed=checkpoint.assumed,
             proven_if=checkpoint.proven_if,
             reading=checkpoint.reading,
+            passed_over=checkpoint.passed_over,
             preprocessing=checkpoint.preprocessing,
             precision=self.precision,
             interface=self.interface,

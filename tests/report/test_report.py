@@ -85,7 +85,7 @@ def test_json_is_strict_and_keeps_every_digit():
 
 def test_square_brackets_in_a_file_name_are_printed(capsys):
     proof = verification_data(verification(result()))
-    data = {"path": "m[v2].onnx", "assumed": [], "verification": proof}
+    data = {"path": "m[v2].onnx", "passed_over": [], "assumed": [], "verification": proof}
     print_verified(data, console())
     assert "m[v2].onnx: onnx, fp16, held to the mean head" in capsys.readouterr().out
 

@@ -10,19 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
+from levit_deploy.checkpoint.families import official
 from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.families.names import NUMBER
 from levit_deploy.checkpoint.families.rename import rename
 from levit_deploy.checkpoint.given import Release
 
 FAMILY = "LayerNorm variant"
 
-_OURS = re.compile(r"blocks\.[0-9]+\.m\.norm\..+")
+OURS = re.compile(rf"blocks\.{NUMBER}\.m\.norm\..+")
+TRUNK = re.compile(rf"{official.TRUNK.pattern}|blocks\.{NUMBER}\.m\.(?:norm|proj)\.(?:weight|bias)")
+HEADS: tuple[str, ...] = official.HEADS
+
 _PROJECTION = re.compile(r"(blocks\.[0-9]+\.m\.proj)\.(weight|bias)")
 
 
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the parameter names of a LeViT with LayerNorm in its attention."""
-    return any(map(_OURS.fullmatch, keys))
+    return any(map(OURS.fullmatch, keys))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.families.names import BIASES, NUMBER, layer
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.given import Release
 from levit_deploy.pictures.preprocessing import Preprocessing, stated
@@ -18,10 +19,16 @@ from levit_deploy.pictures.preprocessing import Preprocessing, stated
 FAMILY = "mmpretrain"
 
 _TRUNK = r"(?:backbone\.)?"  # a backbone saved alone has names without it
-_OURS = re.compile(
-    _TRUNK + r"(patch_embed\.patch_embed\.[0-9]\..+"
-    r"|stages\.[0-9]{1,4}\.[0-9]{1,4}\.block\.qkv\..+)"
+OURS = re.compile(
+    _TRUNK + r"(?:patch_embed\.patch_embed\.[0-9]\..+"
+    rf"|stages\.{NUMBER}\.{NUMBER}\.block\.qkv\..+)"
 )
+TRUNK = re.compile(
+    rf"{_TRUNK}(?:patch_embed\.patch_embed\.[0-9]\.{layer('conv')}|stages\.{NUMBER}\.{NUMBER}\."
+    rf"(?:block\.)?(?:(?:qkv|kv|q\.1|proj\.1|linear1|linear2)\.{layer('linear')}|{BIASES}))"
+)
+HEADS: tuple[str, ...] = ("head.head", "head.head_dist")
+
 _STEM = re.compile(_TRUNK + r"patch_embed\.patch_embed\.([0-9])\.(.+)")
 _BLOCK = re.compile(_TRUNK + r"stages\.([0-9]{1,4})\.([0-9]{1,4})\.(block\.)?(.+)")
 _HEAD = re.compile(r"head\.(head|head_dist)\.(.+)")
@@ -34,7 +41,7 @@ _OTHER_STEPS = ("LoadImageFromFile", "CenterCrop", "PackInputs", "PackClsInputs"
 
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the parameter names of mmpretrain's LeViT."""
-    return any(map(_OURS.fullmatch, keys))
+    return any(map(OURS.fullmatch, keys))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

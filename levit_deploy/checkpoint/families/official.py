@@ -11,18 +11,25 @@ from typing import Any
 from torch import Tensor
 
 from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.families.names import BIASES, NUMBER, layer
 from levit_deploy.checkpoint.families.rename import rename
 from levit_deploy.checkpoint.given import Release
 
 FAMILY = "official"
 
-_OURS = re.compile(r"patch_embed\.0\.c\..+|blocks\.[0-9]+\.m\.qkv\..+")
-_OTHERS = re.compile(r"blocks\.[0-9]+\.m\.norm\..+")  # the LayerNorm variant
+OURS = re.compile(rf"patch_embed\.0\.c\..+|blocks\.{NUMBER}\.m\.qkv\..+")
+TRUNK = re.compile(
+    rf"patch_embed\.{NUMBER}\.{layer('c')}"
+    rf"|blocks\.{NUMBER}\.(?:m\.)?(?:(?:qkv|kv|q\.1|proj\.1|0|2)\.{layer('c')}|{BIASES})"
+)
+HEADS: tuple[str, ...] = ("head", "head_dist")
+
+_OTHERS = re.compile(rf"blocks\.{NUMBER}\.m\.norm\..+")  # the LayerNorm variant
 
 
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the parameter names of an official LeViT."""
-    return any(map(_OURS.fullmatch, keys)) and not any(map(_OTHERS.fullmatch, keys))
+    return any(map(OURS.fullmatch, keys)) and not any(map(_OTHERS.fullmatch, keys))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

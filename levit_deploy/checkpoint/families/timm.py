@@ -14,6 +14,7 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.families.activations import require_activation
 from levit_deploy.checkpoint.families.known import Known, facts, stated_labels, stated_problem_type
+from levit_deploy.checkpoint.families.names import BIASES, NUMBER, layer
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.folder import PAIR, image_size_of
 from levit_deploy.checkpoint.given import Release
@@ -23,9 +24,17 @@ from levit_deploy.pictures.preprocessing import Preprocessing, stated
 
 FAMILY = "timm"
 
-_OURS = re.compile(
-    r"stem[._]conv[0-9]\.linear\..+|stages[._].+\.(attn\.qkv\.linear|attn_downsample)\..+"
+_PART = rf"stages[._]{NUMBER}\.(?:downsample|blocks\.{NUMBER})"
+OURS = re.compile(
+    rf"stem[._]conv[0-9]\.linear\..+|{_PART}\.(?:attn\.qkv\.linear|attn_downsample)\..+"
 )
+TRUNK = re.compile(
+    rf"stem[._]conv[0-9]\.{layer('linear')}"
+    rf"|{_PART}\.(?:attn|attn_downsample)\.(?:(?:qkv|kv|q\.ln|proj\.ln)\.{layer('linear')}|{BIASES})"
+    rf"|{_PART}\.mlp\.(?:ln1|ln2)\.{layer('linear')}"
+)
+HEADS: tuple[str, ...] = ("head", "head_dist")
+
 _STEM = re.compile(r"stem[._]conv([0-9])\.(.+)")
 _BLOCK = re.compile(
     r"stages[._]([0-9]{1,4})\.(?:downsample|blocks\.([0-9]{1,4}))\.(attn|attn_downsample|mlp)\.(.+)"
@@ -46,7 +55,7 @@ _SILENT = Preprocessing(crop_fraction=0.875)  # if a config is silent (Pretraine
 
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the parameter names of timm's LeViT."""
-    return any(map(_OURS.fullmatch, keys))
+    return any(map(OURS.fullmatch, keys))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.families.image_processor import pictures
 from levit_deploy.checkpoint.families.known import Known, stated_labels, stated_problem_type
+from levit_deploy.checkpoint.families.names import BIASES, NUMBER, layer
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.folder import PAIR, image_size_of
 from levit_deploy.checkpoint.given import Release
@@ -20,10 +21,18 @@ from levit_deploy.errors import CheckpointError
 FAMILY = "transformers"
 
 _PREFIX = r"(?:levit\.)?"  # LevitModel, which has no head, saves names without it
-_OURS = re.compile(
-    _PREFIX + r"(patch_embeddings\.embedding_layer_[0-9]\..+"
-    r"|encoder\.stages\.[0-9]+\.layers\.[0-9]+\.module\.queries_keys_values\..+)"
+_LAYER_NAME = rf"encoder\.stages\.{NUMBER}\.layers\.{NUMBER}\."
+OURS = re.compile(
+    _PREFIX + r"(?:patch_embeddings\.embedding_layer_[0-9]\..+"
+    rf"|{_LAYER_NAME}module\.queries_keys_values\..+)"
 )
+_LINEAR = "queries_keys_values|keys_values|queries|projection|linear_up|linear_down"
+TRUNK = re.compile(
+    rf"{_PREFIX}(?:patch_embeddings\.embedding_layer_[0-9]\.{layer('convolution', 'batch_norm')}"
+    rf"|{_LAYER_NAME}(?:module\.)?(?:(?:{_LINEAR})\.{layer('linear', 'batch_norm')}|{BIASES}))"
+)
+HEADS: tuple[str, ...] = ("classifier", "classifier_distill")
+
 _STEM = re.compile(_PREFIX + r"patch_embeddings\.embedding_layer_([0-9])\.(.+)")
 _LAYER = re.compile(
     _PREFIX + r"encoder\.stages\.([0-9]{1,4})\.layers\.([0-9]{1,4})\.(module\.)?(.+)"
@@ -49,7 +58,7 @@ _STEM_GEOMETRY = {"kernel_size": 3, "stride": 2, "padding": 1}
 
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the parameter names of a LeViT in transformers."""
-    return any(map(_OURS.fullmatch, keys))
+    return any(map(OURS.fullmatch, keys))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,13 +20,23 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.assumption import Assumption
 from levit_deploy.checkpoint.families.known import Known
+from levit_deploy.checkpoint.families.names import NUMBER, layer
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.given import Release
 from levit_deploy.errors import CheckpointError
 
 FAMILY = "vit-pytorch"
 
-_OURS = re.compile(r"conv_embedding\.[0-9]\..+|backbone\.[0-9]+\.layers\.[0-9]+\.0\.to_q\..+")
+_PART = rf"backbone\.{NUMBER}\.layers\.{NUMBER}"
+OURS = re.compile(rf"conv_embedding\.[0-9]\..+|{_PART}\.0\.to_q\..+")
+TRUNK = re.compile(
+    r"conv_embedding\.[0-9]\.(?:weight|bias)"
+    rf"|{_PART}\.0\.(?:(?:to_q|to_k|to_v)\.{layer('0', '1')}|to_out\.{layer('1', '2')})"
+    rf"|{_PART}\.0\.(?:pos_bias\.weight|pos_indices)"
+    rf"|{_PART}\.1\.net\.[03]\.(?:weight|bias)"
+)
+HEADS: tuple[str, ...] = ("mlp_head", "distill_head")
+
 _STEM = re.compile(r"conv_embedding\.([0-9])\.(weight|bias)")
 _OLD_STEM = "to_patch_embedding"
 _ATTENTION = re.compile(r"(backbone\.[0-9]{1,4}\.layers\.[0-9]{1,4}\.0)\.pos_bias\.weight")
@@ -62,7 +72,7 @@ _FIXED = Known(stem_activation="none", attention_activation="gelu", averages_hea
 
 def matches(keys: Collection[str]) -> bool:
     """Whether these are the parameter names of vit-pytorch's LeViT."""
-    return any(map(_OURS.fullmatch, keys))
+    return any(map(OURS.fullmatch, keys))
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,229 @@
+"""Account for the tensors beside a LeViT's own: none that could count is left out in silence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from torch import Tensor
+
+from levit_deploy.checkpoint.families.recognise import Reader
+from levit_deploy.checkpoint.given import Selection
+from levit_deploy.checkpoint.state import MAX_NAME, FoundWeights, State, without_marks
+from levit_deploy.errors import CheckpointError, UsageError
+
+_LEAVES = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+
+# Last parts of names, each of one number that no network computes with.
+_COUNTS = {
+    "total_ops": "counted by thop",  # thop/profile.py
+    "total_params": "counted by thop",
+    "n_averaged": "counted by torch's AveragedModel",  # torch/optim/swa_utils.py
+    "steps": "counted by mmengine's averaged model",  # mmengine/model/averaged_model.py
+    "step": "counted by ema_pytorch",  # ema_pytorch/ema_pytorch.py
+    "initted": "kept by ema_pytorch",
+}
+# States of torchmetrics: add_state in its classification, regression and aggregation.
+_METRIC = {"tp", "fp", "tn", "fn", "confmat", "correct", "total", "measure", "measures", "preds"}
+_METRIC |= {"target", "mean_value", "sum_value", "min_value", "max_value", "sum_squared_error"}
+_METRIC |= {"sum_abs_error", "sum_error", "num_obs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTensors:
+    """The tensors that a LeViT computes with.
+
+    Attributes:
+        state: Those of the trunk and of the family's heads, by bare name.
+        head: Those of the module that was named as the head, by their names in it.
+        names_in_file: All of them, by the name without wrappers' marks and prefix.
+        passed_over: The tensors left out, with the reasons, in words.
+    """
+
+    state: State
+    head: State
+    names_in_file: State
+    passed_over: tuple[str, ...]
+
+
+def own_tensors(
+    found: FoundWeights,
+    reader: Reader,
+    selection: Selection,
+    path: Path,
+) -> OwnTensors:
+    """Separate a LeViT's own tensors from those around them.
+
+    ``selection`` has the patterns of names to leave out, as in ``fnmatch``, and the module that is
+    the head in place of the family's. Tensors of a known kind are passed over: counts, and the
+    states of losses and metrics. Raises CheckpointError for any other tensor that is not the
+    LeViT's, and UsageError for a pattern or a module that fits no tensor, or takes one that the
+    network needs.
+    """
+    prefix, head_name = found.weights.prefix, selection.head_name
+    trunk, heads, inside = _by_use(found, reader)
+    others = {**inside, **found.weights.beside}
+    left_out: dict[str, list[str]] = {}
+    for name, tensor in list(others.items()):
+        if reason := _known_kind(name, tensor):
+            left_out.setdefault(reason, []).append(name)
+            del others[name]
+    known = [name for names in left_out.values() for name in names]
+    if head_name is not None or not heads:
+        others |= _linear_layers(found.elsewhere)
+    module, head = "", State()
+    if head_name is not None:
+        module, head = _named_head(head_name, prefix, {**heads, **others}, path)
+        left_out["not of the head named"] = [name for name in heads if name not in head]
+        heads = {}
+    needed = {**trunk, **heads, **head}
+    others = {name: tensor for name, tensor in others.items() if name not in head}
+    for pattern in selection.ignore:
+        matching = _matching(pattern, prefix, [*needed, *others, *known], path)
+        if taken := [name for name in matching if name in needed]:
+            raise UsageError(
+                f"--ignore {pattern!r} would leave out {_listed(taken)}, which the network needs. "
+                "Give a pattern of other names."
+            )
+        ignored = [name for name in matching if name in others]
+        left_out.setdefault("by --ignore", []).extend(ignored)
+        others = {name: tensor for name, tensor in others.items() if name not in ignored}
+    if found.by_place and (heads or head):
+        left_out[f"not of {found.name}"] = [name for name in others if name not in inside]
+        others = {name: tensor for name, tensor in others.items() if name in inside}
+    if others:
+        raise _unaccounted(found, others, trunk, {**heads, **head}, path)
+    return OwnTensors(
+        state={name.removeprefix(prefix): tensor for name, tensor in {**trunk, **heads}.items()},
+        head={name.removeprefix(module): tensor for name, tensor in head.items()},
+        names_in_file={n.removeprefix(prefix): tensor for n, tensor in needed.items()},
+        passed_over=tuple(
+            f"{_listed(names)} ({reason})" for reason, names in left_out.items() if names
+        ),
+    )
+
+
+def _by_use(found: FoundWeights, reader: Reader) -> tuple[State, State, State]:
+    """The tensors behind the prefix by whole name: the trunk's, the heads', and others."""
+    trunk: State = {}
+    heads: State = {}
+    others: State = {}
+    modules = tuple(f"{head}." for head in reader.HEADS)
+    for bare, tensor in found.weights.state.items():
+        if reader.TRUNK.fullmatch(bare):
+            use = trunk
+        elif bare.startswith(modules) and bare.rpartition(".")[2] in _LEAVES:
+            use = heads
+        else:
+            use = others
+        use[found.weights.prefix + bare] = tensor
+    return trunk, heads, others
+
+
+def _known_kind(name: str, tensor: Tensor) -> str | None:
+    """The reason to pass a tensor over, if it is of a kind that no network computes with."""
+    *modules, leaf = name.split(".")
+    if leaf in _COUNTS and tensor.numel() == 1:
+        return _COUNTS[leaf]
+    if modules and leaf in _METRIC:
+        return "of a metric"
+    if tensor.dim() < 2 and any(map(_is_loss, modules)):  # class weights; a head has two dimensions
+        return "of a loss"
+    return None
+
+
+def _is_loss(module: str) -> bool:
+    words = module.lower().split("_")
+    return any(
+        word.startswith(("criteri", "loss")) or word.rstrip("0123456789").endswith("loss")
+        for word in words
+    )
+
+
+def _linear_layers(dicts: Sequence[tuple[str, State]]) -> State:
+    """The tensors of other dicts that hold linear layers, any of which may be the head."""
+    layers: State = {}
+    for place, tensors in dicts:
+        if any(_is_linear(name, tensor) for name, tensor in tensors.items()):
+            names = {(f"{place}." if place else "") + name[:MAX_NAME]: name for name in tensors}
+            layers |= {name: tensors[key] for name, key in names.items()}
+    return layers
+
+
+def _is_linear(name: str, tensor: Tensor) -> bool:
+    return name.rpartition(".")[2] == "weight" and tensor.dim() == 2
+
+
+def _named_head(module: str, prefix: str, names: State, path: Path) -> tuple[str, State]:
+    """The beginning of the names of the module given, and its tensors by whole name."""
+    module = without_marks(module.rstrip("."))
+    for begin in (f"{module}.", f"{prefix}{module}."):
+        if head := {name: tensor for name, tensor in names.items() if name.startswith(begin)}:
+            return begin, head
+    raise UsageError(
+        f"--head-name {module} was given, but {path} has no tensor such as {module}.weight beside "
+        f"the trunk. It has {_listed(names) or 'none'}. Give the module that is the head."
+    )
+
+
+def _matching(pattern: str, prefix: str, names: Sequence[str], path: Path) -> list[str]:
+    """The names that a pattern matches, with or without the prefix."""
+    pattern = without_marks(pattern)
+    matching = [
+        name
+        for name in names
+        if fnmatchcase(name, pattern) or fnmatchcase(name.removeprefix(prefix), pattern)
+    ]
+    if not matching:
+        raise UsageError(
+            f"--ignore {pattern!r} matches no tensor in {path}. Its names are such as "
+            f"{_listed(names)}. Correct the pattern, or leave it out."
+        )
+    return matching
+
+
+def _unaccounted(
+    found: FoundWeights, others: State, trunk: State, head: State, path: Path
+) -> CheckpointError:
+    """The error for tensors that could count, with the options that say whether they do."""
+    prefix = found.weights.prefix
+    behind = f" behind {prefix!r}" if prefix else ""
+    described = _listed([f"{name} ({_sides(tensor)})" for name, tensor in others.items()])
+    ignore = f"--ignore '{_pattern(next(iter(others)), {**trunk, **head})}'"
+    linear = {n.rpartition(".")[0]: t for n, t in others.items() if _is_linear(n, t)}
+    if not head:
+        named = next(iter(linear), None)
+        give = f"If {named} is its head, give --head-name {named}. " if named else ""
+        return CheckpointError(
+            f"{path} holds a LeViT without a head{behind}, and beside it {described}. Expected to "
+            f"know whether these count. {give}If they do not, leave them out with {ignore}."
+        )
+    if found.weights.places[0][-1:] and found.weights.beside.keys() & others.keys() and prefix:
+        ignore = f"--weights {found.weights.short_name} or {ignore}"
+    widths = {t.shape[1] for t in head.values() if t.dim() == 2}
+    named = next((module for module, t in linear.items() if t.shape[1] in widths), None)
+    give = f" If {named} is its head, give --head-name {named}." if named else ""
+    return CheckpointError(
+        f"{path} holds a LeViT{behind} and {len(others)} more tensors: {described}. Expected the "
+        f"tensors of one network. If its logits do not depend on them, give {ignore}.{give}"
+    )
+
+
+def _pattern(name: str, own: State) -> str:
+    """The widest pattern for a name that takes none of the network's own."""
+    parts = name.split(".")
+    for i in range(1, len(parts)):
+        begin = ".".join(parts[:i]) + "."
+        if not any(key.startswith(begin) for key in own):
+            return f"{begin}*"
+    return name
+
+
+def _listed(names: Sequence[str] | State) -> str:
+    names = list(names)
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(name[:200] for name in names[:4]) + more
+
+
+def _sides(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
