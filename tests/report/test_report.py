@@ -96,7 +96,9 @@ def test_square_brackets_in_a_file_name_are_printed(capsys):
 def test_of_one_head_nobody_takes_the_mean(golden, words, capsys):
     checkpoint = read_checkpoint(GOLDENS / golden / "model.safetensors")
     proof = verification_data(verification(result()), checkpoint)
-    print_verified({"path": "m.onnx", "assumed": [], "verification": proof}, console())
+    print_verified(
+        {"path": "m.onnx", "passed_over": [], "assumed": [], "verification": proof}, console()
+    )
     assert f"onnx, fp16, held to the {words}\n" in capsys.readouterr().out
 
 
