@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Named:
     """A class or function that a pickle names, by its dotted name. It is never imported."""
 
     name: str
 
 
-@dataclass(eq=False, repr=False, kw_only=True)
+@dataclass(eq=False, repr=False, kw_only=True, slots=True)
 class Inert:
     """An object that a pickle describes, of a class that is never imported.
 

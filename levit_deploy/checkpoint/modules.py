@@ -43,9 +43,10 @@ def state_of_pickled(module: Inert, allowance: Allowance) -> dict[str, Tensor]:
     """
     state: dict[str, Tensor] = {}
     for path, part in _walk(module, allowance):
-        passing = part.state.get("_non_persistent_buffers_set", set())
+        passing = part.state.get("_non_persistent_buffers_set")
+        left_out = passing if isinstance(passing, set) else set()
         buffers = {
-            name: tensor for name, tensor in part.state["_buffers"].items() if name not in passing
+            name: tensor for name, tensor in part.state["_buffers"].items() if name not in left_out
         }
         for name, tensor in (part.state["_parameters"] | buffers).items():
             if tensor is not None:

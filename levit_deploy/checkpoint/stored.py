@@ -20,14 +20,6 @@ _KINDS = {
 _DTYPES = {f"torch.{kind}Storage": dtype for kind, dtype in _KINDS.items()}
 _DTYPES |= {"torch.storage.UntypedStorage": torch.uint8, "torch.UntypedStorage": torch.uint8}
 
-REBUILD = "torch._utils._rebuild_tensor_v2"
-REBUILD_UNTYPED = "torch._utils._rebuild_tensor_v3"
-REBUILD_PARAMETER = (
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_parameter_with_state",
-    "torch.nn.parameter.Parameter",
-)
-
 # Written by torch.save for tensors that are not plain arrays of numbers.
 OTHER_TENSORS = {
     f"torch._utils._rebuild_{kind}"
@@ -55,6 +47,7 @@ class Storages:
     def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
         self._archive, self._folder = archive, folder
         self._read: dict[str, Tensor] = {}
+        self._storages: dict[tuple[str, torch.dtype], Storage] = {}
         order = folder + "byteorder"
         stored = archive.read(order) if order in archive.namelist() else b"little"
         self._swapped = stored != sys.byteorder.encode()
@@ -69,22 +62,27 @@ class Storages:
             raise ValueError("it refers to something else than a storage")
         if kind.name not in _DTYPES:
             raise ValueError(f"it has a storage of the kind {kind.name}")
+        if not isinstance(key, str) or not isinstance(length, int):
+            raise ValueError("it refers to a storage in other words than torch")
         dtype = _DTYPES[kind.name]
-        if key not in self._read:
-            self._read[key] = self._bytes(f"{self._folder}data/{key}", dtype)
-        stored = self._read[key]
-        if length * dtype.itemsize != stored.numel():
+        if (key, dtype) not in self._storages:
+            self._storages[key, dtype] = Storage(self._bytes(key, dtype))
+        storage = self._storages[key, dtype]
+        if length != storage.numbers.numel():
             raise ValueError(f"the record size of storage {key} is not that of its numbers")
-        return Storage(stored.view(dtype))
+        return storage
 
-    def _bytes(self, member: str, dtype: torch.dtype) -> Tensor:
-        stored = torch.empty(self._archive.getinfo(member).file_size, dtype=torch.uint8)
-        with self._archive.open(member) as file:
-            file.readinto(stored.numpy())  # type: ignore[attr-defined]
-            file.read(1)  # at its end, the checksum is compared
-        if self._swapped:
-            stored.untyped_storage().byteswap(dtype)
-        return stored
+    def _bytes(self, key: str, dtype: torch.dtype) -> Tensor:
+        if key not in self._read:
+            member = f"{self._folder}data/{key}"
+            stored = torch.empty(self._archive.getinfo(member).file_size, dtype=torch.uint8)
+            with self._archive.open(member) as file:
+                file.readinto(stored.numpy())  # type: ignore[attr-defined]
+                file.read(1)  # at its end, the checksum is compared
+            if self._swapped:
+                stored.untyped_storage().byteswap(dtype)
+            self._read[key] = stored
+        return self._read[key].view(dtype)
 
 
 def tensor_of(arguments: tuple[Any, ...], dtype: torch.dtype | None = None) -> Tensor:
@@ -123,11 +121,15 @@ def dtype_named(value: object) -> torch.dtype:
 
 def numpy_number(arguments: tuple[Any, ...]) -> float | int | bool | None:
     """Return the number in the arguments of numpy's scalar, or None if it is of another kind."""
-    match arguments:
-        case (Inert(class_name="numpy.dtype", arguments=(str(kind), *_), state=state), bytes(data)):
-            order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
-            if kind in _NUMBERS and len(data) == int(kind[1]):
-                number: float | int | bool
-                (number,) = struct.unpack((">" if order == ">" else "<") + _NUMBERS[kind], data)
-                return number
-    return None
+    if len(arguments) != 2:
+        return None
+    dtype, data = arguments
+    if not isinstance(dtype, Inert) or not isinstance(data, bytes):
+        return None
+    kind = dtype.arguments[0] if dtype.arguments else None
+    if not isinstance(kind, str) or kind not in _NUMBERS or len(data) != int(kind[1]):
+        return None
+    order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
+    number: float | int | bool
+    (number,) = struct.unpack((">" if order == ">" else "<") + _NUMBERS[kind], data)
+    return number

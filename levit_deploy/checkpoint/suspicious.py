@@ -48,6 +48,7 @@ _ANYWHERE = {"__import__", "exec", "execfile", "import_module", "load_library", 
 _ANYWHERE |= {"runstring", "system"}
 
 _LISTED = {*_MODULES.split(), *_NAMES.split()}
+_DEPTH = max(name.count(".") + 1 for name in _LISTED)
 
 
 def today(module: str, name: str) -> str:
@@ -59,6 +60,6 @@ def today(module: str, name: str) -> str:
 def is_suspicious(dotted: str) -> bool:
     """Whether no honest checkpoint asks for this class or function."""
     parts = dotted.split(".")
-    ancestors = {".".join(parts[:count]) for count in range(1, len(parts) + 1)}
+    ancestors = {".".join(parts[:count]) for count in range(1, _DEPTH + 1)}
     touches_a_path = parts[0] == "pathlib" and len(parts) > 2
     return not ancestors.isdisjoint(_LISTED) or parts[-1] in _ANYWHERE or touches_a_path

@@ -7,15 +7,15 @@ to 5. Each takes a bounded amount of memory beside the bytes in the file, so an 
 steps bounds the whole:
 
 - A tuple, a dict or a text that is used many times is shared and never copied.
-- A tuple as a key is hashed by its parts only if it is short and flat. One of shared tuples could
-  have no end.
+- A tuple or a large integer is no key: a tuple of shared tuples takes for ever to hash, and large
+  integers may all have one hash. An ``Inert`` with the tuple or integer stands for it.
+- Nothing from the file is compared, hashed or printed before its type is known.
 - ``_codecs.encode`` knows latin1 only, in which Python writes bytes.
 """
 
 from __future__ import annotations
 
 import pickletools
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -23,22 +23,14 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.allowance import Allowance
 from levit_deploy.checkpoint.inert import Inert, Named
-from levit_deploy.checkpoint.stored import (
-    REBUILD,
-    REBUILD_PARAMETER,
-    REBUILD_UNTYPED,
-    dtype_named,
-    numpy_number,
-    tensor_of,
-)
+from levit_deploy.checkpoint.stored import dtype_named, numpy_number, tensor_of
 from levit_deploy.checkpoint.suspicious import is_suspicious, today
 
-_TENSOR = 20  # steps
+_NEW_NAME, _SET, _TENSOR = 10, 4, 10  # steps
+_MAX_NAME = 500  # characters
 _MAX_INTEGER = 1 << (8 * 255)
-_MAX_KEY = 16  # elements of a tuple as a key
-
-_SCALARS = (str, bytes, int, float, bool, type(None))
-_NUMPY_SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+_MAX_PLACE = 1 << 32  # in the memo
+_MAX_KEY = 1 << 60  # below Python's modulus of hashes
 
 
 class Unpickler:
@@ -75,8 +67,10 @@ class Unpickler:
                 push(argument)
             elif name in _CONSTANTS:
                 push(_CONSTANTS[name])
-            elif name in _EMPTY:
-                push(_EMPTY[name]())
+            elif name == "EMPTY_LIST":
+                push([])
+            elif name == "EMPTY_DICT":
+                push({})
             elif name in _ACTIONS:
                 _ACTIONS[name](self, argument)
             else:
@@ -107,6 +101,8 @@ class Unpickler:
         self._stack.append(self._stack[-1])
 
     def put(self, place: int) -> None:
+        if place >= _MAX_PLACE:
+            raise ValueError("its pickle remembers more than it can have")
         self._memo[place] = self._stack[-1]
 
     def memoize(self, _: None) -> None:
@@ -137,7 +133,12 @@ class Unpickler:
         self._stack.append({})
         self._set_items(items)
 
+    def empty_set(self, _: None) -> None:
+        self._allowance.spend(_SET)
+        self._stack.append(set())
+
     def frozenset_of_marked(self, _: None) -> None:
+        self._allowance.spend(_SET)
         self._stack.append(frozenset(map(_key, self._marked())))
 
     def append(self, _: None) -> None:
@@ -186,8 +187,13 @@ class Unpickler:
         self._stack.append(self._name("copyreg", f"extension_{code}"))
 
     def _name(self, module: str, name: str) -> Named:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise ValueError("its pickle has a name that is no text")
+        if len(module) + len(name) > _MAX_NAME:
+            raise ValueError(f"its pickle has a name of more than {_MAX_NAME} characters")
         written = f"{module}.{name}"
         if written not in self._named:
+            self._allowance.spend(_NEW_NAME)
             dotted = today(module, name)
             if is_suspicious(written) or is_suspicious(dotted):
                 self.suspicious.add(written)
@@ -218,7 +224,7 @@ class Unpickler:
         state, made = self._stack.pop(), self._stack[-1]
         if isinstance(made, Inert):
             made.state = state
-        elif not isinstance(made, OrderedDict):  # that of a state dict has a version, not used
+        elif not isinstance(made, dict):  # a state dict's has the versions of its modules, unused
             raise ValueError(f"its pickle changes a {type(made).__name__}")
 
     def persistent(self, _: None) -> None:
@@ -232,62 +238,90 @@ class Unpickler:
             return Inert(class_name=f"{callee.class_name}()", arguments=arguments)
         if not isinstance(callee, Named):
             raise ValueError(f"its pickle calls a {type(callee).__name__}")
-        if callee.name == "builtins.getattr":
-            self._require_honest_attribute(arguments)
-        match callee.name, arguments:
-            case "torch._tensor._rebuild_from_type_v2", (Named() as inner, _, tuple(given), _):
-                if inner.name in (REBUILD, REBUILD_UNTYPED, *REBUILD_PARAMETER):
-                    return self._called(inner, given)
-            case str(name), _ if name == REBUILD:
-                self._allowance.spend(_TENSOR)
-                return tensor_of(arguments)
-            case str(name), _ if name == REBUILD_UNTYPED:
-                self._allowance.spend(_TENSOR)
-                return tensor_of(arguments, dtype_named(arguments[6]))
-            case str(name), (Tensor() as tensor, *_) if name in REBUILD_PARAMETER:
-                return tensor
-            case "collections.OrderedDict", ():
-                return OrderedDict()
-            case "collections.Counter", (dict(counts),):
-                return counts
-            case "builtins.set" | "builtins.frozenset", (list(elements),):
-                self._allowance.spend(len(elements))  # the list may be used again
-                return set(map(_key, elements))
-            case "torch.Size", (tuple(size),):
-                return size
-            case "_codecs.encode", (str(text), "latin1"):
-                return self._encoded.setdefault(text, text.encode("latin1"))
-            case "builtins.bytes", ():
-                return b""
-            case str(name), _ if name in _NUMPY_SCALARS:
-                number = numpy_number(arguments)
-                if number is not None:
-                    return number
-        return Inert(class_name=callee.name, arguments=arguments)
+        maker = _MAKERS.get(callee.name)
+        made = None if maker is None else maker(self, arguments)
+        return Inert(class_name=callee.name, arguments=arguments) if made is None else made
 
-    def _require_honest_attribute(self, arguments: tuple[Any, ...]) -> None:
+    # What the known names make, or None for arguments that torch.save would not write
+
+    def _tensor(self, arguments: tuple[Any, ...]) -> Tensor:
+        self._allowance.spend(_TENSOR)
+        return tensor_of(arguments)
+
+    def _untyped_tensor(self, arguments: tuple[Any, ...]) -> Tensor:
+        self._allowance.spend(_TENSOR)
+        return tensor_of(arguments, dtype_named(arguments[6]))
+
+    def _tensor_of_type(self, arguments: tuple[Any, ...]) -> Any:
+        """A tensor with attributes: a function that makes it, its class, arguments, attributes."""
+        maker, _, given, _ = arguments
+        return self._called(maker, given) if maker.name in _TENSORS else None
+
+    def _first(self, arguments: tuple[Any, ...]) -> Any:
+        """A parameter is its tensor, a torch.Size its tuple, a Counter its dict."""
+        return arguments[0] if arguments else None
+
+    def _ordered_dict(self, arguments: tuple[Any, ...]) -> dict[Any, Any] | None:
+        return None if arguments else {}
+
+    def _set(self, arguments: tuple[Any, ...]) -> set[Any]:
+        (elements,) = arguments
+        self._allowance.spend(_SET + len(elements))  # which may be used again
+        return set(map(_key, elements))
+
+    def _bytes(self, arguments: tuple[Any, ...]) -> bytes | None:
+        return None if arguments else b""
+
+    def _encoded_text(self, arguments: tuple[Any, ...]) -> bytes | None:
+        text, codec = arguments
+        if not isinstance(text, str) or codec != "latin1":
+            return None
+        if text not in self._encoded:
+            self._encoded[text] = text.encode("latin1")
+        return self._encoded[text]
+
+    def _number(self, arguments: tuple[Any, ...]) -> float | int | bool | None:
+        return numpy_number(arguments)
+
+    def _attribute(self, arguments: tuple[Any, ...]) -> None:
         """Note an attribute such as ``__globals__``. Enums and bound methods ask for others."""
-        attribute = arguments[1] if len(arguments) > 1 else None
-        if isinstance(attribute, str) and attribute[:2] == "__" and attribute != "__new__":
+        name = arguments[1] if len(arguments) > 1 else None
+        if isinstance(name, str) and name.startswith("__") and name != "__new__":
             self.suspicious.add("builtins.getattr")
 
 
 def _key(value: Any) -> Any:
-    """The value as a key. A tuple that is long or nested becomes an Inert, hashed by identity."""
-    if isinstance(value, tuple) and not (
-        len(value) <= _MAX_KEY and all(isinstance(part, _SCALARS) for part in value)
-    ):
-        return Inert(class_name="builtins.tuple", arguments=value)
-    if isinstance(value, frozenset):
-        return Inert(class_name="builtins.frozenset", arguments=(value,))
+    """The value as a key, or an Inert for one that would take long to hash."""
+    if isinstance(value, tuple | frozenset) or (isinstance(value, int) and abs(value) >= _MAX_KEY):
+        return Inert(class_name=f"builtins.{type(value).__name__}", arguments=(value,))
     return value
 
+
+_TENSORS: dict[str, Callable[[Unpickler, tuple[Any, ...]], Any]] = {
+    "torch._utils._rebuild_tensor_v2": Unpickler._tensor,
+    "torch._utils._rebuild_tensor_v3": Unpickler._untyped_tensor,
+    "torch._utils._rebuild_parameter": Unpickler._first,
+    "torch._utils._rebuild_parameter_with_state": Unpickler._first,
+}
+_MAKERS = _TENSORS | {
+    "torch._tensor._rebuild_from_type_v2": Unpickler._tensor_of_type,
+    "torch.nn.parameter.Parameter": Unpickler._first,
+    "torch.Size": Unpickler._first,
+    "collections.Counter": Unpickler._first,
+    "collections.OrderedDict": Unpickler._ordered_dict,
+    "builtins.set": Unpickler._set,
+    "builtins.frozenset": Unpickler._set,
+    "builtins.bytes": Unpickler._bytes,
+    "builtins.getattr": Unpickler._attribute,
+    "_codecs.encode": Unpickler._encoded_text,
+    "numpy.core.multiarray.scalar": Unpickler._number,
+    "numpy._core.multiarray.scalar": Unpickler._number,
+}
 
 _LITERALS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
 _LITERALS |= {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "BINUNICODE8"}
 _LITERALS |= {"SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _ACTIONS: dict[str, Callable[[Unpickler, Any], None]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda _unpickler, _argument: None),
     **{"MARK": Unpickler.mark, "POP": Unpickler.pop, "POP_MARK": Unpickler.pop_mark},
@@ -297,7 +331,12 @@ _ACTIONS: dict[str, Callable[[Unpickler, Any], None]] = {
     **{"TUPLE": Unpickler.tuple_of_marked, "TUPLE1": Unpickler.tuple_of_1},
     **{"TUPLE2": Unpickler.tuple_of_2, "TUPLE3": Unpickler.tuple_of_3},
     **{"LIST": Unpickler.list_of_marked, "DICT": Unpickler.dict_of_marked},
-    **{"FROZENSET": Unpickler.frozenset_of_marked, "ADDITEMS": Unpickler.append_marked},
+    **{
+        "EMPTY_SET": Unpickler.empty_set,
+        "FROZENSET": Unpickler.frozenset_of_marked,
+        "ADDITEMS": Unpickler.append_marked,
+    },
+    **{"ADDITEMS": Unpickler.append_marked},
     **{"APPEND": Unpickler.append, "APPENDS": Unpickler.append_marked},
     **{"SETITEM": Unpickler.set_item, "SETITEMS": Unpickler.set_marked_items},
     **{"GLOBAL": Unpickler.name, "STACK_GLOBAL": Unpickler.name_on_stack},
