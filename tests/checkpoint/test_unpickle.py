@@ -226,11 +226,9 @@ def test_shared_storages_are_shared(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [float, np.float64], ids=lambda kind: kind.__name__)
-def test_100_000_stored_losses_are_read(tmp_path, kind):
+def test_100_000_stored_losses_are_read(kind):
     losses = [kind(1 / (step + 1)) for step in range(100_000)]
-    torch.save({"model": {"w": torch.ones(1)}, "losses": losses}, tmp_path / "a.pth")
-    read_back = read_file(tmp_path / "a.pth").contents["losses"]
-    assert read_back == losses
+    assert read(pickle.dumps(losses, 2)) == losses
 
 
 # Instructions made to hurt
