@@ -20,7 +20,7 @@ from levit_deploy.pictures.labels import in_order
 from levit_deploy.pictures.preprocessing import Preprocessing, stated
 
 _SIZES = ("input_size", "img_size", "image_size")
-_CLASSES, _CHANNELS = ("num_classes", "nb_classes"), ("in_chans", "in_channels")
+_CLASSES, _CHANNELS = ("num_classes", "nb_classes"), ("in_chans",)
 _OFFICIAL_PICTURES = Preprocessing(crop_fraction=224 / 256)  # its datasets.py
 _TIMM_PICTURES = Preprocessing(crop_fraction=0.9)  # data/config.py, by the models' own defaults
 
@@ -149,6 +149,8 @@ def _words(changes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _counts(arguments: Mapping[str, Any]) -> dict[str, object]:
+    # mmengine's data_preprocessor has num_classes, too, which may be left at ImageNet's
+    arguments = {**arguments, **attributes(arguments.get("head"))}
     counts = {
         name: next((arguments[key] for key in keys if arguments.get(key)), None)
         for name, keys in (("classes", _CLASSES), ("input channels", _CHANNELS))

@@ -117,6 +117,12 @@ def test_counts_must_agree_with_the_tensors():
     assert recorded(num_classes="seven").stated == {}
 
 
+def test_mmengine_counts_in_its_head():
+    head = {"type": "LeViTClsHead", "num_classes": 3, "in_channels": 384}
+    read = recorded("mmpretrain", head=head, num_classes=1000, in_channels=384)
+    assert read.stated == {"classes": 3}
+
+
 EDGE = {"type": "ResizeEdge", "scale": 256, "edge": "short", "backend": "pillow"}
 CROP = {"type": "CenterCrop", "crop_size": 224}
 
