@@ -22,6 +22,8 @@ _COUNTS = {
     "steps": "counted by mmengine's averaged model",  # mmengine/model/averaged_model.py
     "step": "counted by ema_pytorch",  # ema_pytorch/ema_pytorch.py
     "initted": "kept by ema_pytorch",
+    "decay": "kept by LitEma",  # ldm/modules/ema.py
+    "num_updates": "counted by LitEma",
 }
 # States of torchmetrics: add_state in its classification, regression and aggregation.
 _METRIC = {"tp", "fp", "tn", "fn", "confmat", "correct", "total", "measure", "measures", "preds"}
@@ -85,8 +87,8 @@ def own_tensors(
                 f"--ignore {pattern!r} would leave out {_listed(taken)}, which the network needs. "
                 "Give a pattern of other names."
             )
-        ignored = [name for name in matching if name in others]
-        left_out.setdefault("by --ignore", []).extend(ignored)
+        ignored = {name for name in matching if name in others}
+        left_out.setdefault("by --ignore", []).extend(name for name in others if name in ignored)
         others = {name: tensor for name, tensor in others.items() if name not in ignored}
     if found.by_place and (heads or head):
         left_out[f"not of {found.name}"] = [name for name in others if name not in inside]
@@ -145,8 +147,8 @@ def _linear_layers(dicts: Sequence[tuple[str, State]]) -> State:
     layers: State = {}
     for place, tensors in dicts:
         if any(_is_linear(name, tensor) for name, tensor in tensors.items()):
-            names = {(f"{place}." if place else "") + name[:MAX_NAME]: name for name in tensors}
-            layers |= {name: tensors[key] for name, key in names.items()}
+            begin = f"{place[-MAX_NAME:]}." if place else ""
+            layers |= {begin + name[:MAX_NAME]: tensor for name, tensor in tensors.items()}
     return layers
 
 

@@ -1,5 +1,6 @@
 """Tensors beside a LeViT's own: passed over by kind or by word, never in silence."""
 
+import time
 from pathlib import Path
 
 import networks
@@ -172,3 +173,20 @@ def test_a_fused_file_has_no_choice_left(tmp_path):
     for option in ({"ignore": "aux.*"}, {"head_name": "fc"}, {"weights": "model"}):
         with pytest.raises(UsageError, match="was fused from one set of weights"):
             read_checkpoint(fused, **option)
+
+
+@pytest.mark.parametrize("inside", ["", "net."])
+def test_many_names_take_little_time(inside):
+    contents = behind("net.", STATE)
+    contents |= {f"{inside}aux.{i}.weight": torch.ones(1, 1) for i in range(20_000)}
+    begin = time.process_time()
+    with pytest.raises(CheckpointError, match="20000 more tensors"):
+        own(contents)
+    left_out = own(contents, ignore=(f"{inside}aux.*",)).passed_over
+    assert "and 19996 more (by --ignore)" in left_out[0]
+    headless = behind("net.", HEADLESS) | {f"a{i}.weight": torch.ones(1, 1) for i in range(20_000)}
+    with pytest.raises(CheckpointError, match="--head-name a0"):
+        own(headless)
+    with pytest.raises(UsageError, match="19996 more"):
+        own(headless, head_name="fc")
+    assert time.process_time() - begin < 10

@@ -97,6 +97,7 @@ def _compared(data: Data) -> Element:
         ("head", head_words(proof) or "none"),
         ("checkpoint", proof["checkpoint"]["path"]),
         ("checkpoint's SHA-256", element("code", proof["checkpoint"]["sha256"])),
+        *(("passed over", tensors) for tensors in data["passed_over"]),
         ("reading", proof["reading"]),
         ("reference", f"the checkpoint's network in float64, on inputs of seed {proof['seed']}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in proof["versions"].items())),
