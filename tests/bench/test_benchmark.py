@@ -189,3 +189,24 @@ def test_the_process_is_pinned_to_as_many_processors_as_threads():
 def test_more_threads_than_processors_are_refused():
     with pytest.raises(UsageError, match="--threads 4096"), pinned(4096):
         pass
+
+
+@pytest.mark.slow
+def test_a_network_without_a_head_is_timed_as_it_is(tmp_path):
+    state = {k: t for k, t in trained().state_dict().items() if not k.startswith("head")}
+    torch.save(state, tmp_path / "ckpt.pth")
+    checkpoint = read_checkpoint(tmp_path / "ckpt.pth")
+    given = []
+    for output in ("features", "feature-maps"):
+        given.append(tmp_path / f"{output}.onnx")
+        export(checkpoint, "onnx", given[-1], options=ExportOptions(output=output))
+    found = bench.benchmark(
+        checkpoint.model,
+        checkpoint.config,
+        network="headless",
+        artifacts=given,
+        batch_sizes=[1],
+        rounds=2,
+    )
+    names = [row.name for row in found.rows]
+    assert {"spatial", "tokens", "int8", *map(str, given)} <= {*names}

@@ -188,6 +188,13 @@ def test_optimum_knows_no_other_names(tmp_path):
     assert names_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("output", ["features", "feature-maps"])
+def test_optimums_classifier_has_no_use_for_features(tmp_path, output):
+    code, _, error = export(tmp_path / "out", "--output-type", output)
+    assert code == 2
+    assert f"expects logits, and --output-type {output} was given. Name a file with -o" in error
+
+
 @pytest.mark.parametrize("ends", [("--input-type", "uint8"), ("--output-type", "probabilities")])
 def test_ends_that_optimum_would_misread_are_refused(tmp_path, ends):
     code, _, error = export(tmp_path / "out", *ends)

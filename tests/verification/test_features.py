@@ -214,16 +214,25 @@ def test_a_wrong_weight_in_the_file_is_named_by_its_block(tmp_path, checkpoint):
     assert found.parting.block == "blocks.3.m"  # as the checkpoint calls it
 
 
-def test_outputs_in_another_order_are_not_loaded(tmp_path, checkpoint):
+def test_maps_are_found_by_their_names(tmp_path, checkpoint):
     path = tmp_path / "a.onnx"
-    pipeline.export(checkpoint, "onnx", path, options=MAPS)
+    pipeline.export(checkpoint, "onnx", path, layout="tokens", options=MAPS)
     model = onnx.load(path)
     first, second, third = list(model.graph.output)
     del model.graph.output[:]
     model.graph.output.extend([second, first, third])
     onnx.save(model, path)
-    with pytest.raises(ArtifactError, match="Expected pixel_values and stage1, stage2, stage3"):
-        load_artifact(path)
+    assert pipeline.verify(checkpoint, path).passed
+    swapped_names = {"stage1": "stage2", "stage2": "stage1"}
+    for node in model.graph.node:
+        node.output[0] = swapped_names.get(node.output[0], node.output[0])
+    for output in (first, second):
+        output.name = swapped_names[output.name]
+    del model.graph.output[:]
+    model.graph.output.extend([first, second, third])
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError, match=r"gives maps of .* Export it again"):
+        pipeline.verify(checkpoint, path)
 
 
 def test_a_map_that_proves_nothing_in_bfloat16_is_refused_though_others_do(tmp_path, monkeypatch):
@@ -243,3 +252,27 @@ def test_a_map_that_proves_nothing_in_bfloat16_is_refused_though_others_do(tmp_p
     monkeypatch.setattr(measuring, "compare_case", dull)
     with pytest.raises(CheckpointError, match=r"on normal, stage2 inputs.*feature maps differ"):
         pipeline.export(checkpoint, "torchscript", tmp_path / "a", precision="bf16", options=MAPS)
+
+
+def test_a_file_that_is_not_ours_gives_what_a_headless_checkpoint_does(tmp_path):
+    state = {k: t for k, t in trained().state_dict().items() if not k.startswith("head")}
+    torch.save(state, tmp_path / "ckpt.pth")
+    checkpoint = read_checkpoint(tmp_path / "ckpt.pth")
+    path = tmp_path / "a.onnx"
+    pipeline.export(checkpoint, "onnx", path, options=FEATURES)
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "output"
+    onnx.save(model, path)
+    found = pipeline.verify(checkpoint, path)
+    assert found.passed
+    assert found.interface.output == "features"
+    assert {case.decided for case in found.cases} == {None}
+
+
+def test_int8_of_features_is_not_judged(checkpoint, tmp_path):
+    pipeline.export(checkpoint, "onnx", tmp_path / "a", options=FEATURES)
+    artifact = load_artifact(tmp_path / "a")
+    claims = dataclasses.replace(artifact, metadata={**artifact.metadata, "precision": "int8"})
+    with pytest.raises(ArtifactError, match="claims to give features in int8"):
+        prove(checkpoint, claims)

@@ -169,6 +169,17 @@ def test_a_page_calls_things_by_their_names(folder, evidence):
     assert "errors of log-probabilities" in read.text
 
 
+def test_the_page_of_features_has_no_top1(folder, evidence):
+    proof = copy.deepcopy(evidence["verification"])
+    proof |= {"output": "feature-maps", "head": "none"}
+    for case in proof["cases"]:
+        case |= {"decided": None, "disagreements": None, "name": f"{case['name']}, stage1"}
+    read = read_page(folder, {**evidence, "verification": proof})
+    assert "same top-1" not in read.text
+    assert "Errors of feature maps" in read.text
+    assert "normal, stage1" in read.text
+
+
 def test_the_page_of_a_failed_proof_says_what_failed_and_where(folder, monkeypatch):
     model = onnx.load(folder / AWKWARD)
     weight = next(w for w in model.graph.initializer if w.name == "blocks.3.m.0.bias")
