@@ -22,7 +22,7 @@ from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.targets.load import open_isolated
 
 if TYPE_CHECKING:  # which imports torch, and only --against needs it
-    from levit_deploy.checkpoint import Checkpoint
+    from levit_deploy.checkpoint import Checkpoint, Source
 
 TOP_K = 5
 
@@ -70,7 +70,7 @@ def evaluate(
     artifact: str | Path,
     folder: str | Path,
     *,
-    against: Checkpoint | str | Path | None = None,
+    against: Checkpoint | Source | None = None,
     batch_size: int | None = None,
     threads: int | None = None,
     progress: Callable[[str, int], object] = lambda _problem, _total: None,

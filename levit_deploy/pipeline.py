@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from levit_deploy.arrays import Images
-from levit_deploy.checkpoint import Checkpoint, checkpoint_of
+from levit_deploy.checkpoint import Checkpoint, Source, checkpoint_of
 from levit_deploy.choices import HEADS, Head, Layout, LayoutChoice, Precision, require_one_of
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
@@ -53,7 +53,7 @@ class Published:
 
 
 def export(
-    checkpoint: Checkpoint | str | Path,
+    checkpoint: Checkpoint | Source,
     format: Format,
     output: Destination,
     *,
@@ -68,7 +68,8 @@ def export(
     """Export a checkpoint to ``output`` and prove the file before it gets that name.
 
     Args:
-        checkpoint: The result of ``load``, or the path of a checkpoint that needs no options.
+        checkpoint: The result of ``load``, or what ``load`` takes, if it needs no options: a path,
+            a torch module, or its state dict.
         format: The target.
         output: A file. A folder, by a / at its end or because it exists, gets an ONNX file and
             configs that Optimum loads. A ``TritonModel`` is one in a model repository of Triton's.
@@ -109,7 +110,7 @@ def export(
 
 
 def quantize(
-    checkpoint: Checkpoint | str | Path,
+    checkpoint: Checkpoint | Source,
     output: Destination,
     int8: Int8Options | str | Path,
     *,
@@ -177,7 +178,7 @@ def quantize(
 
 
 def fuse(
-    checkpoint: Checkpoint | str | Path,
+    checkpoint: Checkpoint | Source,
     output: str | Path,
     *,
     head: Head = "mean",
@@ -209,7 +210,7 @@ def fuse(
 
 
 def verify(
-    checkpoint: Checkpoint | str | Path,
+    checkpoint: Checkpoint | Source,
     path: str | Path,
     *,
     images: str | Path | None = None,

@@ -78,8 +78,21 @@ def test_a_path_stands_for_its_checkpoint(tmp_path, checkpoint):
     levit_deploy.fuse(path, tmp_path / "out.safetensors")
     with pytest.raises(InputError, match="scans is not a folder"):
         levit_deploy.quantize(path, tmp_path / "int8.onnx", "scans")
-    with pytest.raises(UsageError, match="A LeViT is not a checkpoint"):
-        levit_deploy.fuse(checkpoint.model, tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match="type int is not a checkpoint"):
+        levit_deploy.fuse(3, tmp_path / "other.safetensors")
+
+
+def test_a_module_and_its_state_dict_stand_for_their_checkpoint(tmp_path, checkpoint):
+    model, output = checkpoint.model.train(), tmp_path / "out.onnx"
+    published = levit_deploy.export(model, "onnx", output)
+    assert published.verification.passed
+    levit_deploy.fuse(model.state_dict(), tmp_path / "out.safetensors")
+    assert model.training
+    for original in (model, model.state_dict(), checkpoint.path):
+        assert levit_deploy.verify(original, output).passed
+    assert load_artifact(output).metadata["checkpoint_sha256"] == levit_deploy.load(model).sha256
+    with pytest.raises(UsageError, match="the LeViT is in the layout of official"):
+        levit_deploy.export(model, "onnx", f"{tmp_path / 'folder'}/")
 
 
 def test_a_proof_takes_pictures_as_the_command_line_does(tmp_path, checkpoint):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from levit_deploy.checkpoint.allowance import Allowance
 from levit_deploy.checkpoint.inert import Inert
@@ -60,8 +60,16 @@ def modules_of_pickled(module: Inert, allowance: Allowance) -> Modules:
     Raises ValueError if there is no end of them.
     """
     return {
-        path: ModuleFacts(part.class_name, _settings(part))
+        path: ModuleFacts(part.class_name, _plain(part.state))
         for path, part in _walk(module, allowance)
+    }
+
+
+def modules_of(network: nn.Module) -> Modules:
+    """Return the facts of a live network and of every module in it."""
+    return {
+        path: ModuleFacts(f"{type(part).__module__}.{type(part).__qualname__}", _plain(vars(part)))
+        for path, part in network.named_modules(remove_duplicate=False)
     }
 
 
@@ -87,10 +95,10 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _settings(part: Inert) -> dict[str, Any]:
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
-        for name, value in part.state.items()
+        for name, value in attributes.items()
         if not name.startswith("_") and _is_plain(value)
     }
 

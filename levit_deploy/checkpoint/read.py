@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from levit_deploy.checkpoint import fused
+from levit_deploy.checkpoint.at_hand import Source, at_hand
 from levit_deploy.checkpoint.author import (
     AuthorsLogits,
     Checked,
@@ -51,7 +52,8 @@ class Checkpoint:
     """A loaded checkpoint.
 
     Attributes:
-        path: The weights' file, whose SHA-256 is ``sha256``.
+        path: The weights' file, whose SHA-256 is ``sha256``. Of a module or a dict at hand it is
+            'the' and the type, and ``sha256`` is of its tensors.
         files: Every file that was read.
         family: The code that saved it, such as 'timm'.
         weights: 'model', 'ema', or the place in the file that was chosen.
@@ -102,7 +104,7 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    path: str | Path,
+    source: Source,
     *,
     weights: str | None = None,
     ignore: Sequence[str] = (),
@@ -116,10 +118,11 @@ def read_checkpoint(
     preprocessing: str | None = None,
     labels: Sequence[str] | Path | None = None,
 ) -> Checkpoint:
-    """Load the LeViT in a file, or in a folder as timm or transformers save it.
+    """Load the LeViT in a file, in a folder as timm or transformers save it, or at hand.
 
     Args:
-        path: The file or the folder.
+        source: The path of the file or the folder, or a torch module, or a dict such as its
+            ``state_dict()``. These are left as they are.
         weights: The set of weights if the file has several: 'model' and 'ema', or their places.
         ignore: Patterns for the names of tensors to leave out, as in ``fnmatch``.
         head_name: The module that is the head, if the network's own is not.
@@ -159,15 +162,23 @@ def read_checkpoint(
     expected = None if expect is None else read_authors_logits(Path(expect))
     if expected is not None and given.image_size is None and given.trained_size is None:
         given = replace(given, image_size=expected.image_size)
-    files, saved_config = locate(Path(path))
-    file = read_file(files[0])
+    if isinstance(source, str | Path):
+        files, saved_config = locate(Path(source))
+        file = read_file(files[0])
+    else:
+        files = ()
+        file, saved_config = at_hand(source)
     if is_ours(file.metadata):
         checkpoint = _read_fused(file, selection, given, expected)
     else:
         checkpoint = _read_state_dict(file, files, saved_config, selection, given, expected)
     size = sum(read.stat().st_size for read in checkpoint.files)
     log.info(
-        "read %s: %s bytes, %s, %s", path, f"{size:,}", checkpoint.family, checkpoint.config.variant
+        "read %s: %s bytes, %s, %s",
+        checkpoint.path,
+        f"{size:,}",
+        checkpoint.family,
+        checkpoint.config.variant,
     )
     if preprocessing is not None:
         stated = told(preprocessing, checkpoint.preprocessing)
@@ -175,18 +186,12 @@ def read_checkpoint(
     return _labelled(checkpoint, labels)
 
 
-def checkpoint_of(given: Checkpoint | str | Path) -> Checkpoint:
-    """Return a checkpoint as it is, or read the one at a path without options.
+def checkpoint_of(given: Checkpoint | Source) -> Checkpoint:
+    """Return a checkpoint as it is, or read one without options.
 
-    Raises the errors of ``read_checkpoint``, and UsageError for any other type.
+    Raises the errors of ``read_checkpoint``.
     """
-    if isinstance(given, Checkpoint):
-        return given
-    if isinstance(given, str | Path):
-        return read_checkpoint(given)
-    raise UsageError(
-        f"A {type(given).__name__} is not a checkpoint. Expected a path or the result of load."
-    )
+    return given if isinstance(given, Checkpoint) else read_checkpoint(given)
 
 
 def _read_fused(
@@ -256,7 +261,9 @@ def _read_state_dict(
     own = own_tensors(found, reader, selection, file.path)
     _require_family(given, reader)
     known = with_modules(reader.known(saved_config, given.trained_with), file.modules)
-    known = with_record(known, find_record(file.contents, file.path), reader.FAMILY)
+    known = with_record(
+        known, find_record(file.contents, file.path, beside=bool(files)), reader.FAMILY
+    )
     try:
         converted, of_head = with_heads_in_form(reader.convert(own.state), own.head, selection)
         inferred = infer_config(converted, known, given)

@@ -46,9 +46,9 @@ class TrainingRecord:
 NO_RECORD = TrainingRecord({}, "")
 
 
-def find_record(contents: Mapping[str, Any], path: Path) -> TrainingRecord:
-    """Return the record in a checkpoint's contents, or else in a file beside the checkpoint."""
-    record = _arguments(contents, path)
+def find_record(contents: Mapping[str, Any], path: Path, *, beside: bool = True) -> TrainingRecord:
+    """Return the record in a checkpoint's contents, or else in a file ``beside`` the checkpoint."""
+    record = _arguments(contents, path, beside)
     meta = attributes(contents.get("meta"))
     places = (contents, attributes(meta.get("dataset_meta")), meta)
     names = {key: place[key] for place in places for key in CLASS_NAMES if key in place}
@@ -57,7 +57,7 @@ def find_record(contents: Mapping[str, Any], path: Path) -> TrainingRecord:
     return TrainingRecord({**names, **record.arguments}, record.source or path.name)
 
 
-def _arguments(contents: Mapping[str, Any], path: Path) -> TrainingRecord:
+def _arguments(contents: Mapping[str, Any], path: Path, beside: bool) -> TrainingRecord:
     """The arguments of the run alone."""
     for key in _KEYS:
         if arguments := _flat(contents.get(key)):
@@ -66,6 +66,8 @@ def _arguments(contents: Mapping[str, Any], path: Path) -> TrainingRecord:
     text = meta.get("cfg", meta.get("config"))
     if isinstance(text, str) and (arguments := _flat(_literals(text))):
         return TrainingRecord(arguments, f"meta.cfg in {path.name}")
+    if not beside:
+        return NO_RECORD
     folder = path.parent
     lightning = folder.parent / "hparams.yaml" if folder.name == "checkpoints" else folder
     for file in (folder / "args.yaml", folder / "hparams.yaml", lightning):
