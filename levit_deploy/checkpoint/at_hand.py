@@ -66,15 +66,16 @@ def _agreed(networks: list[nn.Module]) -> dict[str, ModuleFacts]:
 
 
 def _config(networks: list[nn.Module]) -> dict[str, Any]:
-    """The config that a module of transformers, or of timm, has with it."""
+    """The config that a module of transformers, or of timm, has with it, as config.json has it."""
     modules = [module for network in networks for module in network.modules()]
     for module in modules:
-        if hasattr(config := getattr(module, "config", None), "to_json_string"):
+        config: Any = getattr(module, "config", None)
+        if hasattr(config, "to_json_string"):
             saved: dict[str, Any] = json.loads(config.to_json_string())
             return saved
     for module in modules:
         if isinstance(pretrained := getattr(module, "pretrained_cfg", None), Mapping):
-            return {"pretrained_cfg": dict(pretrained)}
+            return {"pretrained_cfg": json.loads(json.dumps(dict(pretrained), default=str))}
     return {}
 
 
@@ -82,7 +83,7 @@ def _sha256(contents: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(_tensors(contents, ""), key=lambda named: named[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -112,7 +112,7 @@ class OfTimm(nn.Module):
 
     def __init__(self, state):
         super().__init__()
-        self.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "crop_pct": 1.0}
+        self.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "input_size": (3, 224, 224)}
         for name, tensor in state.items():
             module = self
             *path, last = name.split(".")
