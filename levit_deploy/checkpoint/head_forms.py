@@ -40,6 +40,14 @@ def with_heads_in_form(
     return in_form, assumed
 
 
+def may_be_head(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a module's tensors are of at most one linear layer and one BatchNorm."""
+    linear = {key.rpartition(".")[0] for key, t in tensors.items() if _is_matrix(key, t)}
+    others = {key.rpartition(".")[0] for key in tensors} - linear
+    norms = {key.rpartition(".")[0] for key in tensors if ".running_" in f".{key}"}
+    return len(linear) <= 1 and len(others) <= 1 and (not linear or others <= norms)
+
+
 def _in_form(
     tensors: Mapping[str, Tensor], name: str
 ) -> tuple[dict[str, Tensor], list[Assumption]]:
@@ -88,9 +96,9 @@ def _is_matrix(key: str, tensor: Tensor) -> bool:
 
 
 def _other_form(name: str, tensors: Mapping[str, Tensor]) -> CheckpointError:
-    described = ", ".join(f"{name}.{key} {tuple(t.shape)}" for key, t in list(tensors.items())[:6])
+    described = ", ".join(f"{name}.{key} {tuple(t.shape)}" for key, t in list(tensors.items())[:8])
     return CheckpointError(
         f"The head has {described}. Expected one linear layer, alone or behind one BatchNorm. No "
-        "other head is supported exactly. Export its features with --output-type features, if "
-        "you leave its tensors out."
+        "other head is supported exactly. Leave its tensors out with --ignore and export the "
+        "features with --output-type features."
     )

@@ -1,6 +1,6 @@
 """Account for the tensors beside a LeViT's own: none that could count is left out in silence."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.families.recognise import Reader
 from levit_deploy.checkpoint.given import Selection
+from levit_deploy.checkpoint.head_forms import may_be_head
 from levit_deploy.checkpoint.state import MAX_NAME, FoundWeights, State, without_marks
 from levit_deploy.errors import CheckpointError, UsageError
 
@@ -62,64 +63,84 @@ def own_tensors(
     LeViT's, and UsageError for a pattern or a module that fits no tensor, or takes one that the
     network needs.
     """
-    prefix, head_name = found.weights.prefix, selection.head_name
-    trunk, heads, inside = _by_use(found, reader)
-    others = {**inside, **found.weights.beside}
+    prefix = found.weights.prefix
+    trunk, others = _split(found, reader)
     left_out: dict[str, list[str]] = {}
     for name, tensor in list(others.items()):
         if reason := _known_kind(name, tensor):
             left_out.setdefault(reason, []).append(name)
             del others[name]
     known = [name for names in left_out.values() for name in names]
-    if head_name is not None or not heads:
+    heads = _heads(others, reader, prefix)
+    if selection.head_name is not None or not heads:
         others |= _linear_layers(found.elsewhere)
-    module, head = "", State()
-    if head_name is not None:
-        module, head = _named_head(head_name, prefix, {**heads, **others}, path)
-        left_out["not of the head named"] = [name for name in heads if name not in head]
-        heads = {}
-    needed = {**trunk, **heads, **head}
-    others = {name: tensor for name, tensor in others.items() if name not in head}
+    module = ""
+    if selection.head_name is not None:
+        module, heads = _named_head(selection.head_name, prefix, others, path)
     for pattern in selection.ignore:
-        matching = _matching(pattern, prefix, [*needed, *others, *known], path)
-        if taken := [name for name in matching if name in needed]:
+        matching = _matching(pattern, prefix, [*trunk, *others, *known], path)
+        if taken := [name for name in matching if name in trunk or name in heads]:
             raise UsageError(
                 f"--ignore {pattern!r} would leave out {_listed(taken)}, which the network needs. "
                 "Give a pattern of other names."
             )
-        ignored = {name for name in matching if name in others}
-        left_out.setdefault("by --ignore", []).extend(name for name in others if name in ignored)
-        others = {name: tensor for name, tensor in others.items() if name not in ignored}
-    if found.by_place and (heads or head):
-        left_out[f"not of {found.name}"] = [name for name in others if name not in inside]
-        others = {name: tensor for name, tensor in others.items() if name in inside}
+        _leave_out(matching, others, left_out, "by --ignore")
+    if selection.head_name is None:
+        heads = _heads(others, reader, prefix)
+    else:
+        unused = [name for name in _heads(others, reader, prefix) if name not in heads]
+        _leave_out(unused, others, left_out, "not of the head named")
+    others = {name: tensor for name, tensor in others.items() if name not in heads}
+    if found.by_place and heads:
+        around = [name for name in others if not name.startswith(prefix)]
+        _leave_out(around, others, left_out, f"not of {found.name}")
     if others:
-        raise _unaccounted(found, others, trunk, {**heads, **head}, path)
+        raise _unaccounted(found, others, {**trunk, **heads}, heads, path)
+    own = {name.removeprefix(prefix): tensor for name, tensor in {**trunk, **heads}.items()}
+    named = {name.removeprefix(module): tensor for name, tensor in heads.items()}
     return OwnTensors(
-        state={name.removeprefix(prefix): tensor for name, tensor in {**trunk, **heads}.items()},
-        head={name.removeprefix(module): tensor for name, tensor in head.items()},
-        names_in_file={n.removeprefix(prefix): tensor for n, tensor in needed.items()},
+        state={name.removeprefix(prefix): t for name, t in trunk.items()} if module else own,
+        head=named if module else {},
+        names_in_file=own,
         passed_over=tuple(
             f"{_listed(names)} ({reason})" for reason, names in left_out.items() if names
         ),
     )
 
 
-def _by_use(found: FoundWeights, reader: Reader) -> tuple[State, State, State]:
-    """The tensors behind the prefix by whole name: the trunk's, the heads', and others."""
+def _split(found: FoundWeights, reader: Reader) -> tuple[State, State]:
+    """The tensors of the trunk and the others of their dict, by whole name."""
     trunk: State = {}
-    heads: State = {}
     others: State = {}
-    modules = tuple(f"{head}." for head in reader.HEADS)
     for bare, tensor in found.weights.state.items():
-        if reader.TRUNK.fullmatch(bare):
-            use = trunk
-        elif bare.startswith(modules) and bare.rpartition(".")[2] in _LEAVES:
-            use = heads
-        else:
-            use = others
+        use = trunk if reader.TRUNK.fullmatch(bare) else others
         use[found.weights.prefix + bare] = tensor
-    return trunk, heads, others
+    return trunk, {**others, **found.weights.beside}
+
+
+def _heads(tensors: State, reader: Reader, prefix: str) -> State:
+    """The tensors of the family's own heads, if they have a form that is supported."""
+    heads: State = {}
+    for module in reader.HEADS:
+        begin = f"{prefix}{module}."
+        head = {
+            name: tensor
+            for name, tensor in tensors.items()
+            if name.startswith(begin) and name.rpartition(".")[2] in _LEAVES
+        }
+        if may_be_head({name.removeprefix(begin): tensor for name, tensor in head.items()}):
+            heads |= head
+    return heads
+
+
+def _leave_out(
+    names: Sequence[str], others: State, left_out: dict[str, list[str]], reason: str
+) -> None:
+    """Move tensors from the others to those left out."""
+    for name in names:
+        if name in others:
+            left_out.setdefault(reason, []).append(name)
+            del others[name]
 
 
 def _known_kind(name: str, tensor: Tensor) -> str | None:
@@ -185,40 +206,59 @@ def _matching(pattern: str, prefix: str, names: Sequence[str], path: Path) -> li
 
 
 def _unaccounted(
-    found: FoundWeights, others: State, trunk: State, head: State, path: Path
+    found: FoundWeights, others: State, own: State, heads: State, path: Path
 ) -> CheckpointError:
     """The error for tensors that could count, with the options that say whether they do."""
     prefix = found.weights.prefix
     behind = f" behind {prefix!r}" if prefix else ""
     described = _listed([f"{name} ({_sides(tensor)})" for name, tensor in others.items()])
-    ignore = f"--ignore '{_pattern(next(iter(others)), {**trunk, **head})}'"
-    linear = {n.rpartition(".")[0]: t for n, t in others.items() if _is_linear(n, t)}
-    if not head:
-        named = next(iter(linear), None)
+    ignore = " ".join(f"--ignore '{pattern}'" for pattern in _patterns(others, own)[:3])
+    named = _possible_head(others, prefix)
+    if not heads:
         give = f"If {named} is its head, give --head-name {named}. " if named else ""
         return CheckpointError(
             f"{path} holds a LeViT without a head{behind}, and beside it {described}. Expected to "
             f"know whether these count. {give}If they do not, leave them out with {ignore}."
         )
-    if found.weights.places[0][-1:] and found.weights.beside.keys() & others.keys() and prefix:
-        ignore = f"--weights {found.weights.short_name} or {ignore}"
-    widths = {t.shape[1] for t in head.values() if t.dim() == 2}
-    named = next((module for module, t in linear.items() if t.shape[1] in widths), None)
-    give = f" If {named} is its head, give --head-name {named}." if named else ""
+    if prefix and not any(name.startswith(prefix) for name in others):
+        ignore = f"--weights {prefix.rstrip('.')} or {ignore}"
+    widths = {tensor.shape[1] for tensor in heads.values() if tensor.dim() == 2}
+    fits = named and any(t.dim() == 2 and t.shape[1] in widths for t in others.values())
+    give = f" If {named} is its head, give --head-name {named}." if fits else ""
+    more = "another tensor" if len(others) == 1 else f"{len(others)} more tensors"
     return CheckpointError(
-        f"{path} holds a LeViT{behind} and {len(others)} more tensors: {described}. Expected the "
-        f"tensors of one network. If its logits do not depend on them, give {ignore}.{give}"
+        f"{path} holds a LeViT{behind} and {more}: {described}. Expected the tensors of one "
+        f"network. If its logits do not depend on them, give {ignore}.{give}"
     )
 
 
-def _pattern(name: str, own: State) -> str:
-    """The widest pattern for a name that takes none of the network's own."""
+def _possible_head(others: State, prefix: str) -> str | None:
+    """The first module with one linear layer, alone or behind a BatchNorm, if there is one."""
+    modules: dict[str, State] = {}
+    for name, tensor in others.items():
+        begin = prefix if name.startswith(prefix) else ""
+        module, _, rest = name.removeprefix(begin).partition(".")
+        modules.setdefault(begin + module, {})[rest] = tensor
+    for module, tensors in modules.items():
+        if may_be_head(tensors) and any(_is_linear(name, t) for name, t in tensors.items()):
+            return module
+    return None
+
+
+def _patterns(others: State, own: State) -> list[str]:
+    """The widest patterns for names that take none of the network's own."""
+    begins = set()
+    for name in own:
+        parts = name.split(".")
+        begins |= {".".join(parts[:i]) for i in range(1, len(parts))}
+    patterns = dict.fromkeys(_pattern(name, begins) for name in others)
+    return list(patterns)
+
+
+def _pattern(name: str, own: Collection[str]) -> str:
     parts = name.split(".")
-    for i in range(1, len(parts)):
-        begin = ".".join(parts[:i]) + "."
-        if not any(key.startswith(begin) for key in own):
-            return f"{begin}*"
-    return name
+    modules = (".".join(parts[:i]) for i in range(1, len(parts)))
+    return next((f"{module}.*" for module in modules if module not in own), name)
 
 
 def _listed(names: Sequence[str] | State) -> str:

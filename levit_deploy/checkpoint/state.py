@@ -301,9 +301,10 @@ def _open_choice(named: Mapping[str, WeightSet], path: Path) -> CheckpointError:
 def _places(named: Mapping[str, WeightSet]) -> str:
     """The names, each with its place if that is another."""
     places = {name: ".".join(weights.places[0]) for name, weights in named.items()}
-    return " and ".join(
+    *first, last = (
         name if place in (name, "") else f"{name} (under {place})" for name, place in places.items()
     )
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _problem(state: State) -> str | None:

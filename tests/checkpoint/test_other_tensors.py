@@ -64,7 +64,7 @@ def test_known_kinds_are_passed_over_and_named(name, tensor, reason):
 )
 def test_what_could_count_is_refused_by_name(name, tensor):
     contents = {**behind("net.", STATE), name: tensor}
-    with pytest.raises(CheckpointError, match=f"1 more tensors: {name} .*--ignore"):
+    with pytest.raises(CheckpointError, match=f"another tensor: {name} .*--ignore"):
         own(contents)
     assert own(contents, ignore=(name,)).passed_over == (f"{name} (by --ignore)",)
 
@@ -114,7 +114,7 @@ def test_the_network_beside_another_is_chosen_by_its_prefix():
     assert chosen.state.keys() == STATE.keys()
     assert chosen.passed_over == ("teacher.fc.weight (not of student)",)
     inside = {**contents, "student.scale": torch.ones(1)}
-    with pytest.raises(CheckpointError, match=r"1 more tensors: student\.scale"):
+    with pytest.raises(CheckpointError, match=r"another tensor: student\.scale"):
         own({"state_dict": inside}, "student")
 
 
@@ -190,3 +190,12 @@ def test_many_names_take_little_time(inside):
     with pytest.raises(UsageError, match="19996 more"):
         own(headless, head_name="fc")
     assert time.process_time() - begin < 10
+
+
+def test_a_head_of_another_form_can_be_left_out():
+    layers = {"0.weight": torch.ones(8, WIDTH), "2.weight": torch.ones(CLASSES, 8)}
+    contents = HEADLESS | behind("head.", layers)
+    with pytest.raises(CheckpointError, match=r"without a head.* head\.0\.weight") as caught:
+        own(contents)
+    assert "--head-name" not in str(caught.value)  # no head that is supported
+    assert own(contents, ignore=("head.*",)).state.keys() == HEADLESS.keys()

@@ -117,7 +117,7 @@ def other_network(path: Path, place: str, state: Mapping[str, Tensor]) -> Checkp
 
 def _nearest(names: Collection[str]) -> str:
     """A sentence on the family that shares most parts of names, or nothing."""
-    parts = {part for name in names for part in name.split(".")} - _COMMON
+    parts = {part for name in names for part in re.split("[./]", name)} - _COMMON
     shared = {
         reader.FAMILY: sorted(parts.intersection(re.findall(r"[a-z]\w+", reader.TRUNK.pattern)))
         for reader in READERS
