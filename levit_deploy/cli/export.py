@@ -93,7 +93,7 @@ def export(
         int | None,
         typer.Option(
             autocompletion=_completed_opset,
-            help="ONNX operator set, 17 (the default) to 23. From 23, auto takes the tokens "
+            help="ONNX operator set, 11 to 23; the default is 17. From 23, auto takes the tokens "
             "layout, with the Attention operator.",
         ),
     ] = None,

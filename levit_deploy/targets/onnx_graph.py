@@ -80,16 +80,22 @@ class GraphBuilder:
             shape = dims(x)
             shape[axis] = size
             outputs.append(ir.val(part, dtype=self.dtype, shape=shape))
-        inputs = [x, self.integers(list(parts.values()))]
-        self.nodes.append(ir.node("Split", inputs, {"axis": axis}, outputs=outputs, name=name))
+        sizes, inputs, attributes = list(parts.values()), [x], {"axis": axis}
+        if self.opset < 13:  # the sizes became an input in opset 13
+            attributes |= {"split": sizes}
+        else:
+            inputs.append(self.integers(sizes))
+        self.nodes.append(ir.node("Split", inputs, attributes, outputs=outputs, name=name))
         return outputs
 
-    def mean(self, x: ir.Value, axes: list[int], name: str) -> ir.Value:
-        """Append a ReduceMean that drops ``axes``."""
-        shape = [size for axis, size in enumerate(dims(x)) if axis not in axes]
+    def mean(self, x: ir.Value, axes: list[int], name: str, *, keep: bool = False) -> ir.Value:
+        """Append a ReduceMean over ``axes``, which are dropped, or have one element if kept."""
+        shape = dims(x)
+        over = {axis % len(shape) for axis in axes}
+        shape = [1 if i in over else size for i, size in enumerate(shape) if keep or i not in over]
         if self.opset < 18:  # the axes became an input in opset 18
-            return self.op("ReduceMean", [x], name, shape, axes=axes, keepdims=0)
-        return self.op("ReduceMean", [x, self.integers(axes)], name, shape, keepdims=0)
+            return self.op("ReduceMean", [x], name, shape, axes=axes, keepdims=int(keep))
+        return self.op("ReduceMean", [x, self.integers(axes)], name, shape, keepdims=int(keep))
 
     def weight(self, array: npt.NDArray[np.float32], name: str) -> ir.Value:
         """Add an initializer of ``dtype``.

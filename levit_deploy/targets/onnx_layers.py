@@ -59,7 +59,11 @@ def _convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir
 
 
 def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -> ir.Value:
-    return g.like("HardSwish", [x], f"{name}.hardswish")
+    if g.opset >= 14:
+        return g.like("HardSwish", [x], f"{name}.hardswish")
+    # the operator's own definition
+    gate = g.op("HardSigmoid", [x], f"{name}.hardsigmoid", dims(x), alpha=1 / 6, beta=0.5)
+    return g.like("Mul", [x, gate], f"{name}.hardswish")
 
 
 def _silu(g: GraphBuilder, _module: nn.SiLU, x: ir.Value, name: str) -> ir.Value:
@@ -83,13 +87,29 @@ def _relu(g: GraphBuilder, _module: nn.ReLU, x: ir.Value, name: str) -> ir.Value
 
 def _layer_norm(g: GraphBuilder, norm: nn.LayerNorm, x: ir.Value, name: str) -> ir.Value:
     assert not norm.elementwise_affine  # fold_layernorm has put that part into the next layer
+    if g.opset < 17:
+        return _layer_norm_in_parts(g, x, -1, norm.eps, name)
     ones = g.weight(np.ones(norm.normalized_shape, np.float32), f"{name}.ones")  # not optional
     return g.op("LayerNormalization", [x, ones], name, dims(x), axis=-1, epsilon=norm.eps)
+
+
+def _layer_norm_in_parts(
+    g: GraphBuilder, x: ir.Value, axis: int, eps: float, name: str
+) -> ir.Value:
+    """The operator's own definition, of which opset 16 and earlier have no operator."""
+    centred = g.like("Sub", [x, g.mean(x, [axis], f"{name}.mean", keep=True)], f"{name}.centred")
+    squares = g.like("Mul", [centred, centred], f"{name}.squares")
+    variance = g.mean(squares, [axis], f"{name}.variance", keep=True)
+    above_zero = g.like("Add", [variance, g.scalar(eps)], f"{name}.above_zero")
+    deviation = g.like("Sqrt", [above_zero], f"{name}.deviation")
+    return g.like("Div", [centred, deviation], name)
 
 
 def _spatial_layer_norm(
     g: GraphBuilder, norm: SpatialLayerNorm, x: ir.Value, name: str
 ) -> ir.Value:
+    if g.opset < 17:
+        return _layer_norm_in_parts(g, x, 1, norm.norm.eps, name)
     # the operator knows trailing axes only; two transposes are faster than its parts over axis 1
     x = g.transpose(x, f"{name}.channels_last", [0, 2, 3, 1])
     x = _layer_norm(g, norm.norm, x, name)

@@ -23,6 +23,7 @@ from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.formats import require_precision
 from levit_deploy.targets.onnx_ends import require_names
+from levit_deploy.targets.onnx_opsets import CHANNEL_SCALES_OPSET, OPSETS
 from levit_deploy.targets.target import ExportOptions, Target
 
 
@@ -117,6 +118,12 @@ def planned(
     )
     _require_output(plan)
     _require_names(plan)
+    opset = plan.options.opset or CHANNEL_SCALES_OPSET
+    if plan.precision == "int8" and OPSETS[0] <= opset < CHANNEL_SCALES_OPSET:
+        raise UsageError(
+            f"--opset {opset} is not for int8. Its weights have a scale for each channel, which "
+            f"ONNX knows from opset {CHANNEL_SCALES_OPSET}. Choose that or a later one."
+        )
     return plan
 
 

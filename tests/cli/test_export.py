@@ -130,7 +130,7 @@ def test_a_problem_type_of_several_labels_is_shown_and_has_no_answers(hub, photo
     "arguments",
     [
         ("--format", "tflite"),
-        ("--opset", "16"),
+        ("--opset", "10"),
         ("--opset", "24"),
         ("--batch-size", "0"),
         ("--batch-size", "many"),

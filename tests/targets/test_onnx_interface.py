@@ -20,6 +20,8 @@ from levit_deploy.targets.target import ExportOptions
         ("onnx", "fp32", "spatial", 17, 1e-5),
         ("onnx", "fp32", "tokens", 23, 1e-5),
         ("onnx", "fp16", "tokens", 20, 2e-2),
+        ("onnx", "fp32", "spatial", 11, 1e-5),
+        ("onnx", "fp16", "tokens", 13, 2e-2),
         pytest.param("torchscript", "fp32", "tokens", None, 1e-5, marks=pytest.mark.slow),
         pytest.param("torchscript", "bf16", "spatial", None, 2e-1, marks=pytest.mark.slow),
     ],

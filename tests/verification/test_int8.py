@@ -169,7 +169,7 @@ def test_a_float_file_that_claims_int8_is_held_to_float(checkpoint, folder, tmp_
 @pytest.mark.parametrize(
     "edit",
     [
-        lambda m: setattr(m.opset_import[0], "version", 16),
+        lambda m: setattr(m.opset_import[0], "version", 10),
         lambda m: setattr(next(p for p in m.metadata_props if p.key == "layout"), "value", "odd"),
     ],
 )
@@ -178,7 +178,7 @@ def test_a_layout_or_opset_that_is_none_of_ours_is_refused(checkpoint, folder, t
     model = onnx.load(folder / "int8.onnx")
     edit(model)
     onnx.save(model, tmp_path / "odd.onnx")
-    with pytest.raises(ArtifactError, match="Expected one of tokens, spatial, and 17 to 23"):
+    with pytest.raises(ArtifactError, match="Expected one of tokens, spatial, and 11 to 23"):
         verify(checkpoint, folder, tmp_path / "odd.onnx", max_drop=45)
 
 
@@ -190,12 +190,21 @@ def test_a_program_that_claims_int8_is_refused(checkpoint, tmp_path):
         prove_module.prove(checkpoint, claims)
 
 
+@pytest.mark.parametrize("opset", [11, 12])
+def test_opsets_without_a_scale_for_each_channel_are_refused(checkpoint, folder, tmp_path, opset):
+    options = ExportOptions(opset=opset)
+    with pytest.raises(UsageError, match=rf"--opset {opset} is not for int8.* from opset 13"):
+        export(checkpoint, folder, tmp_path / "out.onnx", options=options)
+    assert not (tmp_path / "out.onnx").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         {"options": ExportOptions(batch_size=3)},
         {"options": ExportOptions(opset=23)},
+        {"options": ExportOptions(opset=13)},
         {"layout": "spatial"},
         {"head": "distill"},
         {"options": ExportOptions(input_name="images", output_name="blocks.0.m.qkv.gemm")},
