@@ -9,6 +9,7 @@ Nothing of a record is run, and a record that cannot be read is none.
 """
 
 import ast
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 
 import yaml
 
+from levit_deploy.checkpoint.allowance import Allowance
 from levit_deploy.checkpoint.folder import MAX_CONFIG_BYTES
-from levit_deploy.checkpoint.inert import attributes
+from levit_deploy.checkpoint.inert import Inert, Named, attributes
 from levit_deploy.regular_files import read_regular
 
 _KEYS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt", "opts")
@@ -29,6 +31,8 @@ _FACTS |= {"mean", "std", "crop_pct", "data_set", "global_pool", "test_pipeline"
 # the names of the classes, which some codes keep beside the arguments
 CLASS_NAMES = ("classes", "class_names", "CLASSES", "class_to_idx", "idx_to_class", "id2label")
 _DEPTH = 4  # of mappings in mappings: a model's arguments in a run's
+_MAX_DEPTH = 6  # of all that is in an argument
+_MAX_WORDS = 100_000  # of an argument: ImageNet-21k has 21,841 classes
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,62 @@ def find_record(contents: Mapping[str, Any], path: Path, *, beside: bool = True)
     meta = attributes(contents.get("meta"))
     places = (contents, attributes(meta.get("dataset_meta")), meta)
     names = {key: place[key] for place in places for key in CLASS_NAMES if key in place}
-    if not names:
-        return record
-    return TrainingRecord({**names, **record.arguments}, record.source or path.name)
+    arguments = {**names, **record.arguments}
+    if not arguments:
+        return NO_RECORD
+    try:
+        plain, _ = _Plain().of(arguments, 0)
+    except ValueError:  # it is too large
+        return NO_RECORD
+    return TrainingRecord(plain, record.source or path.name)
+
+
+class _Plain:
+    """Copies of values in plain data, with None for all else, such as tensors.
+
+    A list that is in another twice, and that in a third, and so on, has no end if it is printed or
+    compared. So a value that takes many words to print is None, too.
+    """
+
+    def __init__(self) -> None:
+        self._done: dict[int, tuple[Any, int]] = {}
+        self._allowance = Allowance()
+
+    def of(self, value: object, depth: int) -> tuple[Any, int]:
+        """Return the copy and its number of words. Raises ValueError if there are too many."""
+        if not isinstance(value, Mapping | list | tuple | Inert):
+            plain = isinstance(value, bool | float | str | Named) or _is_short_integer(value)
+            return (value if plain else None), 1
+        if id(value) not in self._done:
+            self._done[id(value)] = None, 1  # for a value within itself
+            if depth < _MAX_DEPTH:
+                parts = attributes(value) if isinstance(value, Inert) else value
+                self._allowance.spend(len(parts))
+                self._done[id(value)] = self._copy(parts, depth + 1)
+        return self._done[id(value)]
+
+    def _copy(
+        self, parts: Mapping[Any, Any] | list[Any] | tuple[Any, ...], depth: int
+    ) -> tuple[Any, int]:
+        copy: Any
+        if isinstance(parts, Mapping):
+            named = {
+                key: self.of(part, depth)
+                for key, part in parts.items()
+                if isinstance(key, str) or _is_short_integer(key)
+            }
+            pairs = list(named.values())
+            copy = {key: part for key, (part, _) in named.items()}
+        else:
+            pairs = [self.of(part, depth) for part in parts]
+            copy = [part for part, _ in pairs]
+            copy = tuple(copy) if isinstance(parts, tuple) else copy
+        count = 1 + sum(words for _, words in pairs)
+        return (copy, count) if count <= _MAX_WORDS or depth == 1 else (None, 1)
+
+
+def _is_short_integer(value: object) -> bool:
+    return isinstance(value, int) and abs(value) < 1 << 63
 
 
 def _arguments(contents: Mapping[str, Any], path: Path, beside: bool) -> TrainingRecord:
@@ -94,10 +151,17 @@ def _flat(value: object) -> dict[str, Any]:
     return {} if _FACTS.isdisjoint(flat) else flat
 
 
+class _Loader(yaml.SafeLoader):
+    """Without ``<<``: it copies mappings into each other, so a short file could take all memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave ``<<`` in place, which then is refused as a key."""
+
+
 def _yaml(file: Path) -> object:
     try:
-        return yaml.safe_load(read_regular(file, limit=MAX_CONFIG_BYTES))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return yaml.load(read_regular(file, limit=MAX_CONFIG_BYTES), _Loader)
+    except Exception:  # for a value that is not of its tag, PyYAML raises anything
         return None
 
 
@@ -109,7 +173,8 @@ def _literals(text: str) -> dict[str, Any]:
     if len(text) > MAX_CONFIG_BYTES:
         return {}
     try:
-        statements = ast.parse(text).body
+        with warnings.catch_warnings(action="ignore"):
+            statements = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     assigned: dict[str, Any] = {}
@@ -126,10 +191,10 @@ def _literal(node: ast.expr) -> Any:
         return dict(_items(node))
     if isinstance(node, ast.List | ast.Tuple):
         return [_literal(element) for element in node.elts]
-    try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        number = _literal(node.operand) if isinstance(node.operand, ast.Constant) else None
+        return -number if isinstance(number, int | float) else None
+    return node.value if isinstance(node, ast.Constant) else None
 
 
 def _items(node: ast.Dict) -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,10 @@
+import time
+
 import pytest
+import torch
 import yaml
 
+from levit_deploy.checkpoint.inert import Inert, Named
 from levit_deploy.checkpoint.training_record import NO_RECORD, find_record
 
 ARGUMENTS = {"model": "levit_256", "model_kwargs": {"act_layer": "gelu", "img_size": 96}}
@@ -108,6 +112,10 @@ def test_arguments_beside_a_checkpoint_are_found(tmp_path, checkpoint, file):
         "a: &a [*a]",
         "x: " + "[" * 5_000,
         "é".encode("latin-1"),
+        "a: !!bool maybe",
+        "a: !!int ''",
+        "a: !!timestamp never",
+        "a: &a {x: 1}\nb: {<<: *a}",
     ],
 )
 def test_yaml_that_is_no_record_is_none(tmp_path, text):
@@ -129,3 +137,36 @@ def test_aliases_in_yaml_are_visited_once(tmp_path):
 def test_a_folder_without_a_record_is_no_error(tmp_path):
     (tmp_path / "args.yaml").mkdir()
     assert find_record({}, tmp_path / "a.pth") == NO_RECORD
+
+
+def endless(kind):
+    """A list in a list twice, and that in another, so that it takes 2**60 words to print."""
+    value = kind([3])
+    for _ in range(60):
+        value = kind([value, value])
+    return value
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda parts: dict(enumerate(parts))])
+def test_a_value_without_an_end_is_no_fact(tmp_path, kind):
+    arguments = {"act_layer": "gelu", "model_kwargs": {"img_size": endless(kind)}}
+    start = time.process_time()
+    record = find_record({"args": arguments, "classes": endless(kind)}, tmp_path / "a.pth")
+    assert len(str(record.arguments)) < 100_000
+    assert record.arguments["act_layer"] == "gelu"
+    assert time.process_time() - start < 1
+
+
+def test_a_record_keeps_plain_data_alone(tmp_path):
+    path = Inert(class_name="pathlib.PosixPath", arguments=("data",))
+    kept = {"act_layer": Named("torch.nn.GELU"), "size": (3, 4.5), "names": {0: "cat"}}
+    others = {"mean": torch.ones(3), "seed": 1 << 70, "files": ["x"] * 200_000, "std": {path: 1}}
+    record = find_record({"args": kept | others}, tmp_path / "a.pth")
+    assert record.arguments == kept | {"mean": None, "seed": None, "files": None, "std": {}}
+
+
+def test_numbers_of_a_config_in_python_are_read_and_no_sets(tmp_path):
+    text = "img_size = -3\nmean = [-0.5, +1, ~2]\nstd = {1, 2}\nact_layer = '\\d'\n"
+    record = find_record({"meta": {"cfg": text}}, tmp_path / "a.pth")
+    expected = {"img_size": -3, "mean": [-0.5, None, None], "std": None, "act_layer": "\\d"}
+    assert record.arguments == expected
