@@ -21,7 +21,7 @@ from levit_deploy.checkpoint.families import official, vit_pytorch
 from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.choices import ACTIVATIONS
 from levit_deploy.config import Grid, LeViTConfig
-from levit_deploy.errors import CheckpointError, InputError
+from levit_deploy.errors import CheckpointError, InputError, first_line
 from levit_deploy.model import LeViT
 from levit_deploy.regular_files import open_regular
 from levit_deploy.text import counted
@@ -86,19 +86,21 @@ def read_authors_logits(path: Path) -> AuthorsLogits:
                 raise ValueError(f"its arrays have more than {MAX_BYTES} bytes")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                images, logits = arrays["input"], arrays["logits"]
+                images, logits = np.asarray(arrays["input"]), np.asarray(arrays["logits"])
+        with np.errstate(over="ignore"):
+            images = images.astype(np.float32) if images.dtype.kind == "f" else images
         _require_arrays(images, logits)
     except OSError as error:
         raise InputError(
             f"--expect {path} cannot be read: {error.strerror or error}. Check the path."
         ) from error
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive can make the readers raise anything
         raise InputError(
-            f"--expect {path} does not hold an author's logits: {error}. Expected an .npz with "
-            "input, float32 (n, channels, height, width), and logits, (n, classes). Write it by "
-            "numpy.savez(path, input=images, logits=model.eval()(images))."
+            f"--expect {path} does not hold an author's logits: {first_line(error)}. Expected "
+            "an .npz with input, float32 (n, channels, height, width), and logits, (n, classes). "
+            "Write it by numpy.savez(path, input=images, logits=model.eval()(images))."
         ) from error
-    return AuthorsLogits(path, images.astype(np.float32), logits)
+    return AuthorsLogits(path, images, logits)
 
 
 def _require_arrays(images: npt.NDArray[Any], logits: npt.NDArray[Any]) -> None:

@@ -1,5 +1,8 @@
 """Whether a reading is held to the logits that the author's own code computed."""
 
+import io
+import zipfile
+
 import foreign
 import networks
 import numpy as np
@@ -137,7 +140,41 @@ def test_a_file_of_anything_else_is_refused(files, arrays, reason):
         read_checkpoint(path, expect=expect)
 
 
-@pytest.mark.parametrize("contents", [b"", b"not an archive", None])
+def npz(member, flags=0, compression=0):
+    """An .npz with these bytes as its input, and the archive's fields changed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("input.npy", member)
+    data = bytearray(buffer.getvalue())
+    for place in (6, data.rfind(b"PK\1\2") + 8):
+        data[place], data[place + 2] = flags, compression
+    return bytes(data)
+
+
+def claiming(shape):
+    return (
+        b"\x93NUMPY\x01\x00\x76\x00"
+        + f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".ljust(117).encode()
+        + b"\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        b"",
+        b"not an archive",
+        None,
+        npz(b"no array"),
+        npz(b"x", flags=1),
+        npz(b"x", compression=8),
+        npz(b"x", compression=99),
+        npz(claiming((1 << 50, 1, 1, 1))),
+        npz(claiming((1 << 40, 1 << 40, 1, 1))),
+        npz(claiming("(((")),
+    ],
+    ids=range(10),
+)
 def test_a_file_that_is_no_npz_is_refused(files, tmp_path, contents):
     path, _ = files()
     if contents is not None:
