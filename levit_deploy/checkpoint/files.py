@@ -119,7 +119,10 @@ def _require_plain_archive(archive: zipfile.ZipFile, path: Path) -> None:
             "torch.save. Give the checkpoint that the program was made from."
         )
     problems = []
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+    if any(
+        member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size
+        for member in members
+    ):
         problems.append("its members are compressed")
     if any(member.flag_bits & 1 for member in members):
         problems.append("its members are encrypted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from levit_deploy.checkpoint.modules import (
 )
 from levit_deploy.checkpoint.stored import Storage
 
+_FEW = 16  # arguments of a call that makes a tensor
 MAX_DEPTH = 8  # of dicts and objects in each other
 
 
@@ -90,7 +92,9 @@ class _Making:
 
 
 def _size(value: object) -> int:
-    return len(value) if isinstance(value, Mapping | tuple) else 0
+    if isinstance(value, tuple):  # __dict__ and __slots__
+        return sum(len(part) for part in value[:2] if isinstance(part, Mapping))
+    return len(value) if isinstance(value, Mapping) else 0
 
 
 def _is_opaque(value: object) -> bool:
@@ -101,4 +105,4 @@ def _is_opaque(value: object) -> bool:
 
 
 def _has_numbers(values: Iterable[object]) -> bool:
-    return any(isinstance(value, Tensor | Storage) for value in values)
+    return any(isinstance(value, Tensor | Storage) for value in islice(values, _FEW))

@@ -61,5 +61,5 @@ def is_suspicious(dotted: str) -> bool:
     """Whether no honest checkpoint asks for this class or function."""
     parts = dotted.split(".")
     ancestors = {".".join(parts[:count]) for count in range(1, _DEPTH + 1)}
-    touches_a_path = parts[0] == "pathlib" and len(parts) > 2
+    touches_a_path = parts[0] == "pathlib" and len(parts) > 2 and parts[1] != "_local"
     return not ancestors.isdisjoint(_LISTED) or parts[-1] in _ANYWHERE or touches_a_path

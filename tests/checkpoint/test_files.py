@@ -6,6 +6,7 @@ import os
 import pickle
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import networks
@@ -317,6 +318,20 @@ def test_a_rewritten_archive_is_read_as_before(pth):
 def test_compressed_members_are_refused(pth):
     with pytest.raises(CheckpointError, match="members are compressed"):
         read_file(resaved(pth, compression=zipfile.ZIP_DEFLATED))
+
+
+def test_a_member_that_claims_more_than_its_bytes_is_refused(pth):
+    """Else, the numbers that it lacks would be those that lay in memory."""
+    with zipfile.ZipFile(pth) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data/1"))
+    data = bytearray(pth.read_bytes())
+    entry = data.rfind(name.encode()) - 46  # of the directory
+    compressed, size = entry + 20, entry + 24
+    data[entry + 16 : entry + 20] = zlib.crc32(b"").to_bytes(4, "little")
+    data[compressed:size] = bytes(4)
+    pth.write_bytes(data)
+    with pytest.raises(CheckpointError, match="members are compressed"):
+        read_file(pth)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
