@@ -1,5 +1,6 @@
 """Account for the tensors beside a LeViT's own: none that could count is left out in silence."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,6 +12,7 @@ from levit_deploy.checkpoint.families.recognise import Reader
 from levit_deploy.checkpoint.given import Selection
 from levit_deploy.checkpoint.head_forms import may_be_head
 from levit_deploy.checkpoint.state import MAX_NAME, FoundWeights, State, without_marks
+from levit_deploy.choices import ACTIVATIONS
 from levit_deploy.errors import CheckpointError, UsageError
 
 _LEAVES = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
@@ -30,6 +32,8 @@ _COUNTS = {
 _METRIC = {"tp", "fp", "tn", "fn", "confmat", "correct", "total", "measure", "measures", "preds"}
 _METRIC |= {"target", "mean_value", "sum_value", "min_value", "max_value", "sum_squared_error"}
 _METRIC |= {"sum_abs_error", "sum_error", "num_obs"}
+# the slopes of a PReLU, at the places of activations in timm, the official code and mmpretrain
+_PRELU = re.compile(r"(.*\.)?(act[0-9]?|activation|proj\.0|m\.1)\.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +213,12 @@ def _unaccounted(
     found: FoundWeights, others: State, own: State, heads: State, path: Path
 ) -> CheckpointError:
     """The error for tensors that could count, with the options that say whether they do."""
+    if slopes := [n for n, t in others.items() if _PRELU.fullmatch(n) and t.dim() == 1]:
+        return CheckpointError(
+            f"{path} holds {_listed(slopes)}, slopes of PReLU. Expected a network with one "
+            f"of {', '.join(ACTIVATIONS)}, as no other activation is supported exactly. Train it "
+            "with one of these."
+        )
     prefix = found.weights.prefix
     behind = f" behind {prefix!r}" if prefix else ""
     described = _listed([f"{name} ({_sides(tensor)})" for name, tensor in others.items()])

@@ -69,6 +69,13 @@ def test_what_could_count_is_refused_by_name(name, tensor):
     assert own(contents, ignore=(name,)).passed_over == (f"{name} (by --ignore)",)
 
 
+@pytest.mark.parametrize("name", ["blocks.0.m.proj.0", "blocks.1.m.1", "stem.act1"])
+def test_slopes_of_a_prelu_are_refused_as_such(name):
+    contents = behind("net.", {**STATE, f"{name}.weight": torch.full((1,), 0.25)})
+    with pytest.raises(CheckpointError, match=f"{name}.weight.* slopes of PReLU.* hardswish"):
+        own(contents)
+
+
 def test_the_pattern_that_is_advised_takes_what_is_in_the_way():
     contents = {
         **behind("net.", STATE),
