@@ -75,6 +75,8 @@ def main() -> None:
     if how["assumed"]:
         print("No config said how pictures are prepared. It is as for ImageNet.", file=sys.stderr)
 
+    if metadata.get("output", "logits") not in ("logits", "probabilities"):
+        raise SystemExit(f"The network gives {metadata['output']}, and no classes.")
     (given,), (gives,) = session.get_inputs(), session.get_outputs()
     usual = "single_label_classification"
     if metadata.get("problem_type", usual) != usual or gives.shape[-1] == 1:

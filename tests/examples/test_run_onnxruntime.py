@@ -69,6 +69,21 @@ def test_a_way_to_resize_that_it_does_not_know_is_refused(files, tmp_path):
     assert "'border'" in done.stderr
 
 
+@pytest.mark.parametrize("output", ["features", "feature-maps"])
+def test_an_artifact_without_classes_is_refused(files, tmp_path, output):
+    import onnx
+
+    model = onnx.load(files / "small.spatial")
+    entry = next(entry for entry in model.metadata_props if entry.key == "output")
+    entry.value = output
+    onnx.save(model, tmp_path / "a.onnx")
+    command = [sys.executable, EXAMPLES / "run_onnxruntime.py", tmp_path / "a.onnx"]
+    path = picture(tmp_path, "colours")
+    done = subprocess.run([*command, path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"gives {output}, and no classes" in done.stderr
+
+
 @pytest.mark.parametrize(
     "options",
     [
