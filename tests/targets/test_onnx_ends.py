@@ -284,3 +284,19 @@ def test_torchs_own_export_is_proven(tmp_path):
     proof = pipeline.verify(checkpoint, tmp_path / "a.onnx")
     assert proof.passed
     assert len(proof.remarks) == 2
+
+
+# --- several outputs ------------------------------------------------------------------------------
+
+
+def test_feature_maps_keep_their_names_and_the_input_may_have_another(tmp_path, checkpoint):
+    maps = ExportOptions(output="feature-maps", input_name="images")
+    published = pipeline.export(checkpoint, "onnx", tmp_path / "a.onnx", options=maps)
+    assert published.verification.passed
+    assert end_names(onnx.load(tmp_path / "a.onnx")) == ["images", "stage1", "stage2", "stage3"]
+    maps = ExportOptions(output="feature-maps", output_name="maps")
+    with pytest.raises(UsageError, match="--output-name is for one output"):
+        pipeline.export(checkpoint, "onnx", tmp_path / "b.onnx", options=maps)
+    features = ExportOptions(output="features", output_name="embedding")
+    pipeline.export(checkpoint, "onnx", tmp_path / "c.onnx", options=features)
+    assert end_names(onnx.load(tmp_path / "c.onnx")) == ["pixel_values", "embedding"]

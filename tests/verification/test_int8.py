@@ -176,7 +176,7 @@ def test_a_layout_or_opset_that_is_none_of_ours_is_refused(
     with pytest.raises(ArtifactError, match="Expected one of tokens, spatial, and 11 to 23"):
         verify(checkpoint, folder, tmp_path / "odd.onnx", max_drop=45)
     monkeypatch.setattr(prove_module, "OPSETS", (18, 23))
-    with pytest.raises(ArtifactError, match="opset 17. Expected one of .*, and 18 to 23"):
+    with pytest.raises(ArtifactError, match=r"opset 17\. Expected one of .*, and 18 to 23"):
         verify(checkpoint, folder, folder / "int8.onnx", max_drop=45)
 
 
