@@ -80,9 +80,10 @@ class GraphBuilder:
             shape = dims(x)
             shape[axis] = size
             outputs.append(ir.val(part, dtype=self.dtype, shape=shape))
-        sizes, inputs, attributes = list(parts.values()), [x], {"axis": axis}
+        sizes, inputs = list(parts.values()), [x]
+        attributes: dict[str, int | list[int]] = {"axis": axis}
         if self.opset < 13:  # the sizes became an input in opset 13
-            attributes |= {"split": sizes}
+            attributes["split"] = sizes
         else:
             inputs.append(self.integers(sizes))
         self.nodes.append(ir.node("Split", inputs, attributes, outputs=outputs, name=name))
