@@ -1,10 +1,8 @@
 """Read the contents of a checkpoint file without running any code from it."""
 
-import gc
 import hashlib
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from levit_deploy.checkpoint.allowance import Allowance
+from levit_deploy.checkpoint.elsewhere import advice_for_adapter, advice_for_file
 from levit_deploy.checkpoint.inert import Inert
 from levit_deploy.checkpoint.modules import Modules
 from levit_deploy.checkpoint.plain import plain
@@ -59,11 +58,15 @@ def read_file(path: Path) -> CheckpointFile:
             ".safetensors file. Check the file and its permissions."
         ) from error
 
+    if advice := advice_for_file(path):
+        raise CheckpointError(advice)
     if start.startswith(b"PK\x03\x04"):
         contents, modules = _read_torch(path)
+        _refuse_adapter(contents, path)
         return CheckpointFile(path=path, sha256=sha256, contents=contents, modules=modules)
     if start[8:9] == b"{":  # safetensors: eight bytes of length, then a JSON object
         contents, metadata = _read_safetensors(path)
+        _refuse_adapter(contents, path)
         return CheckpointFile(path=path, sha256=sha256, contents=contents, metadata=metadata)
     if start.startswith(b"\x80"):
         raise CheckpointError(
@@ -76,13 +79,17 @@ def read_file(path: Path) -> CheckpointFile:
     )
 
 
+def _refuse_adapter(contents: Mapping[str, Any], path: Path) -> None:
+    if advice := advice_for_adapter(contents, path):
+        raise CheckpointError(advice)
+
+
 def _read_torch(path: Path) -> tuple[dict[str, Any], Modules]:
     try:
         with zipfile.ZipFile(path) as archive:
             _require_plain_archive(archive, path)
             allowance = Allowance()
-            with _no_collection():
-                contents, modules, opaque = plain(_unpickled(archive, path, allowance), allowance)
+            contents, modules, opaque = plain(_unpickled(archive, path, allowance), allowance)
     except (CheckpointError, UnsafeInputError):
         raise
     except Exception as error:  # a damaged archive can make the readers raise anything
@@ -137,18 +144,6 @@ def _require_plain_archive(archive: zipfile.ZipFile, path: Path) -> None:
             f"{path} is an archive unlike those of torch.save: {', '.join(problems)}. Save the "
             "state dict again with torch.save."
         )
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause Python's search for cycles, which takes most of the time if objects are many."""
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if paused:
-            gc.enable()
 
 
 def _unpickled(archive: zipfile.ZipFile, path: Path, allowance: Allowance) -> Any:

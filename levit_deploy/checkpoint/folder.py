@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from levit_deploy.checkpoint.elsewhere import INDEX, INDEXES, WEIGHTS, advice_for_folder
+from levit_deploy.checkpoint.shards import shards_of
 from levit_deploy.config import Grid
 from levit_deploy.errors import CheckpointError
 from levit_deploy.regular_files import read_regular
@@ -12,7 +14,7 @@ from levit_deploy.regular_files import read_regular
 CONFIG = "config.json"
 PREPROCESSOR_CONFIG = "preprocessor_config.json"  # of transformers, with the preprocessing
 PROCESSOR_CONFIG = "processor_config.json"  # newer versions look here first
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order the hub libraries prefer
+ALONE = (WEIGHTS[0], INDEXES[0], WEIGHTS[1], INDEXES[1])  # as transformers looks for them
 PAIR = (
     "The weights beside it are of another kind of LeViT. Expected the two files of one model. Put "
     "those into the folder, or give the weights file alone."
@@ -23,22 +25,21 @@ MAX_CONFIG_BYTES = 1 << 20  # a thousand class names take 50 kB
 def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
     """Return the files to read at ``path``, a file or a folder, and the folder's config.
 
-    The weights come first. The config is empty for a file. It holds the contents of transformers'
-    other files under their names, PREPROCESSOR_CONFIG and PROCESSOR_CONFIG. Raises CheckpointError
-    for a folder without weights, and for a config that is not a JSON object.
+    The weights come first, or the index of their shards and then these. The config is empty for a
+    file. It holds the contents of transformers' other files under their names, PREPROCESSOR_CONFIG
+    and PROCESSOR_CONFIG. Raises CheckpointError for a folder without weights, and for a config
+    that is not a JSON object.
     """
     try:
         if not path.is_dir():
-            return (path,), {}
-        weights = next((path / name for name in WEIGHTS if (path / name).is_file()), None)
+            return (path, *_shards(path)), {}
+        weights = next((path / name for name in ALONE if (path / name).is_file()), None)
+        advice = None if weights else advice_for_folder(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if weights is None:
-        raise CheckpointError(
-            f"{path} is a folder with neither {' nor '.join(WEIGHTS)} in it. Expected a folder "
-            "that timm or transformers saved, or a checkpoint file such as a .pth. Give the file."
-        )
-    files: list[Path] = [weights]
+        raise CheckpointError(str(advice))
+    files: list[Path] = [weights, *_shards(weights)]
     config: dict[str, Any] = {}
     if (path / CONFIG).exists():
         files.append(path / CONFIG)
@@ -48,6 +49,10 @@ def locate(path: Path) -> tuple[tuple[Path, ...], Mapping[str, Any]]:
             files.append(path / name)
             config[name] = _read_config(path / name)
     return tuple(files), config
+
+
+def _shards(path: Path) -> tuple[Path, ...]:
+    return shards_of(path) if path.name.endswith(INDEX) else ()
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

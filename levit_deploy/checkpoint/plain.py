@@ -20,7 +20,7 @@ from levit_deploy.checkpoint.modules import (
 from levit_deploy.checkpoint.stored import Storage
 
 _FEW = 16  # arguments of a call that makes a tensor
-MAX_DEPTH = 8  # of dicts and objects in each other
+MAX_DEPTH = 64  # of collections and objects in each other
 
 
 class Plain(NamedTuple):
@@ -54,14 +54,19 @@ class _Making:
 
     def plain(self, value: Any, depth: int) -> tuple[Any, bool]:
         """Return the plain value, and whether there are tensors in it."""
-        if not isinstance(value, Mapping | Inert) or depth == MAX_DEPTH:
+        if not isinstance(value, Mapping | list | tuple | Inert) or depth == MAX_DEPTH:
             return value, isinstance(value, Tensor)
         if id(value) not in self._done:
             self._done[id(value)] = value, False  # for an object that holds itself
             self._done[id(value)] = self._made(value, depth)
         return self._done[id(value)]
 
-    def _made(self, value: Mapping[Any, Any] | Inert, depth: int) -> tuple[Any, bool]:
+    def _made(self, value: Any, depth: int) -> tuple[Any, bool]:
+        if isinstance(value, list | tuple):
+            self._allowance.spend(len(value))
+            elements = [self.plain(part, depth + 1) for part in value]
+            holds_tensors = any(holds for _, holds in elements)
+            return [part for part, _ in elements] if holds_tensors else value, holds_tensors
         if is_module(value):
             state = state_of_pickled(value, self._allowance)
             if state:

@@ -19,6 +19,7 @@ from levit_deploy.checkpoint.author import (
 )
 from levit_deploy.checkpoint.block_names import block_names
 from levit_deploy.checkpoint.built import with_modules
+from levit_deploy.checkpoint.elsewhere import INDEX
 from levit_deploy.checkpoint.families import official
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.recognise import Reader, recognise
@@ -30,6 +31,7 @@ from levit_deploy.checkpoint.infer import infer_config
 from levit_deploy.checkpoint.other_tensors import own_tensors
 from levit_deploy.checkpoint.recorded import with_record
 from levit_deploy.checkpoint.resize import resize
+from levit_deploy.checkpoint.shards import read_shards
 from levit_deploy.checkpoint.state import find_weights
 from levit_deploy.checkpoint.strict import load_strictly
 from levit_deploy.checkpoint.training_record import find_record
@@ -52,8 +54,8 @@ class Checkpoint:
     """A loaded checkpoint.
 
     Attributes:
-        path: The weights' file, whose SHA-256 is ``sha256``. Of a module or a dict at hand it is
-            'the' and the type, and ``sha256`` is of its tensors.
+        path: The weights' file, whose SHA-256 is ``sha256``, or the index of their shards. Of a
+            module or a dict at hand it is 'the' and the type, and ``sha256`` is of its tensors.
         files: Every file that was read.
         family: The code that saved it, such as 'timm'.
         weights: 'model', 'ema', or the place in the file that was chosen.
@@ -164,7 +166,8 @@ def read_checkpoint(
         given = replace(given, image_size=expected.image_size)
     if isinstance(source, str | Path):
         files, saved_config = locate(Path(source))
-        file = read_file(files[0])
+        is_index = files[0].name.endswith(INDEX)
+        file = read_shards(files[0]) if is_index else read_file(files[0])
     else:
         files = ()
         file, saved_config = at_hand(source)

@@ -15,8 +15,10 @@ steps bounds the whole:
 
 from __future__ import annotations
 
+import gc
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +33,18 @@ _MAX_NAME = 500  # characters
 _MAX_INTEGER = 1 << (8 * 255)
 _MAX_PLACE = 1 << 32  # in the memo
 _MAX_KEY = 1 << 60  # below Python's modulus of hashes
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause Python's search for cycles, which takes most of the time if objects are many."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 class Unpickler:
@@ -52,6 +66,7 @@ class Unpickler:
         self._named: dict[str, Named] = {}
         self._encoded: dict[str, bytes] = {}
 
+    @_no_collection()
     def load(self) -> Any:
         """Return the object. Raises ValueError for a pickle that no checkpoint needs.
 

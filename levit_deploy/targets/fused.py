@@ -41,7 +41,8 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
         if not is_ours(file.metadata):
             raise ArtifactError(
                 f"{path} is a safetensors file, but not one that levit-deploy fuse wrote. Expected "
-                "an artifact that levit-deploy wrote."
+                "an artifact that levit-deploy wrote. If it is a checkpoint, export it first: "
+                f"levit-deploy export {path}."
             )
         model, provenance = fused.restore(file.contents, file.metadata, path)
     except CheckpointError as error:

@@ -1,7 +1,8 @@
 """Open any artifact, in this process or in one of its own."""
 
+import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from levit_deploy.errors import ArtifactError
@@ -19,6 +20,7 @@ def load_artifact(path: Path, threads: int | None = None, *, literal: bool = Fal
     onnxruntime compute an ONNX file node by node. Raises ArtifactError if no target reads it.
     """
     data = read_artifact(path)
+    _refuse_checkpoint(path, data[:16])
     return target_of(data[:16]).load(path, data, threads, literal)
 
 
@@ -32,7 +34,9 @@ def open_isolated(
     ``load_artifact``. Raises ArtifactError as that does, and BackendError, also from ``run``, if
     the child crashes, hangs, or runs out of memory.
     """
-    loader = target_of(_start(path)).load
+    start = _start(path)
+    _refuse_checkpoint(path, start)
+    loader = target_of(start).load
     with runtime_process(loader, (), threads, timeout_s, literal=literal) as load:
         yield load(path)
 
@@ -53,3 +57,17 @@ def _start(path: Path) -> bytes:
             return file.read(16)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+
+
+def _refuse_checkpoint(path: Path, start: bytes) -> None:
+    """Raise ArtifactError for a file of torch.save, which is no program."""
+    is_pickle = start.startswith(b"\x80")
+    if start.startswith(b"PK\x03\x04"):
+        with suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            members = {name.rpartition("/")[2] for name in archive.namelist()}
+            is_pickle = "data.pkl" in members and "constants.pkl" not in members
+    if is_pickle:
+        raise ArtifactError(
+            f"{path} is a checkpoint and not an artifact. Expected a file that was exported. "
+            f"Export it first: levit-deploy export {path}."
+        )

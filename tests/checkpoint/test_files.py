@@ -432,3 +432,27 @@ def test_a_header_of_absurd_length_is_refused(tmp_path, length):
     path.write_bytes(length.to_bytes(8, "little") + b"{}" + b"1" * 100)
     with pytest.raises(CheckpointError):
         read_file(path)
+
+
+# Files of another kind, with the next step
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_an_adapter_is_to_be_merged_first(tmp_path, wrapped):
+    state = {"base_model.model.qkv.lora_A.weight": torch.ones(2, 2)}
+    if wrapped:
+        torch.save({"model": state}, tmp_path / "a")
+    else:
+        save_file(state, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"adapter .*lora_A\.weight.*merge_and_unload"):
+        read_file(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("levit.pdparams", "PaddlePaddle.*running_mean"), ("__0_0.distcp", "Give its folder")],
+)
+def test_a_file_of_another_library_is_named(tmp_path, name, advice):
+    (tmp_path / name).write_bytes(pickle.dumps({"w": np.ones(2)}, 4))
+    with pytest.raises(CheckpointError, match=advice):
+        read_file(tmp_path / name)

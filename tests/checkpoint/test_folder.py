@@ -63,6 +63,59 @@ def test_a_folder_without_weights_is_refused(folder):
         locate(folder)
 
 
+def paths(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "adapter such as LoRA.*Merge it"),
+        ([".metadata", "__0_0.distcp"], "python -m torch.*format_utils dcp_to_torch .*weights.pth"),
+        (["latest", "zero_to_fp32.py", "global_step9/x.pt"], "DeepSpeed.*zero_to_fp32.py .* weigh"),
+        (["global_step9/mp_rank_00_model_states.pt"], "checkpoint of DeepSpeed"),
+        (["levit.pdparams"], "PaddlePaddle.*paddle.load, transpose"),
+        (
+            ["checkpoint-500/model.safetensors", "checkpoint-900/pytorch_model.bin", "a.json"],
+            "these below it: checkpoint-500/, checkpoint-900/. Give one of them",
+        ),
+        (
+            ["checkpoint-5/model.safetensors.index.json"],
+            "this below it: checkpoint-5/. Give .*-5",
+        ),
+        (
+            ["model_best.pth.tar", "last.pth.tar", "args.yaml", "optimizer.pt"],
+            "below it: last.pth.tar, model_best.pth.tar. Give one of them",
+        ),
+        (["checkpoints/last.ckpt", "hparams.yaml"], "this below it: checkpoints/last.ckpt. Give"),
+        (["notes.txt"], "neither model.safetensors nor pytorch_model.bin"),
+    ],
+)
+def test_a_folder_of_another_kind_says_what_to_give(tmp_path, names, advice):
+    paths(tmp_path, *names)
+    with pytest.raises(CheckpointError, match=advice):
+        locate(tmp_path)
+
+
+def test_a_folder_with_many_files_names_eight(tmp_path):
+    paths(tmp_path, *(f"{number:02}.pth" for number in range(20)))
+    with pytest.raises(CheckpointError, match=r"07\.pth and 12 more. Give one of them"):
+        locate(tmp_path)
+
+
+def test_a_folder_with_shards_is_its_index_and_its_shards(folder):
+    (folder / "model.safetensors").rename(folder / "two.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "two.safetensors", "b": "one.safetensors"}}')
+    shards = (index, folder / "one.safetensors", folder / "two.safetensors")
+    assert locate(folder)[0] == (*shards, folder / "config.json")
+    assert locate(index) == (shards, {})
+    paths(folder, "model.safetensors")
+    assert locate(folder)[0][0] == folder / "model.safetensors"
+
+
 @pytest.mark.parametrize(
     "text",
     [

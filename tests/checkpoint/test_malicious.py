@@ -63,8 +63,39 @@ def persistent(module, name, *arguments):
     return call(module, name, *arguments) + b"Q"
 
 
+THING = b"cmylib\nThing\n)\x81"  # an object of an unknown class
+
+
+def inert_state(module, name, *arguments):
+    return THING + call(module, name, *arguments) + b"b"
+
+
+def inert_item(module, name, *arguments):
+    return THING + b"(" + text("k") + call(module, name, *arguments) + b"u"
+
+
+def inert_element(module, name, *arguments):
+    return THING + b"(" + call(module, name, *arguments) + b"e"
+
+
+def result_of_result(module, name, *arguments):
+    """The result of an unknown function is called with the gadget, and that result again."""
+    return b"cmylib\nmake\n)R(" + call(module, name, *arguments) + b"tR)R"
+
+
+def keywords(module, name, *arguments):
+    return b"cmylib\nThing\n)" + item(module, name, *arguments) + b"\x92"
+
+
+def storage(module, name, *arguments):
+    """The gadget as the class of a storage."""
+    kind = call(module, name, *arguments)
+    return b"(" + text("storage") + kind + text("0") + text("cpu") + b"K\x02tQ"
+
+
 TRICKS = [call, stack_global, new_object, old_instance, old_object]
 TRICKS += [built, item, key, ordered, persistent]
+TRICKS += [inert_state, inert_item, inert_element, result_of_result, keywords, storage]
 
 
 def touch(path):

@@ -55,6 +55,11 @@ def test_a_module_under_a_key_and_in_wrappers(tmp_path):
     assert not any("Loss" in module.class_name for module in file.modules.values())
 
 
+def test_modules_in_lists_and_deep_in_dicts(tmp_path):
+    torch.save({"a": {"b": [0, {"c": (network(),)}]}}, tmp_path / "a.pth")
+    same(read_file(tmp_path / "a.pth").contents["a"]["b"][1]["c"][0], network())
+
+
 def test_the_facts_of_modules(tmp_path):
     torch.save({"model": network()}, tmp_path / "a.pth")
     modules = read_file(tmp_path / "a.pth").modules

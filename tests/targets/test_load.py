@@ -17,7 +17,7 @@ from levit_deploy.checkpoint import fused
 from levit_deploy.errors import ArtifactError, BackendError
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.load import load_artifact, open_isolated
 from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.torchscript_writer import deprecation_accepted, to_torchscript
 
@@ -140,6 +140,16 @@ def test_a_checkpoint_of_torch_is_refused(tmp_path):
 def test_a_plain_safetensors_checkpoint_is_refused(tmp_path):
     save_file(trained().state_dict(), tmp_path / "a.safetensors")
     assert "not one that levit-deploy fuse wrote" in refusal(tmp_path / "a.safetensors")
+    assert "If it is a checkpoint, export it first" in refusal(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_is_to_be_exported_first(tmp_path, zipped):
+    path = tmp_path / "a.pth"
+    torch.save({"w": torch.ones(1)}, path, _use_new_zipfile_serialization=zipped)
+    for load in (load_artifact, lambda path: open_isolated(path).__enter__()):
+        with pytest.raises(ArtifactError, match=r"is a checkpoint and not an artifact.* export "):
+            load(path)
 
 
 def test_a_fused_file_with_damaged_metadata_is_refused(tmp_path):
