@@ -16,9 +16,12 @@ from levit_deploy.arrays import FloatArray, Images, rows
 from levit_deploy.choices import DTYPES, EPS, Output, Precision
 from levit_deploy.errors import CheckpointError
 from levit_deploy.interface import INPUT_NAME
-from levit_deploy.model import LeViT
+from levit_deploy.model import AttentionBias, LeViT
+from levit_deploy.passes.bake_attention_bias import AttentionBiasTable
 from levit_deploy.passes.stage_maps import ToMap
 from levit_deploy.verification.budget import log_probabilities
+
+MOST_AT_ONCE, SCORES_BYTES = 8, 2**26  # images, and what the scores of one attention may take
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp32": "Check the training run that wrote the file.",
@@ -67,6 +70,7 @@ class Reference:
         self._normalised = normalised
         self._literal = literal
         self._dtype = getattr(torch, DTYPES[precision])
+        self._at_once = _images_at_once(model)
         self._float64 = copy.deepcopy(model).double()
         self._own = copy.deepcopy(model).to(self._dtype)
         for name, tensor in self._own.state_dict().items():
@@ -88,8 +92,9 @@ class Reference:
 
     def _answers(self, model: LeViT, images: Images) -> npt.NDArray[Any]:
         """The answers of a network to the images, computed in its own precision."""
-        logits = np.concatenate([_run(model, part) for part in _chunks(self._given(model, images))])
-        return self._finished(logits)
+        given, size = self._given(model, images), self._at_once
+        parts = [given[start : start + size] for start in range(0, len(given), size)]
+        return self._finished(np.concatenate([_run(model, part) for part in parts]))
 
     def _finished(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self._output != "probabilities":
@@ -142,9 +147,12 @@ class Reference:
         return computed
 
 
-def _chunks(images: npt.NDArray[Any], size: int = 8) -> list[npt.NDArray[Any]]:
-    """A few images at a time: in float64, activations take twice the memory they usually do."""
-    return [images[start : start + size] for start in range(0, len(images), size)]
+def _images_at_once(model: LeViT) -> int:
+    """A few images: the scores of each attention, which grow with tokens squared, take memory."""
+    biases = (m for m in model.modules() if isinstance(m, AttentionBias | AttentionBiasTable))
+    with torch.inference_mode():
+        scores = max((bias().numel() for bias in biases), default=1)
+    return max(1, min(MOST_AT_ONCE, SCORES_BYTES // (8 * scores)))
 
 
 def _twin(model: LeViT, seed: int, eps: float) -> LeViT:

@@ -1,9 +1,11 @@
+import networks
 import numpy as np
 import pytest
 import torch
-from networks import SMALL, trained
+from networks import SMALL, float64_logits, trained
 
 from levit_deploy.errors import CheckpointError
+from levit_deploy.passes import to_plain
 from levit_deploy.verification.budget import rms
 from levit_deploy.verification.inputs import standard_cases
 from levit_deploy.verification.reference import Reference, _twin
@@ -66,6 +68,20 @@ def test_draws_are_the_original_and_twins_a_step_away():
             assert (np.abs(tensor.numpy() - original.numpy()) <= step).all()
     moved = (twin.head.l.weight != MODEL.head.l.weight).float().mean()
     assert 0.1 < moved < 0.9
+
+
+@pytest.mark.parametrize("to", [lambda model: model, to_plain])
+def test_with_many_tokens_fewer_images_are_held_at_once(to):
+    config = SMALL.replace(image_size=(384, 512))
+    model = to(trained(config))
+    tokens, heads, images = 24 * 32, config.stages[0].num_heads, networks.images(config, 9).numpy()
+    reference, batches = Reference(model), []
+    hook = reference._float64.register_forward_pre_hook(lambda _, x: batches.append(len(x[0])))
+    logits = reference.logits(images)
+    hook.remove()
+    assert sum(batches) == 9
+    assert max(batches) == 2**26 // (heads * tokens**2 * 8) < 8
+    np.testing.assert_allclose(logits, float64_logits(model, torch.from_numpy(images)), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
