@@ -84,6 +84,6 @@ def image_size_of(value: object) -> Grid:
         if all(type(side) is int and 0 < side < 100_000 for side in (height, width)):
             return height, width
     raise CheckpointError(
-        f"config.json says that the image size is {value!r}. Expected a number of pixels, or "
-        "height and width. Correct the config, or give the weights file alone."
+        f"config.json says that the image size is {repr(value)[:80]}. Expected a number of "
+        "pixels, or height and width. Correct the config, or give the weights file alone."
     )

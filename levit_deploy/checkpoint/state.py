@@ -17,6 +17,7 @@ from levit_deploy.errors import CheckpointError, UsageError
 MAX_DEPTH = 64  # of dicts in dicts
 MAX_NAME = 1000  # characters: no network nests so deep
 MAX_SETS = 64  # of weights in a file
+MAX_SHARING = 4  # uses of a stored number by the tensors of a set, in the mean
 
 # The keys and prefixes of training code for a network's weights, and for their moving average.
 PLAIN_KEYS = ("model", "state_dict", "model_state", "model_state_dict", "module")
@@ -323,6 +324,13 @@ def _problem(state: State) -> str | None:
                 "Expected every number to be stored. Save the state dict of a trained model, "
                 "unchanged."
             )
+    used = sum(tensor.nbytes for tensor in state.values())
+    storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in state.values()}
+    if used > MAX_SHARING * sum(each.untyped_storage().nbytes() for each in storages.values()):
+        return (
+            f"{next(iter(state))} and the tensors beside it are views of the same few numbers. "
+            "Expected numbers of their own. Save the state dict of a trained model, unchanged."
+        )
     if state and not any(tensor.is_floating_point() for tensor in state.values()):
         first = next(iter(state))
         return (
@@ -352,5 +360,5 @@ def _nothing_found(
 
 
 def _some(contents: Mapping[str, Any]) -> str:
-    names = [repr(key) for key in list(contents)[:4]]
+    names = [repr(key)[:80] for key in list(contents)[:4]]
     return (", ".join(names) + (", ..." if len(contents) > 4 else "")) or "nothing"

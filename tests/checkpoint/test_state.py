@@ -325,6 +325,24 @@ def test_dicts_that_hold_each_other_come_to_an_end_soon():
         find(contents)
 
 
+def test_sets_of_views_of_the_same_numbers_are_not_compared():
+    numbers = torch.zeros(1 << 20)
+    contents = {}
+    for i in range(40):
+        views = {f"blocks.{j}.m.qkv.c.weight": numbers[i : i - 50] for j in range(100)}
+        contents[f"model{i}"] = views | {A: torch.full((2,), float(i))}
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="views of the same few numbers"):
+        find(contents)
+    assert time.process_time() - start < 5
+
+
+def test_a_long_key_is_told_in_short():
+    with pytest.raises(CheckpointError) as caught:
+        find({"x" * 100_000: 3})
+    assert len(str(caught.value)) < 1_000
+
+
 def test_a_deep_nesting_comes_to_an_end():
     contents = {"model": ONE}
     for _ in range(10_000):

@@ -30,7 +30,7 @@ def require_activation(name: object, source: str) -> str:
     activation = activation_named(name)
     if activation is None:
         raise CheckpointError(
-            f"{source} says that the activation is {name!r}. Expected one of "
+            f"{source} says that the activation is {repr(name)[:80]}. Expected one of "
             f"{', '.join(ACTIVATIONS)}, as no other is supported exactly. If that is wrong, give "
             "the right one with --activation."
         )
