@@ -250,7 +250,8 @@ class Unpickler:
         if not isinstance(arguments, tuple):
             raise ValueError("its pickle calls a class without arguments")
         if isinstance(callee, Inert):
-            return Inert(class_name=f"{callee.class_name}()", arguments=arguments)
+            made_by = f"{callee.class_name.removesuffix('()')}()"  # of a bounded length
+            return Inert(class_name=made_by, arguments=arguments)
         if not isinstance(callee, Named):
             raise ValueError(f"its pickle calls a {type(callee).__name__}")
         maker = _MAKERS.get(callee.name)
@@ -307,7 +308,8 @@ class Unpickler:
 
 def _key(value: Any) -> Any:
     """The value as a key, or an Inert for one that would take long to hash."""
-    if isinstance(value, tuple | frozenset) or (isinstance(value, int) and abs(value) >= _MAX_KEY):
+    large = isinstance(value, int) and abs(value) >= _MAX_KEY
+    if large or isinstance(value, tuple | set | frozenset):
         return Inert(class_name=f"builtins.{type(value).__name__}", arguments=(value,))
     return value
 
@@ -351,7 +353,6 @@ _ACTIONS: dict[str, Callable[[Unpickler, Any], None]] = {
         "FROZENSET": Unpickler.frozenset_of_marked,
         "ADDITEMS": Unpickler.append_marked,
     },
-    **{"ADDITEMS": Unpickler.append_marked},
     **{"APPEND": Unpickler.append, "APPENDS": Unpickler.append_marked},
     **{"SETITEM": Unpickler.set_item, "SETITEMS": Unpickler.set_marked_items},
     **{"GLOBAL": Unpickler.name, "STACK_GLOBAL": Unpickler.name_on_stack},

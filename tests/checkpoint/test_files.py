@@ -320,6 +320,24 @@ def test_compressed_members_are_refused(pth):
         read_file(resaved(pth, compression=zipfile.ZIP_DEFLATED))
 
 
+def test_an_archive_without_checksums_is_read(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"model": TENSORS}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_file(path).contents["model"]["a"], TENSORS["a"])
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_a_path_is_honest_in_every_python(pth, module):
+    path = f"c{module}\nPosixPath\n(X\x01\0\0\0atR".encode()
+    pickled = b"\x80\x02}X\x01\0\0\0p" + path + b"s."
+    file = read_file(resaved(pth, lambda name, data: pickled if ".pkl" in name else data))
+    assert file.contents["p"].class_name == f"{module}.PosixPath"
+
+
 def test_a_member_that_claims_more_than_its_bytes_is_refused(pth):
     """Else, the numbers that it lacks would be those that lay in memory."""
     with zipfile.ZipFile(pth) as archive:

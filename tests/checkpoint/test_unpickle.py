@@ -308,6 +308,18 @@ def test_instructions_that_no_checkpoint_needs_are_told(program, reason):
         read(b"\x80\x05" + program)
 
 
+def test_calls_of_what_was_called_have_a_short_name():
+    chain = b"cmodule\nClass\n)R" + b")R" * 1_000 + b"."
+    assert read(chain).class_name == "module.Class()"
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_set_as_a_key_is_inert(protocol):
+    (key,) = read(pickle.dumps({frozenset({1, 2}): 3}, protocol))
+    assert isinstance(key, Inert)
+    assert set(*key.arguments) == {1, 2}
+
+
 def test_an_inert_takes_anything():
     """Classes, results and results of results are called, built, and given items and elements."""
     cls, call = b"ca\nB\n", b"(K\x01K\x02tR"
