@@ -6,10 +6,12 @@ official ``replace_batchnorm`` have no ``c`` and ``bn`` in their names.
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from levit_deploy.checkpoint.families import timm
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.names import BIASES, NUMBER, layer
 from levit_deploy.checkpoint.families.rename import rename
@@ -37,10 +39,18 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rename(state, str)
 
 
-def known(_config: Mapping[str, Any], release: Release | None = None) -> Known:
-    """Nothing, as the official code saves no config.
+def known(config: Mapping[str, Any], release: Release | None = None) -> Known:
+    """The facts in the ``config.json`` of a hub folder of timm. The official code saves no config.
 
-    timm up to 0.8.6 saves the same names, and computes its attention with Hardswish whatever the
-    activation of the other parts is.
+    timm up to 0.8.6 saves the official names. Every variant of it has Hardswish, and its attention
+    keeps that whatever the activation of the other parts is.
     """
+    if str(config.get("architecture")).startswith("levit"):
+        return replace(
+            timm.known(config),
+            activation="hardswish",
+            attention_activation="hardswish",
+            variants_activation=False,
+            told=("activation hardswish, by config.json",),
+        )
     return Known(attention_activation=None if release is None else "hardswish")

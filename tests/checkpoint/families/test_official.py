@@ -68,3 +68,30 @@ def test_conversion_gives_a_dict_of_its_own():
     n = len(state)
     official.convert(state).clear()
     assert len(state) == n
+
+
+# as save_for_hf of timm 0.6.13 writes it
+FOLDER = {
+    "architecture": "levit_256d",
+    "num_classes": 3,
+    "input_size": [3, 224, 224],
+    "crop_pct": 0.9,
+    "interpolation": "bilinear",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "first_conv": "patch_embed.0.c",
+    "labels": ["cat", "dog", "newt"],
+}
+
+
+def test_a_hub_folder_of_an_old_timm_states_its_facts_and_means_hardswish():
+    facts = official.known(FOLDER)
+    assert (facts.activation, facts.attention_activation) == ("hardswish", "hardswish")
+    assert facts.labels == ("cat", "dog", "newt")
+    assert str(facts.preprocessing) == "crop 0.9, bilinear, mean 0.5 0.5 0.5, std 0.5 0.5 0.5"
+    assert facts.stated["classes"] == 3
+    assert facts.told == ("activation hardswish, by config.json",)
+
+
+def test_another_config_beside_official_names_states_nothing():
+    assert official.known({"architecture": "LeViT_256", "num_classes": 3}) == official.known({})
