@@ -13,20 +13,21 @@ def rounds_side_by_side(
     *,
     rounds: int,
     warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Return each callable's time in every round, in seconds.
 
     The callables take turns, with one call each a round. So a change in the machine's speed affects
-    all of them alike. The first ``warmup`` rounds do not count. ``progress`` is called after every
-    round.
+    all of them alike. The first ``warmup`` rounds do not count. ``clock`` gives the time in
+    seconds, and ``progress`` is called after every round.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(warmup + rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
         progress()
     return {name: taken[warmup:] for name, taken in times.items()}
 

@@ -25,6 +25,13 @@ def test_callables_take_turns_and_the_warmup_is_not_counted():
     assert all(0.02 <= taken < 0.3 for taken in times["slow"])
 
 
+def test_by_the_processors_time_waiting_takes_none():
+    """As a call waits while another program has the processor."""
+    calls = {"waits": lambda: time.sleep(0.05), "works": lambda: sum(range(200_000))}
+    times = rounds_side_by_side(calls, rounds=3, warmup=0, clock=time.thread_time)
+    assert max(times["waits"]) < min(times["works"])
+
+
 def test_a_ratio_is_taken_round_by_round():
     found = ratio([2.0, 4.0, 6.0, 8.0, 10.0], [1.0, 1.0, 2.0, 8.0, 5.0])  # 2, 4, 3, 1, 2
     assert found == Ratio(2.0, 2.0, 3.0)

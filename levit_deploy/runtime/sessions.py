@@ -29,9 +29,9 @@ def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = Fal
     )
 
 
-def runner(model: bytes, batch: int | None) -> Run:
+def runner(model: bytes, batch: int | None, threads: int | None = None) -> Run:
     """An in-process onnxruntime session as a function of any number of images."""
-    session = onnx_session(model)
+    session = onnx_session(model, threads)
     name = session.get_inputs()[0].name
     return filled(lambda images: session.run(None, {name: images})[0], batch)
 
