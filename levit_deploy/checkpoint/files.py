@@ -97,8 +97,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Any], Modules]:
             raise
         raise CheckpointError(
             f"{path} looks like a torch file but cannot be read: {first_line(error)}. It may be "
-            "truncated or damaged, or hold much else than weights. Copy it again, or save the state "
-            "dict alone."
+            "truncated or damaged, or hold much else than weights. Copy it again, or save its "
+            "state dict alone."
         ) from error
     if not isinstance(contents, dict):
         kind = contents.class_name if isinstance(contents, Inert) else type(contents).__name__
