@@ -280,6 +280,20 @@ def test_trainers_that_save_the_average_in_place_are_known(contents, trained):
     assert same(find(contents, "state_dict")[1], TWO)
 
 
+def test_a_set_may_stand_behind_a_prefix_beside_one_without():
+    contents = ONE | prefixed("teacher.", TWO)
+    with pytest.raises(CheckpointError, match=r"they differ: model and teacher\."):
+        find(contents)
+    assert same(find(contents, "teacher")[1], TWO)
+    assert same(find(contents, "model")[1], ONE)
+
+
+def test_an_adapter_is_no_set_of_weights():
+    contents = prefixed("base.model.", {A.replace("weight", "lora_A.weight"): ONE[A]})
+    with pytest.raises(CheckpointError, match="look like a LoRA adapter's"):
+        find(contents)
+
+
 def test_an_average_under_ema_state_dict_is_one_elsewhere():
     assert same(find({"state_dict": ONE, "ema_state_dict": TWO}, "ema")[1], TWO)
 
@@ -363,17 +377,18 @@ def test_more_sets_than_anyone_saves_are_refused():
 @pytest.mark.parametrize(
     "names",
     [
-        (f"p{i}.{A}" for i in range(100_000)),
-        (f"blocks.0.m.foo{i}" for i in range(100_000)),
-        (f"{'stages.0.blocks.' * 50}{i}" for i in range(20_000)),
+        (f"p{i}.{A}" for i in range(30_000)),
+        (f"blocks.0.m.foo{i}" for i in range(30_000)),
+        (f"{'stages.0.blocks.' * 50}{i}" for i in range(3_000)),
         ("stages." * 100_000, "x._orig_mod" * 100_000, "module." * 100_000),
+        ("x." * 100_000 + A,),
     ],
 )
 def test_many_names_and_long_ones_take_little_time(names):
     contents = {**ONE, **dict.fromkeys(names, ONE[A])}
     begin = time.process_time()
-    with suppress(CheckpointError):
-        find(contents)
+    with suppress(CheckpointError, UsageError):
+        find(contents, "x")
     assert time.process_time() - begin < 5
 
 
