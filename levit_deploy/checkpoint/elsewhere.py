@@ -12,6 +12,7 @@ INDEX = ".index.json"  # of weights in shards
 INDEXES = tuple(name + INDEX for name in WEIGHTS)
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".tar")
 MAX_ENTRIES = 10_000
+_MARKS = (*WEIGHTS, *INDEXES, "zero_to_fp32.py", ".metadata", "adapter_config.json")
 
 MERGE = (
     "Merge it into its base first: PeftModel.from_pretrained(base, adapter).merge_and_unload()"
@@ -40,9 +41,11 @@ def advice_for_folder(folder: Path) -> str:
             "Python, dcp_to_torch_save). Give that file."
         )
     if "zero_to_fp32.py" in names or any(_is_of_deepspeed(entry) for entry in entries):
+        script = folder / "zero_to_fp32.py"
+        command = script if script.name in names else "-m deepspeed.utils.zero_to_fp32"
         return (
-            f"{folder} is a checkpoint of DeepSpeed. Make one of plain weights: python "
-            f"{folder / 'zero_to_fp32.py'} {folder} weights. Give what it writes."
+            f"{folder} is a checkpoint of DeepSpeed. Make one of plain weights: python {command} "
+            f"{folder} weights. Give what it writes."
         )
     if any(name.endswith(".pdparams") for name in names):
         return f"{folder} holds weights of PaddlePaddle. {PADDLE}"
@@ -65,12 +68,12 @@ def _is_of_deepspeed(entry: Path) -> bool:
 
 
 def _weights_below(entries: list[Path]) -> list[str]:
-    """The checkpoint files in a folder and its subfolders, and the subfolders of hub libraries."""
+    """The checkpoint files in a folder and its subfolders, and subfolders that are checkpoints."""
     below: list[str] = []
     for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             inside = list(islice(entry.iterdir(), MAX_ENTRIES))
-            if any((entry / name).is_file() for name in (*WEIGHTS, *INDEXES)):
+            if any((entry / name).is_file() for name in _MARKS):
                 below.append(f"{entry.name}/")
             else:
                 below += [f"{entry.name}/{file.name}" for file in inside if _is_weights(file)]

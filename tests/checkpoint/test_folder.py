@@ -75,7 +75,8 @@ def paths(folder, *names):
         (["adapter_config.json", "adapter_model.safetensors"], "adapter such as LoRA.*Merge it"),
         ([".metadata", "__0_0.distcp"], "python -m torch.*format_utils dcp_to_torch .*weights.pth"),
         (["latest", "zero_to_fp32.py", "global_step9/x.pt"], "DeepSpeed.*zero_to_fp32.py .* weigh"),
-        (["global_step9/mp_rank_00_model_states.pt"], "checkpoint of DeepSpeed"),
+        (["global_step9/mp_rank_00_model_states.pt"], "python -m deepspeed.utils.zero_to_fp32"),
+        (["checkpoint-5/zero_to_fp32.py", "checkpoint-5/latest"], "this below it: checkpoint-5/"),
         (["levit.pdparams"], "PaddlePaddle.*paddle.load, transpose"),
         (
             ["checkpoint-500/model.safetensors", "checkpoint-900/pytorch_model.bin", "a.json"],
