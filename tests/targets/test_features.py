@@ -44,6 +44,7 @@ FORMS = [
     ("onnx", "fp32", "spatial", 17, None),
     ("onnx", "fp32", "tokens", 17, 3),
     ("onnx", "fp32", "tokens", 23, None),
+    pytest.param("onnx", "fp32", "spatial", 11, None, marks=pytest.mark.slow),
     ("onnx", "fp16", "spatial", 20, None),
     pytest.param("onnx", "fp16", "tokens", 23, None, marks=pytest.mark.slow),
     ("torchscript", "fp32", "tokens", None, None),
