@@ -18,8 +18,7 @@ from levit_deploy.targets.target import ExportOptions
 
 def test_what_the_file_says_of_itself_has_to_be_so(tmp_path, pixels_onnx):
     for key, value, expected in (
-        ("input", "float32", "Expected pixel_values and probabilities, float32"),
-        ("output", "logits", "Expected pixels and logits, uint8"),
+        ("input", "float32", "Expected float32 and float32"),
         ("input", "uint4", "the input 'uint4' is not one of float32, uint8"),
     ):
         model = onnx.load(pixels_onnx)
