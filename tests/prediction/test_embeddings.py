@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 
@@ -15,9 +14,6 @@ from levit_deploy.pictures.files import find_pictures, read_pictures
 from levit_deploy.prediction.embeddings import ROWS, vectors_to
 from levit_deploy.targets.load import load_artifact
 
-needs_pyarrow = pytest.mark.skipif(
-    importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed"
-)
 N = 11  # a batch, and a part of one
 
 
@@ -57,7 +53,6 @@ def test_npy_has_a_row_for_each_path_beside_it(folder, tmp_path):
     assert json.loads((tmp_path / "v.paths.json").read_text()) == [str(path) for path in paths]
 
 
-@needs_pyarrow
 def test_parquet_has_path_and_vector(folder, tmp_path):
     import pyarrow.parquet
 
@@ -72,7 +67,6 @@ def test_parquet_has_path_and_vector(folder, tmp_path):
     assert table.schema.metadata[b"sha256"].decode() == sha256
 
 
-@needs_pyarrow
 def test_parquet_is_written_in_groups(tmp_path):
     import pyarrow.parquet
 
