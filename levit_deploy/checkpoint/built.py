@@ -39,7 +39,7 @@ def with_modules(known: Known, modules: Modules) -> Known:
         return known
     stated: dict[str, Any] = _activations(known, modules)
     eps = _only("eps", {_eps(module) for module in modules.values() if _is_norm(module)})
-    if eps is not None and eps != 1e-5:
+    if eps is not None:
         stated["eps"] = eps
     told = (
         f"{name.replace('_', ' ')} {value}, by {SOURCE}" for name, value in stated.items() if value

@@ -31,7 +31,10 @@ def test_no_modules_state_nothing():
 def test_the_classes_of_modules_tell_the_activation(activation):
     known = with_modules(Known(), modules_of(LeViT(SMALL.replace(activation=activation))))
     assert known.activation == activation
-    assert known.told == (f"activation {activation}, by the network itself",)
+    assert known.told == (
+        f"activation {activation}, by the network itself",
+        "eps 1e-05, by the network itself",
+    )
 
 
 @pytest.mark.parametrize("part", ["stem_activation", "attention_activation"])
@@ -46,7 +49,7 @@ def test_a_part_may_have_its_own_activation(part):
 def test_transformers_modules_tell_theirs():
     config = LevitConfig(hidden_sizes=[16, 16, 16], num_attention_heads=[1, 1, 1], depths=[1, 1, 1])
     known = with_modules(Known(), modules_of(LevitForImageClassification(config)))
-    assert (known.activation, known.attention_activation, known.eps) == ("hardswish", None, None)
+    assert (known.activation, known.attention_activation, known.eps) == ("hardswish", None, 1e-5)
 
 
 def test_an_eps_of_its_own_is_told():
