@@ -191,7 +191,7 @@ def test_more_threads_than_processors_are_refused():
         pass
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_a_network_without_a_head_is_timed_as_it_is(tmp_path):
     state = {k: t for k, t in trained().state_dict().items() if not k.startswith("head")}
     torch.save(state, tmp_path / "ckpt.pth")

@@ -38,7 +38,7 @@ ONE = torch.ones(1)
 TIMM = {"stem.conv1.linear.weight": ONE}
 REFUSED = {
     "missing file": (lambda folder: folder / "nowhere.pth", "cannot be read"),
-    "a folder of neither library": (lambda folder: folder, "neither model.safetensors nor"),
+    "a folder of neither library": (lambda folder: folder, "has no model.safetensors"),
     "names of two families": (
         lambda folder: broken(folder, lambda state: state.update(TIMM)),
         "the names of official and timm at once",
@@ -55,7 +55,7 @@ REFUSED = {
     ),
     "a surplus key": (
         lambda folder: broken(folder, lambda state: state.update(extra=torch.ones(1))),
-        "surplus extra",
+        "another tensor: extra",
     ),
     "a wrong shape": (
         lambda folder: broken(folder, lambda state: state.update({"head.bn.bias": torch.ones(5)})),

@@ -131,6 +131,7 @@ def test_compare_optimum_measures_both_exports():
         assert float(memory) > 300  # torch alone takes 200
 
 
+@pytest.mark.study
 def test_quantize_digits_loses_next_to_nothing_where_sums_cannot_saturate():
     lines = script("quantize_digits.py").splitlines()
     before, any_cpu, vnni = ([float(x) for x in re.findall(r"([\d.]+)%", line)] for line in lines)

@@ -85,7 +85,7 @@ def test_a_runtime_that_computes_something_else_is_refused(refused, files, tmp_p
     assert "exit status 3" in said
 
 
-@pytest.mark.slow
+@pytest.mark.study
 def test_timm_to_int8_keeps_the_answers(tmp_path):
     checkpoint = read_demo_checkpoint(tmp_path)
     labels = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
