@@ -16,7 +16,7 @@ from levit_deploy.errors import UsageError
 
 Source = str | Path | nn.Module | Mapping[str, Any]  # of a checkpoint
 
-MAX_DEPTH = 8  # of dicts in each other
+MAX_DEPTH = 8  # of dicts and lists in each other
 
 
 def at_hand(source: nn.Module | Mapping[str, Any]) -> tuple[CheckpointFile, Mapping[str, Any]]:
@@ -51,6 +51,8 @@ def _plain(value: Any, networks: list[nn.Module], depth: int) -> Any:
         value = vars(value)
     if isinstance(value, Mapping) and depth < MAX_DEPTH:
         return {key: _plain(part, networks, depth + 1) for key, part in value.items()}
+    if isinstance(value, list | tuple) and depth < MAX_DEPTH:
+        return [_plain(part, networks, depth + 1) for part in value]
     if isinstance(value, Tensor):
         return value.detach() if value.is_meta else value.detach().cpu()
     return value
@@ -71,8 +73,9 @@ def _config(networks: list[nn.Module]) -> dict[str, Any]:
     for module in modules:
         config: Any = getattr(module, "config", None)
         if hasattr(config, "to_json_string"):
+            # as save_pretrained does: its own config may name the class that it was loaded from
             saved: dict[str, Any] = json.loads(config.to_json_string())
-            return saved
+            return saved | {"architectures": [type(module).__name__]}
     for module in modules:
         if isinstance(pretrained := getattr(module, "pretrained_cfg", None), Mapping):
             return {"pretrained_cfg": json.loads(json.dumps(dict(pretrained), default=str))}
@@ -87,10 +90,10 @@ def _sha256(contents: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _tensors(contents: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(contents: Mapping[Any, Any] | list[Any], prefix: str) -> Iterator[tuple[str, Tensor]]:
     """Every tensor with its dotted name, but for kinds that are refused later."""
-    for key, value in contents.items():
-        if isinstance(value, Mapping):
+    for key, value in contents.items() if isinstance(contents, Mapping) else enumerate(contents):
+        if isinstance(value, Mapping | list):
             yield from _tensors(value, f"{prefix}{key}.")
         elif isinstance(value, Tensor) and _has_bytes(value):
             yield f"{prefix}{key}", value

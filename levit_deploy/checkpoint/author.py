@@ -66,10 +66,10 @@ class Checked:
     allowed_max_error: float
 
     def __str__(self) -> str:
-        images = "1 image" if self.images == 1 else f"{self.images} images"
         return (
-            f"checked against its author's logits in {self.path.name}: {images}, RMSE "
-            f"{self.rmse:.1e} of {self.allowed_rmse:.1e} allowed"
+            f"checked against its author's logits in {self.path.name}: "
+            f"{counted(self.images, 'image')}, RMSE {self.rmse:.1e} of {self.allowed_rmse:.1e} "
+            "allowed"
         )
 
     @property

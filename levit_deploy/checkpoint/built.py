@@ -26,7 +26,7 @@ _PARTS = {
     "attention_activation": re.compile(r".*\b(proj|projection|to_out)\b.*"),
     "activation": re.compile(r".*"),
 }
-_NORM = re.compile(r".*\.(Sync)?BatchNorm(1d|2d)?|.*\.BatchNormAct2d")
+_NORM = re.compile(r".*\.(Sync)?BatchNorm(1d|2d)?|.*\.BatchNormAct2d|.*\.LayerNorm")
 
 
 def with_modules(known: Known, modules: Modules) -> Known:

@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from levit_deploy.text import listed
+
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order the hub libraries prefer
 INDEX = ".index.json"  # of weights in shards
 INDEXES = tuple(name + INDEX for name in WEIGHTS)
@@ -49,12 +51,12 @@ def advice_for_folder(folder: Path) -> str:
         )
     if any(name.endswith(".pdparams") for name in names):
         return f"{folder} holds weights of PaddlePaddle. {PADDLE}"
-    if found := _weights_below(entries):
-        some = ", ".join(sorted(found)[:8]) + (f" and {len(found) - 8} more" * (len(found) > 8))
-        which = "these" if len(found) > 1 else "this"
+    if below := sorted(_weights_below(entries)):
+        which = "these" if len(below) > 1 else "this"
         return (
-            f"{folder} has no {' or '.join(WEIGHTS)} of its own, but {which} below it: {some}. "
-            f"Give {'one of them' if len(found) > 1 else str(folder / found[0])}."
+            f"{folder} has no {' or '.join(WEIGHTS)} of its own, but {which} below it: "
+            f"{listed(below, 8)}. "
+            f"Give {'one of them' if len(below) > 1 else str(folder / below[0])}."
         )
     return (
         f"{folder} is a folder with neither {' nor '.join(WEIGHTS)} in it. Expected a folder that "

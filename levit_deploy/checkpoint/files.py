@@ -19,6 +19,7 @@ from levit_deploy.checkpoint.stored import OTHER_TENSORS, Storages
 from levit_deploy.checkpoint.unpickle import Unpickler
 from levit_deploy.errors import CheckpointError, UnsafeInputError, first_line, is_out_of_memory
 from levit_deploy.regular_files import open_regular
+from levit_deploy.text import listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,21 +164,16 @@ def _unpickled(archive: zipfile.ZipFile, path: Path, allowance: Allowance) -> An
         if unpickler.suspicious:
             raise UnsafeInputError(
                 f"{path} names code that no checkpoint needs and that an attacker would run: "
-                f"{_some(unpickler.suspicious)}. Expected tensors, and objects of a "
+                f"{listed(sorted(unpickler.suspicious), 8)}. Expected tensors, and objects of a "
                 "training run. Nothing was run. If you trust the file, load it yourself and save "
                 "its state dict alone."
             )
         if kinds := unpickler.names & OTHER_TENSORS:
             raise CheckpointError(
                 f"{path} is not a checkpoint of weights: it holds tensors of another kind "
-                f"({_some(kinds)}). Expected a state dict of ordinary tensors from "
+                f"({listed(sorted(kinds), 8)}). Expected a state dict of ordinary tensors from "
                 "torch.save. Save the state dict alone."
             )
-
-
-def _some(names: set[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(sorted(names)[:8]) + more
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -73,17 +73,17 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         ) from error
 
 
-def image_size_of(value: object) -> Grid:
+def image_size_of(value: object, source: str = CONFIG) -> Grid:
     """Read (height, width) from a config's side, [height, width] or [channels, height, width].
 
-    Raises CheckpointError for anything else.
+    ``source`` is the place of the config. Raises CheckpointError for anything else.
     """
     sides = [value, value] if isinstance(value, int) else value
-    if isinstance(sides, list) and len(sides) in (2, 3):
+    if isinstance(sides, list | tuple) and len(sides) in (2, 3):
         height, width = sides[-2:]
         if all(type(side) is int and 0 < side < 100_000 for side in (height, width)):
             return height, width
     raise CheckpointError(
-        f"config.json says that the image size is {repr(value)[:80]}. Expected a number of "
-        "pixels, or height and width. Correct the config, or give the weights file alone."
+        f"{source} says that the image size is {repr(value)[:80]}. Expected a number of "
+        "pixels, or height and width. Correct that, or give the weights alone."
     )

@@ -73,6 +73,15 @@ def modules_of(network: nn.Module) -> Modules:
     }
 
 
+def below(modules: Modules, prefix: str) -> Modules:
+    """The modules whose paths begin with ``prefix``, by the rest of their paths."""
+    return {
+        path.removeprefix(prefix): module
+        for path, module in modules.items()
+        if path.startswith(prefix)
+    }
+
+
 def _walk(module: Inert, allowance: Allowance) -> Iterator[tuple[str, Inert]]:
     """Yield the module and all below it with their paths, in torch's order."""
     waiting = [("", module)]

@@ -12,8 +12,10 @@ from levit_deploy.checkpoint.families.recognise import Reader
 from levit_deploy.checkpoint.given import Selection
 from levit_deploy.checkpoint.head_forms import may_be_head
 from levit_deploy.checkpoint.state import MAX_NAME, FoundWeights, State, without_marks
+from levit_deploy.checkpoint.strict import sides
 from levit_deploy.choices import ACTIVATIONS
 from levit_deploy.errors import CheckpointError, UsageError
+from levit_deploy.text import listed
 
 _LEAVES = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
@@ -69,9 +71,11 @@ def own_tensors(
     """
     prefix = found.weights.prefix
     trunk, others = _split(found, reader)
+    # its bias may look like the class weights of a loss
+    named = _begins(selection.head_name, prefix) if selection.head_name is not None else ()
     left_out: dict[str, list[str]] = {}
     for name, tensor in list(others.items()):
-        if reason := _known_kind(name, tensor):
+        if not name.startswith(named) and (reason := _known_kind(name, tensor)):
             left_out.setdefault(reason, []).append(name)
             del others[name]
     known = [name for names in left_out.values() for name in names]
@@ -101,10 +105,10 @@ def own_tensors(
     if others:
         raise _unaccounted(found, others, {**trunk, **heads}, heads, path)
     own = {name.removeprefix(prefix): tensor for name, tensor in {**trunk, **heads}.items()}
-    named = {name.removeprefix(module): tensor for name, tensor in heads.items()}
+    in_head = {name.removeprefix(module): tensor for name, tensor in heads.items()}
     return OwnTensors(
         state={name.removeprefix(prefix): t for name, t in trunk.items()} if module else own,
-        head=named if module else {},
+        head=in_head if module else {},
         names_in_file=own,
         passed_over=tuple(
             f"{_listed(names)} ({reason})" for reason, names in left_out.items() if names
@@ -183,14 +187,19 @@ def _is_linear(name: str, tensor: Tensor) -> bool:
 
 def _named_head(module: str, prefix: str, names: State, path: Path) -> tuple[str, State]:
     """The beginning of the names of the module given, and its tensors by whole name."""
-    module = without_marks(module.rstrip("."))
-    for begin in (f"{module}.", f"{prefix}{module}."):
+    for begin in _begins(module, prefix):
         if head := {name: tensor for name, tensor in names.items() if name.startswith(begin)}:
             return begin, head
     raise UsageError(
         f"--head-name {module} was given, but {path} has no tensor such as {module}.weight beside "
         f"the trunk. It has {_listed(names) or 'none'}. Give the module that is the head."
     )
+
+
+def _begins(module: str, prefix: str) -> tuple[str, str]:
+    """The beginnings of names in a module, which is told with or without the prefix."""
+    module = without_marks(module.rstrip("."))
+    return f"{module}.", f"{prefix}{module}."
 
 
 def _matching(pattern: str, prefix: str, names: Sequence[str], path: Path) -> list[str]:
@@ -221,7 +230,7 @@ def _unaccounted(
         )
     prefix = found.weights.prefix
     behind = f" behind {prefix!r}" if prefix else ""
-    described = _listed([f"{name} ({_sides(tensor)})" for name, tensor in others.items()])
+    described = _listed([f"{name} ({sides(tensor)})" for name, tensor in others.items()])
     ignore = " ".join(f"--ignore '{pattern}'" for pattern in _patterns(others, own)[:3])
     named = _possible_head(others, prefix)
     if not heads:
@@ -271,11 +280,5 @@ def _pattern(name: str, own: Collection[str]) -> str:
     return next((f"{module}.*" for module in modules if module not in own), name)
 
 
-def _listed(names: Sequence[str] | State) -> str:
-    names = list(names)
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(name[:200] for name in names[:4]) + more
-
-
-def _sides(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
+def _listed(names: Collection[str]) -> str:
+    return listed([name[:200] for name in names])

@@ -28,6 +28,7 @@ from levit_deploy.checkpoint.folder import locate
 from levit_deploy.checkpoint.given import Given, Selection, release
 from levit_deploy.checkpoint.head_forms import with_heads_in_form
 from levit_deploy.checkpoint.infer import infer_config
+from levit_deploy.checkpoint.modules import below
 from levit_deploy.checkpoint.other_tensors import own_tensors
 from levit_deploy.checkpoint.recorded import with_record
 from levit_deploy.checkpoint.resize import resize
@@ -162,8 +163,6 @@ def read_checkpoint(
     if isinstance(labels, str | Path):
         labels = read_labels(Path(labels))
     expected = None if expect is None else read_authors_logits(Path(expect))
-    if expected is not None and given.image_size is None and given.trained_size is None:
-        given = replace(given, image_size=expected.image_size)
     if isinstance(source, str | Path):
         files, saved_config = locate(Path(source))
         is_index = files[0].name.endswith(INDEX)
@@ -259,11 +258,14 @@ def _read_state_dict(
     given: Given,
     expected: AuthorsLogits | None,
 ) -> Checkpoint:
+    if expected is not None and given.image_size is None and given.trained_size is None:
+        given = replace(given, image_size=expected.image_size)
     found = find_weights(file.contents, selection.weights, file.path)
     reader = recognise(found.weights.state, file.path)
     own = own_tensors(found, reader, selection, file.path)
     _require_family(given, reader)
-    known = with_modules(reader.known(saved_config, given.trained_with), file.modules)
+    modules = below(file.modules, found.weights.prefix_in_file)
+    known = with_modules(reader.known(saved_config, given.trained_with), modules)
     known = with_record(
         known, find_record(file.contents, file.path, beside=bool(files)), reader.FAMILY
     )

@@ -46,10 +46,13 @@ def with_record(known: Known, record: TrainingRecord, family: str) -> Known:
     }
     if not known.stated:
         changes["stated"] = _counts(arguments)
+    source = record.source
+    if known.stated or known.image_size is not None:
+        source = f"{known.source} or {source}" if "image_size" in changes else known.source
     if not known.labels:
         changes["labels"] = _labels(arguments)
     told = tuple(f"{name} {text}, by {record.source}" for name, text in _words(changes))
-    return replace(known, **changes, source=record.source, told=(*known.told, *told))
+    return replace(known, **changes, source=source, told=(*known.told, *told))
 
 
 def _activations(known: Known, record: TrainingRecord, family: str) -> dict[str, Any]:
@@ -60,9 +63,9 @@ def _activations(known: Known, record: TrainingRecord, family: str) -> dict[str,
     if name is None and activation_named(arguments.get("activation")):  # else of another part
         name = arguments["activation"]
     if name is None:
-        return _variants_activation(arguments) if family == timm.FAMILY else {}
+        return _variants_activation(record) if family == timm.FAMILY else {}
     activation = require_activation(_text(name), source)
-    changes: dict[str, Any] = {"activation": activation}
+    changes: dict[str, Any] = {"activation": activation, "activation_source": source}
     own = arguments.get("attn_act_layer")
     if own is not None:
         changes["attention_activation"] = require_activation(_text(own), source)
@@ -71,10 +74,12 @@ def _activations(known: Known, record: TrainingRecord, family: str) -> dict[str,
     return changes
 
 
-def _variants_activation(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _variants_activation(record: TrainingRecord) -> dict[str, Any]:
     """The activation of the variant that the run names, if it is one of timm's."""
-    variant = timm.variant_named(arguments.get("model"))
-    return {} if variant is None else {"activation": variant.activation}
+    variant = timm.variant_named(record.arguments.get("model"))
+    if variant is None:
+        return {}
+    return {"activation": variant.activation, "activation_source": record.source}
 
 
 def _text(name: object) -> object:
@@ -88,7 +93,7 @@ def _image_size(known: Known, record: TrainingRecord) -> dict[str, Any]:
     if known.image_size is not None:
         return {}
     if own is not None:
-        return {"image_size": image_size_of(own)}
+        return {"image_size": image_size_of(own, record.source)}
     size = next((record.arguments[name] for name in _SIZES if record.arguments.get(name)), None)
     if known.usual_image_size is not None or size is None:
         return {}

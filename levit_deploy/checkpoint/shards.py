@@ -37,8 +37,8 @@ def read_shards(index: Path) -> CheckpointFile:
             surplus = sorted(map(str, file.contents.keys() - promised))
             difference = f"lacks {missing[0]}" if missing else f"has {surplus[0]}, too"
             raise CheckpointError(
-                f"{shard} {difference}, unlike {index.name} says. Expected the shards and the "
-                "index of one model. Save the model again, or copy all its files again."
+                f"{shard} {difference}, and {index.name} says otherwise. Expected the shards and "
+                "the index of one model. Save the model again, or copy all its files again."
             )
         contents |= file.contents
         sums += f"{file.sha256}  {shard.name}\n"

@@ -161,7 +161,7 @@ def _sets(
         name = without_marks(key)
         begin = begin_of_trunk(name) if len(name) <= MAX_NAME else None
         if begin is not None and name[:begin] not in in_file:
-            in_file[name[:begin]] = key.removesuffix(name[begin:])
+            in_file[name[:begin]] = _prefix_in_file(key, name[:begin])
             if len(in_file) > MAX_SETS:
                 break
     if not in_file:
@@ -185,6 +185,13 @@ def _sets(
             state=state,
             beside=beside,
         )
+
+
+def _prefix_in_file(key: str, prefix: str) -> str:
+    """The longest beginning of a name that is ``prefix`` without the marks of wrappers."""
+    parts = key.split(".")[:-1]
+    begins = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
+    return next((f"{begin}." for begin in begins if without_marks(begin) == prefix[:-1]), "")
 
 
 def _each_once(tensors: State, path: Path) -> Iterator[tuple[str, Tensor]]:

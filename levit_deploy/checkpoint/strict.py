@@ -1,6 +1,6 @@
 """Load a state dict with every name and shape accounted for."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from levit_deploy.checkpoint.image_size import same_indices
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, first_line
 from levit_deploy.model import AttentionBias, LeViT, offset_indices
+from levit_deploy.text import listed
 
 COUNTS, INDICES = ".num_batches_tracked", ".attention_bias_idxs"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -61,15 +62,15 @@ def refuse_other_names_or_shapes(
     """Raise CheckpointError, with names, for tensors missing, surplus or of another shape."""
     problems = []
     if missing := expected.keys() - state.keys() - set(optional):
-        problems.append(f"missing {_listed(missing)}")
+        problems.append(f"missing {listed(sorted(missing))}")
     if surplus := state.keys() - expected.keys():
-        problems.append(f"surplus {_listed(surplus)}")
+        problems.append(f"surplus {listed(sorted(surplus))}")
     if wrong := [
-        f"{key} ({_sides(state[key])} instead of {_sides(expected[key])})"
+        f"{key} ({sides(state[key])} instead of {sides(expected[key])})"
         for key in expected.keys() & state.keys()
         if state[key].shape != expected[key].shape
     ]:
-        problems.append(f"wrong shapes: {_listed(wrong)}")
+        problems.append(f"wrong shapes: {listed(sorted(wrong))}")
     if problems:
         raise CheckpointError(
             f"The tensors do not make one LeViT: {'; '.join(problems)}. Expected exactly the "
@@ -107,11 +108,6 @@ def require_numbers(key: str, tensor: Tensor, wanted: torch.dtype) -> None:
         )
 
 
-def _listed(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 4} more" if len(ordered) > 4 else ""
-    return ", ".join(ordered[:4]) + more
-
-
-def _sides(tensor: Tensor) -> str:
+def sides(tensor: Tensor) -> str:
+    """The shape in words, as in '3x4'."""
     return "x".join(map(str, tensor.shape)) or "a scalar"

@@ -86,6 +86,8 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
         ) from error
 
     metadata = session.get_modelmeta().custom_metadata_map
+    if not is_ours(metadata):  # another tool's words may look like ours
+        metadata = {}
     interface, maps = claimed_interface(path, metadata), claimed_maps(path, metadata)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     expected = {"input": [interface.input_name], "output": interface.output_names(len(maps))}

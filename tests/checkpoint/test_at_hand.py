@@ -89,6 +89,28 @@ def test_a_wrapped_network_is_read(wrap):
     assert np.array_equal(logits(checkpoint), float64_logits(trained(GELU), images()))
 
 
+def test_the_modules_beside_a_network_say_nothing_of_it():
+    both = nn.ModuleDict(
+        {"net": trained(GELU), "teacher": nn.Sequential(nn.Linear(2, 3), nn.Mish())}
+    )
+    checkpoint = read_checkpoint(both, ignore=["teacher.*"])
+    assert checkpoint.config == GELU
+    assert not any("eps" in assumption for assumption in checkpoint.assumed)
+
+
+def test_networks_in_a_list_count_in_the_sha256():
+    one = read_checkpoint({"models": [trained(SMALL).state_dict()]})
+    changed = {name: tensor * 2 for name, tensor in trained(SMALL).state_dict().items()}
+    changed |= {name: t for name, t in trained(SMALL).state_dict().items() if "idxs" in name}
+    assert read_checkpoint({"models": [changed]}).sha256 != one.sha256
+
+
+def test_a_live_model_without_a_head_may_have_the_config_of_its_checkpoint():
+    whole = live_transformers()
+    whole.config.architectures = ["LevitForImageClassification"]  # as from_pretrained leaves it
+    assert read_checkpoint(whole.levit).config.headless
+
+
 def test_a_checkpoint_that_torch_has_loaded_is_read_with_its_arguments():
     state = foreign.state_of("timm", SQUARE)
     arguments = argparse.Namespace(model="levit_128s", model_kwargs={"act_layer": "gelu"})

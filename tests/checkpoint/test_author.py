@@ -11,6 +11,7 @@ import torch
 
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import CheckpointError, InputError
+from levit_deploy.pipeline import fuse
 
 SMALL = networks.SMALL
 HEADS = {"class": 0, "distill": 1}
@@ -181,6 +182,13 @@ def test_a_file_that_is_no_npz_is_refused(files, tmp_path, contents):
         (tmp_path / "b.npz").write_bytes(contents)
     with pytest.raises(InputError, match="--expect"):
         read_checkpoint(path, expect=tmp_path / "b.npz")
+
+
+def test_images_of_another_size_are_refused_as_such_for_a_fused_file(files, tmp_path):
+    path, expect = files(input=np.zeros((3, 3, 64, 64), np.float32))
+    fuse(path, tmp_path / "a.fused.safetensors")
+    with pytest.raises(CheckpointError, match=r"images of the shape \(3, 64, 64\)"):
+        read_checkpoint(tmp_path / "a.fused.safetensors", expect=expect)
 
 
 @pytest.mark.parametrize(

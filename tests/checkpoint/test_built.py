@@ -77,6 +77,12 @@ def test_activations_that_are_not_supported_are_refused(change, reason):
         with_modules(Known(), modules_of(model))
 
 
+def test_the_eps_of_a_layernorm_counts():
+    model = nn.Sequential(LeViT(SMALL), nn.LayerNorm(3, eps=1e-6))
+    with pytest.raises(CheckpointError, match=r"several values of eps: 1e-05, 1e-06"):
+        with_modules(Known(), modules_of(model))
+
+
 def test_two_eps_are_refused():
     model = LeViT(SMALL)
     model.head.bn.eps = 1e-3

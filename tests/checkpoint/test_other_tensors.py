@@ -157,6 +157,11 @@ def test_a_trunk_alone_needs_no_word():
     assert own({"model": HEADLESS, "optimizer": {"m": torch.ones(3, 3)}}).passed_over == ()
 
 
+def test_the_bias_of_a_head_is_no_class_weight_of_a_loss():
+    head = {"loss_head.weight": torch.ones(CLASSES, WIDTH), "loss_head.bias": torch.ones(CLASSES)}
+    assert own(HEADLESS | head, head_name="loss_head").head.keys() == {"weight", "bias"}
+
+
 def test_the_heads_that_are_not_named_are_passed_over():
     contents = {**STATE, "fc.weight": torch.ones(CLASSES, WIDTH)}
     with pytest.raises(CheckpointError, match=r"If fc is its head, give --head-name fc"):

@@ -70,8 +70,20 @@ def test_a_config_and_the_familys_code_come_first():
     assert (read.activation, read.image_size, read.stated) == ("silu", (64, 64), {"classes": 5})
 
 
+def test_a_contradiction_names_the_place_of_the_facts():
+    config = Known(stated={"classes": 5}, image_size=(64, 64))
+    assert recorded(known=config, num_classes=7).source == "config.json"
+    assert recorded(num_classes=7).source == "args in a.pth"
+    sizes = recorded(known=Known(stated={"classes": 5}), model_kwargs={"img_size": 96})
+    assert sizes.source == "config.json or args in a.pth"
+
+
 def test_the_size_of_the_network_is_that_of_its_own_arguments():
     assert recorded(img_size=96, model_kwargs={"img_size": [64, 96]}).image_size == (64, 96)
+    # as timm's train.py reads --model-kwargs img_size=64,96
+    assert recorded(model_kwargs={"img_size": (64, 96)}).image_size == (64, 96)
+    with pytest.raises(CheckpointError, match=r"args in a\.pth says .*'large'"):
+        recorded(model_kwargs={"img_size": "large"})
     known = recorded(img_size=96)
     assert (known.image_size, known.usual_image_size) == (None, (96, 96))
     assert recorded(input_size=[3, 64, 96], img_size=32).usual_image_size == (64, 96)
@@ -134,19 +146,27 @@ CROP = {"type": "CenterCrop", "crop_size": 224}
         ([EDGE, {"type": "PackInputs"}], "crop 1.0, bilinear", ""),
         ([{"type": "Resize", "scale": [224, 224], "backend": "pillow"}], "stretch, bilinear", ""),
         ([{"type": "Resize", "scale": 224}], "stretch, bilinear", "Resize"),
+        (
+            [{"type": "Resize", "scale": 224, "keep_ratio": True, "backend": "pillow"}],
+            "stretch, bilinear",
+            "keep_ratio",
+        ),
+        ([EDGE, {**CROP, "efficientnet_style": True}], "crop 0.875, bilinear", "efficientnet"),
+        ([CROP], "crop 0.875, bicubic", "resizing"),
         ([{**EDGE, "edge": "long"}, CROP], "crop 0.875, bilinear", "long"),
         ([EDGE, {"type": "TenCrop"}], "crop 1.0, bilinear", "TenCrop"),
         ([EDGE, {"type": "CenterCrop", "crop_size": 288}], "crop 0.875, bilinear", "ResizeEdge"),
     ],
 )
 def test_the_pictures_of_mmengine(pipeline, words, unsupported):
-    statistics = {"mean": [127.5, 127.5, 127.5], "std": [51, 51, 51]}
+    statistics = {"mean": [127.5, 127.5, 127.5], "std": [51, 51, 51], "to_rgb": True}
     read = recorded("mmpretrain", test_pipeline=pipeline, **statistics).preprocessing
     assert str(read) == f"{words}, mean 0.5 0.5 0.5, std 0.2 0.2 0.2"
     assert unsupported in read.unsupported
     assert bool(unsupported) == bool(read.unsupported)
-    bgr = recorded("mmpretrain", test_pipeline=pipeline, to_rgb=False, **statistics)
-    assert "to_rgb" in bgr.preprocessing.unsupported
+    for blue_first in (False, None):  # as mmengine has it if a config is silent
+        bgr = recorded("mmpretrain", test_pipeline=pipeline, **statistics | {"to_rgb": blue_first})
+        assert "to_rgb" in bgr.preprocessing.unsupported
 
 
 @pytest.mark.parametrize(

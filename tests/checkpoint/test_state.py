@@ -405,3 +405,12 @@ def test_many_names_and_long_ones_take_little_time(names):
 def test_what_is_no_array_of_stored_numbers_is_refused(tensor, reason):
     with pytest.raises(CheckpointError, match=f"^{A} .*{reason}"):
         find({"best": {A: tensor}, "last": {A: tensor}})
+
+
+def test_a_mark_within_the_first_name_leaves_the_prefix_as_it_is():
+    state = {
+        key.replace("blocks.0.", "blocks.0._checkpoint_wrapped_module."): tensor
+        for key, tensor in sorted(prefixed("_orig_mod.net.", ONE).items())
+    }
+    weights = find_weights(state, None, PATH).weights
+    assert (weights.prefix, weights.prefix_in_file) == ("net.", "_orig_mod.net.")

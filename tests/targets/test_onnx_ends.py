@@ -148,6 +148,14 @@ def test_one_input_and_one_output_are_taken_by_place_and_it_is_said(ours, tmp_pa
     assert usual.remarks == ("The input was taken by place: input.",)
 
 
+def test_the_metadata_of_another_tool_state_nothing(ours, tmp_path):
+    model = onnx.load(foreign(ours, tmp_path / "a.onnx"))
+    onnx.helper.set_model_props(model, {"output": "scores", "precision": "FP32", "names": "{}"})
+    onnx.save(model, tmp_path / "b.onnx")
+    artifact = load_artifact(tmp_path / "b.onnx")
+    assert (artifact.metadata, artifact.interface.output) == ({}, "logits")
+
+
 def test_a_proof_says_that_it_went_by_place(ours, tmp_path, checkpoint):
     path = foreign(ours, tmp_path / "a.onnx", input_name="x.1", output_name="123")
     proof = pipeline.verify(checkpoint, path)

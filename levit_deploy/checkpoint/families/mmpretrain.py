@@ -37,6 +37,8 @@ _LAYERS = {"linear1": "0", "linear2": "2"}
 # mmpretrain/datasets/transforms: how a picture is resized, and the steps that do not change it
 _RESIZES = {"ResizeEdge": "cover", "Resize": "stretch"}
 _OTHER_STEPS = ("LoadImageFromFile", "CenterCrop", "PackInputs", "PackClsInputs")
+# what a step may say that changes the pictures, and is not supported
+_OPTIONS = ("keep_ratio", "efficientnet_style", "scale_factor")
 
 
 def matches(keys: Collection[str]) -> bool:
@@ -63,6 +65,8 @@ def pictures(
     """
     steps = {str(step.get("type")): step for step in pipeline if isinstance(step, Mapping)}
     others = [step for name, step in steps.items() if name not in (*_RESIZES, *_OTHER_STEPS)]
+    others += [step for step in steps.values() if any(map(step.get, _OPTIONS))]
+    others += [] if steps.keys() & _RESIZES.keys() else [{"resizing": "none"}]
     fields: dict[str, Any] = {}
     for name, resize in _RESIZES.items():
         if step := steps.get(name):
@@ -74,7 +78,7 @@ def pictures(
             fields |= {"resize": resize, "interpolation": step.get("interpolation", "bilinear")}
             if scale and side and side <= scale:
                 fields["crop_fraction"] = side / scale
-    if arguments.get("to_rgb") is False:
+    if arguments.get("to_rgb") is not True:  # then blue comes first
         others.append({"to_rgb": False})
     return stated(
         Preprocessing(),

@@ -42,15 +42,18 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def known(config: Mapping[str, Any], release: Release | None = None) -> Known:
     """The facts in the ``config.json`` of a hub folder of timm. The official code saves no config.
 
-    timm up to 0.8.6 saves the official names. Every variant of it has Hardswish, and its attention
-    keeps that whatever the activation of the other parts is.
+    timm up to 0.8.6 saves the official names. Every variant of it has Hardswish, unless
+    ``model_args`` names another. Its attention keeps Hardswish in any case.
     """
     if str(config.get("architecture")).startswith("levit"):
+        facts = timm.known(config)
+        own = (config.get("model_args") or {}).get("act_layer") is not None
+        activation = facts.activation if own else "hardswish"
         return replace(
-            timm.known(config),
-            activation="hardswish",
+            facts,
+            activation=activation,
             attention_activation="hardswish",
             variants_activation=False,
-            told=("activation hardswish, by config.json",),
+            told=(f"activation {activation}, by config.json",),
         )
     return Known(attention_activation=None if release is None else "hardswish")

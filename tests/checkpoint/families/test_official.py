@@ -93,5 +93,11 @@ def test_a_hub_folder_of_an_old_timm_states_its_facts_and_means_hardswish():
     assert facts.told == ("activation hardswish, by config.json",)
 
 
+def test_the_activation_of_a_folder_is_that_of_its_arguments():
+    facts = official.known(FOLDER | {"model_args": {"act_layer": "gelu"}})
+    assert (facts.activation, facts.attention_activation) == ("gelu", "hardswish")
+    assert facts.told == ("activation gelu, by config.json",)
+
+
 def test_another_config_beside_official_names_states_nothing():
     assert official.known({"architecture": "LeViT_256", "num_classes": 3}) == official.known({})
