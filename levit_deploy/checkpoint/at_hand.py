@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from levit_deploy.checkpoint.files import CheckpointFile
-from levit_deploy.checkpoint.modules import ModuleFacts, modules_of
+from levit_deploy.checkpoint.pickles.modules import ModuleFacts, modules_of
 from levit_deploy.errors import UsageError
 
 Source = str | Path | nn.Module | Mapping[str, Any]  # of a checkpoint

@@ -11,7 +11,7 @@ from typing import Any
 
 from levit_deploy.checkpoint.families.activations import require_activation
 from levit_deploy.checkpoint.families.known import Known
-from levit_deploy.checkpoint.modules import ModuleFacts, Modules
+from levit_deploy.checkpoint.pickles.modules import ModuleFacts, Modules
 from levit_deploy.errors import CheckpointError
 
 SOURCE = "the network itself"

@@ -10,13 +10,13 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from levit_deploy.checkpoint.allowance import Allowance
 from levit_deploy.checkpoint.elsewhere import advice_for_adapter, advice_for_file
-from levit_deploy.checkpoint.inert import Inert
-from levit_deploy.checkpoint.modules import Modules
-from levit_deploy.checkpoint.plain import plain
-from levit_deploy.checkpoint.stored import OTHER_TENSORS, Storages
-from levit_deploy.checkpoint.unpickle import Unpickler
+from levit_deploy.checkpoint.pickles.allowance import Allowance
+from levit_deploy.checkpoint.pickles.inert import Inert
+from levit_deploy.checkpoint.pickles.modules import Modules
+from levit_deploy.checkpoint.pickles.plain import plain
+from levit_deploy.checkpoint.pickles.stored import OTHER_TENSORS, Storages
+from levit_deploy.checkpoint.pickles.unpickle import Unpickler
 from levit_deploy.errors import CheckpointError, UnsafeInputError, first_line, is_out_of_memory
 from levit_deploy.regular_files import open_regular
 from levit_deploy.text import listed

@@ -28,8 +28,8 @@ from levit_deploy.checkpoint.folder import locate
 from levit_deploy.checkpoint.given import Given, Selection, release
 from levit_deploy.checkpoint.head_forms import with_heads_in_form
 from levit_deploy.checkpoint.infer import infer_config
-from levit_deploy.checkpoint.modules import below
 from levit_deploy.checkpoint.other_tensors import own_tensors
+from levit_deploy.checkpoint.pickles.modules import below
 from levit_deploy.checkpoint.recorded import with_record
 from levit_deploy.checkpoint.resize import resize
 from levit_deploy.checkpoint.shards import read_shards

@@ -12,7 +12,7 @@ from levit_deploy.checkpoint.families import mmpretrain, official, timm
 from levit_deploy.checkpoint.families.activations import activation_named, require_activation
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.folder import image_size_of
-from levit_deploy.checkpoint.inert import Named, attributes
+from levit_deploy.checkpoint.pickles.inert import Named, attributes
 from levit_deploy.checkpoint.training_record import CLASS_NAMES, TrainingRecord
 from levit_deploy.config import Grid, size_text
 from levit_deploy.errors import CheckpointError

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from levit_deploy.checkpoint.allowance import Allowance
 from levit_deploy.checkpoint.folder import MAX_CONFIG_BYTES
-from levit_deploy.checkpoint.inert import Inert, Named, attributes
+from levit_deploy.checkpoint.pickles.allowance import Allowance
+from levit_deploy.checkpoint.pickles.inert import Inert, Named, attributes
 from levit_deploy.regular_files import read_regular
 
 _KEYS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt", "opts")

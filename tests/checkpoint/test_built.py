@@ -6,7 +6,7 @@ from transformers import LevitConfig, LevitForImageClassification
 
 from levit_deploy.checkpoint.built import with_modules
 from levit_deploy.checkpoint.families.known import Known
-from levit_deploy.checkpoint.modules import ModuleFacts
+from levit_deploy.checkpoint.pickles.modules import ModuleFacts
 from levit_deploy.errors import CheckpointError
 from levit_deploy.model import LeViT
 

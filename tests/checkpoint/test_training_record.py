@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from levit_deploy.checkpoint.inert import Inert, Named
+from levit_deploy.checkpoint.pickles.inert import Inert, Named
 from levit_deploy.checkpoint.training_record import NO_RECORD, find_record
 
 ARGUMENTS = {"model": "levit_256", "model_kwargs": {"act_layer": "gelu", "img_size": 96}}

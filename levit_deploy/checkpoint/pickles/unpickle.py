@@ -23,10 +23,10 @@ from typing import Any
 
 from torch import Tensor
 
-from levit_deploy.checkpoint.allowance import Allowance
-from levit_deploy.checkpoint.inert import Inert, Named
-from levit_deploy.checkpoint.stored import dtype_named, numpy_number, tensor_of
-from levit_deploy.checkpoint.suspicious import is_suspicious, today
+from levit_deploy.checkpoint.pickles.allowance import Allowance
+from levit_deploy.checkpoint.pickles.inert import Inert, Named
+from levit_deploy.checkpoint.pickles.stored import dtype_named, numpy_number, tensor_of
+from levit_deploy.checkpoint.pickles.suspicious import is_suspicious, today
 
 _NEW_NAME, _SET, _TENSOR = 10, 4, 10  # steps
 _MAX_NAME = 500  # characters

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 
-from levit_deploy.checkpoint.allowance import MAX_STEPS, Allowance
 from levit_deploy.checkpoint.files import read_file
-from levit_deploy.checkpoint.inert import Inert, Named, attributes
-from levit_deploy.checkpoint.unpickle import Unpickler
+from levit_deploy.checkpoint.pickles.allowance import MAX_STEPS, Allowance
+from levit_deploy.checkpoint.pickles.inert import Inert, Named, attributes
+from levit_deploy.checkpoint.pickles.unpickle import Unpickler
 
 
 def read(data):

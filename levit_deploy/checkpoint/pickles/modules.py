@@ -6,8 +6,8 @@ from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
-from levit_deploy.checkpoint.allowance import Allowance
-from levit_deploy.checkpoint.inert import Inert
+from levit_deploy.checkpoint.pickles.allowance import Allowance
+from levit_deploy.checkpoint.pickles.inert import Inert
 
 _PARTS = ("_parameters", "_buffers", "_modules")
 _PLAIN = (bool, int, float, str, type(None))

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from levit_deploy.checkpoint.allowance import Allowance
-from levit_deploy.checkpoint.inert import Inert, attributes
-from levit_deploy.checkpoint.modules import (
+from levit_deploy.checkpoint.pickles.allowance import Allowance
+from levit_deploy.checkpoint.pickles.inert import Inert, attributes
+from levit_deploy.checkpoint.pickles.modules import (
     ModuleFacts,
     Modules,
     is_module,
     modules_of_pickled,
     state_of_pickled,
 )
-from levit_deploy.checkpoint.stored import Storage
+from levit_deploy.checkpoint.pickles.stored import Storage
 
 _FEW = 16  # arguments of a call that makes a tensor
 MAX_DEPTH = 64  # of collections and objects in each other

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from levit_deploy.checkpoint.files import read_file
-from levit_deploy.checkpoint.inert import Inert
+from levit_deploy.checkpoint.pickles.inert import Inert
 from levit_deploy.errors import CheckpointError, UnsafeInputError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from levit_deploy.checkpoint.inert import Inert, Named
+from levit_deploy.checkpoint.pickles.inert import Inert, Named
 
 _KINDS = {
     **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16},
