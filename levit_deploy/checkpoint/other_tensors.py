@@ -65,9 +65,10 @@ def own_tensors(
 
     ``selection`` has the patterns of names to leave out, as in ``fnmatch``, and the module that is
     the head in place of the family's. Tensors of a known kind are passed over: counts, and the
-    states of losses and metrics. Raises CheckpointError for any other tensor that is not the
-    LeViT's, and UsageError for a pattern or a module that fits no tensor, or takes one that the
-    network needs.
+    states of losses and metrics.
+
+    Raises CheckpointError for any other tensor that is not the LeViT's. Raises UsageError for a
+    pattern or a module that fits no tensor, and for a pattern that takes what the network needs.
     """
     prefix = found.weights.prefix
     trunk, others = _split(found, reader)
