@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from levit_deploy.extras import require_extra
+from levit_deploy.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +62,6 @@ def draw(data: dict[str, Any]) -> Figure:
         panel.margins(x=0.3, y=0.01)
         panel.set_title(f"batch {size}")
         panel.set_xlabel("speed against the plain export")
-    threads = f"{data['threads']} thread{'s' if data['threads'] > 1 else ''}"
+    threads = counted(data["threads"], "thread")
     figure.suptitle(f"{data['network']}, {threads}, {data['processor']}", fontsize=9)
     return figure

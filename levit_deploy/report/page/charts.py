@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from levit_deploy.report.page.markup import element
+from levit_deploy.text import counted
 
 WIDTH, HEIGHT = 640, 236  # of the histogram, in CSS pixels
 LEFT, RIGHT, TOP, BOTTOM = 72, 24, 30, 54  # margins for the labels of a narrow window, too
@@ -38,7 +39,7 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
             drawn.append(
                 element(
                     "rect",
-                    element("title", f"{_errors(count)}, {left:.2g} to {right:.2g}"),
+                    element("title", f"{counted(count, 'error')}, {left:.2g} to {right:.2g}"),
                     x=x(left) + 0.5,
                     y=y(count),
                     width=round(x(right) - x(left) - 1, 1),
@@ -54,15 +55,11 @@ def histogram(counts: Sequence[int], edges: Sequence[float], limit: float, label
     beyond = sum(n for n, left in zip(counts, edges, strict=False) if left >= limit)
     tallest = max(range(len(counts)), key=lambda i: counts[i])
     said = (
-        f"Histogram of {_errors(sum(counts))}: {beyond} beyond the error allowed, most between "
-        f"{edges[tallest]:.2g} and {edges[tallest + 1]:.2g} times it."
+        f"Histogram of {counted(sum(counts), 'error')}: {beyond} beyond the error allowed, most "
+        f"between {edges[tallest]:.2g} and {edges[tallest + 1]:.2g} times it."
     )
     size = f"0 0 {WIDTH} {HEIGHT}"
     return element("svg", *drawn, viewBox=size, class_="chart", role="img", aria_label=said)
-
-
-def _errors(count: int) -> str:
-    return f"{count} error{'' if count == 1 else 's'}"
 
 
 def bar(value: float, limit: float | None, most: float) -> Element:
