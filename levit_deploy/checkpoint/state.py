@@ -284,12 +284,22 @@ def _choose(named: Mapping[str, WeightSet], name: str | None, path: Path) -> tup
         for weights in named.values()
         if wanted in weights.kinds or wanted in weights.names_of_places
     ]
-    if len(fitting) != 1:
-        raise UsageError(
-            f"--weights {name} was given, but {path} holds a LeViT's weights only as "
-            f"{_places(named)}. Leave the option out, or give a name that is there."
-        )
-    return wanted, fitting[0]
+    if len(fitting) == 1:
+        return wanted, fitting[0]
+    # The module around a set names it, too: teacher for teacher.net.
+    inside = [
+        held
+        for held, weights in named.items()
+        if any(f".{wanted}." in f".{'.'.join(place)}." for place in weights.places)
+    ]
+    if not fitting and len(inside) == 1:
+        return inside[0], named[inside[0]]
+    one = "Leave the option out, or give its name"
+    advice = "Give one of these names" if len(named) > 1 else one
+    raise UsageError(
+        f"--weights {name} was given, but {path} holds a LeViT's weights only as "
+        f"{_places(named)}. {advice}."
+    )
 
 
 def _open_choice(named: Mapping[str, WeightSet], path: Path) -> CheckpointError:

@@ -97,6 +97,21 @@ def test_asking_for_weights_that_are_not_there_is_a_usage_error(contents, weight
         find(contents, weights)
 
 
+@pytest.mark.parametrize(
+    "contents",
+    [
+        prefixed("student.net.", ONE) | prefixed("teacher.net.", TWO),
+        {"student": {"net": ONE}, "teacher": {"net": TWO}},
+    ],
+)
+def test_the_module_around_a_set_names_it(contents):
+    name, state = find(contents, "teacher")
+    assert name == "teacher.net"
+    assert any(tensor is TWO[A] for tensor in state.values())
+    with pytest.raises(UsageError, match="Give one of these names"):
+        find(contents, "net")
+
+
 def test_which_weights_were_taken_is_said():
     assert find({"model_ema": TWO})[0] == "ema"
     assert find({"model": ONE, "model_ema": copied(ONE)})[0] == "model"
