@@ -61,7 +61,8 @@ def _start(path: Path) -> bytes:
 
 def _refuse_checkpoint(path: Path, start: bytes) -> None:
     """Raise ArtifactError for a file of torch.save, which is no program."""
-    is_pickle = start.startswith(b"\x80")
+    # safetensors begins with a length, and a 32nd of them with the byte of a pickle.
+    is_pickle = start.startswith(b"\x80") and start[8:9] != b"{"
     if start.startswith(b"PK\x03\x04"):
         with suppress(OSError, ValueError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
             members = {name.rpartition("/")[2] for name in archive.namelist()}

@@ -152,6 +152,16 @@ def test_a_checkpoint_is_to_be_exported_first(tmp_path, zipped):
             load(path)
 
 
+def test_a_fused_file_may_begin_with_the_byte_of_a_pickle(tmp_path):
+    data = contents("fused")
+    length = int.from_bytes(data[:8], "little")
+    padding = (0x80 - length) % 256
+    longer = (length + padding).to_bytes(8, "little") + data[8 : 8 + length] + b" " * padding
+    path = written(tmp_path / "a.safetensors", longer + data[8 + length :])
+    assert path.read_bytes().startswith(b"\x80")
+    assert load_artifact(path).format == load_artifact(written(tmp_path / "b", data)).format
+
+
 def test_a_fused_file_with_damaged_metadata_is_refused(tmp_path):
     metadata = PROVENANCE.to_metadata() | {"config": '{"image_size": 3}'}
     save_file(to_plain(trained()).state_dict(), tmp_path / "a", metadata=metadata)
