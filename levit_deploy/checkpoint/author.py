@@ -78,6 +78,24 @@ class Checked:
         return self.rmse <= self.allowed_rmse and self.max_error <= self.allowed_max_error
 
 
+def authors_logits(given: str | Path | Mapping[str, Any]) -> AuthorsLogits:
+    """Read the logits at a path, or take arrays that are at hand.
+
+    Raises InputError for anything else than ``input`` and ``logits``.
+    """
+    if not isinstance(given, Mapping):
+        return read_authors_logits(Path(given))
+    try:
+        images, logits = (np.asarray(given[name]) for name in ("input", "logits"))
+        _require_arrays(images, logits)
+    except Exception as error:  # of whatever is given
+        raise InputError(
+            f"expect= holds no author's logits: {first_line(error)}. Expected input, float32 (n, "
+            "channels, height, width), and logits, (n, classes), as arrays."
+        ) from error
+    return AuthorsLogits(Path("expect="), images.astype(np.float32), logits)
+
+
 def read_authors_logits(path: Path) -> AuthorsLogits:
     """Read an ``.npz`` with ``input`` and ``logits``. Raises InputError for any other file."""
     try:
@@ -86,6 +104,8 @@ def read_authors_logits(path: Path) -> AuthorsLogits:
                 raise ValueError(f"its arrays have more than {MAX_BYTES} bytes")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
+                if missing := {"input", "logits"} - set(arrays.files):
+                    raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
                 images, logits = np.asarray(arrays["input"]), np.asarray(arrays["logits"])
         with np.errstate(over="ignore"):
             images = images.astype(np.float32) if images.dtype.kind == "f" else images

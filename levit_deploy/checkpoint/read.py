@@ -1,6 +1,7 @@
 """Read a checkpoint: recognise its family, infer the architecture, load the weights strictly."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,13 @@ from levit_deploy.checkpoint.at_hand import Source, at_hand
 from levit_deploy.checkpoint.author import (
     AuthorsLogits,
     Checked,
-    read_authors_logits,
+    authors_logits,
     require_authors_function,
 )
 from levit_deploy.checkpoint.block_names import block_names
 from levit_deploy.checkpoint.built import with_modules
 from levit_deploy.checkpoint.elsewhere import INDEX
-from levit_deploy.checkpoint.families import official
+from levit_deploy.checkpoint.families import official, timm
 from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.recognise import Reader, recognise
 from levit_deploy.checkpoint.files import CheckpointFile, read_file
@@ -48,6 +49,8 @@ from levit_deploy.provenance import is_ours
 from levit_deploy.text import counted
 
 log = logging.getLogger(__name__)
+
+_CANONICAL = re.compile(r"\b(patch_embed|blocks|head|head_dist)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,7 @@ def read_checkpoint(
     image_size: Grid | None = None,
     trained_size: Grid | None = None,
     eps: float | None = None,
-    expect: str | Path | None = None,
+    expect: str | Path | Mapping[str, Any] | None = None,
     preprocessing: str | None = None,
     labels: Sequence[str] | Path | None = None,
 ) -> Checkpoint:
@@ -136,9 +139,9 @@ def read_checkpoint(
             trained at. For any other size, they are interpolated.
         trained_size: (height, width) that it was trained at, if ``image_size`` is another.
         eps: That of BatchNorm and LayerNorm, if it is not 1e-5.
-        expect: An .npz with ``input``, float32 (n, channels, height, width), and ``logits``, (n,
-            classes), that the author's code computed for it in evaluation mode. A reading that
-            computes others is refused.
+        expect: An .npz, or a dict of arrays, with ``input``, float32 (n, channels, height, width),
+            and ``logits``, (n, classes), that the author's code computed for it in evaluation mode.
+            A reading that computes others is refused.
         preprocessing: Preprocessing in words, such as 'crop 0.9, mean 0.5, std 0.5'. It overrides
             the config.
         labels: The names of the classes in order, or the path of a file with them. They override
@@ -162,7 +165,7 @@ def read_checkpoint(
     selection = Selection(weights=weights, ignore=patterns, head_name=head_name)
     if isinstance(labels, str | Path):
         labels = read_labels(Path(labels))
-    expected = None if expect is None else read_authors_logits(Path(expect))
+    expected = None if expect is None else authors_logits(expect)
     if isinstance(source, str | Path):
         files, saved_config = locate(Path(source))
         is_index = files[0].name.endswith(INDEX)
@@ -274,7 +277,7 @@ def _read_state_dict(
         inferred = infer_config(converted, known, given)
         model = load_strictly(inferred.config, converted)
     except CheckpointError as error:
-        if reader is official:
+        if reader is official or not _CANONICAL.search(str(error)):
             raise
         raise CheckpointError(
             f"{error} (The file is in the layout of {reader.FAMILY}. Names beginning with "
@@ -318,6 +321,13 @@ def _read_state_dict(
 def _require_family(given: Given, reader: Reader) -> None:
     """Raise UsageError if the tensors have other names than the library trained with gives."""
     trained_with = given.trained_with
+    if trained_with is not None and trained_with.library == timm.FAMILY:
+        names = official if trained_with.version < timm.FIRST_WITH_OWN_NAMES else timm
+        if reader in (official, timm) and reader is not names:
+            raise UsageError(
+                f"--trained-with {trained_with} was given, but the tensors have the names of "
+                f"{reader.FAMILY}, and this release saves those of {names.FAMILY}. Correct it."
+            )
     libraries = {"official", "timm"} if reader is official else {reader.FAMILY}
     if trained_with is not None and trained_with.library not in libraries:
         raise UsageError(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from levit_deploy.checkpoint.assumption import Assumption
 from levit_deploy.checkpoint.families import mmpretrain, official, timm
 from levit_deploy.checkpoint.families.activations import activation_named, require_activation
 from levit_deploy.checkpoint.families.known import Known
@@ -32,6 +33,9 @@ def with_record(known: Known, record: TrainingRecord, family: str) -> Known:
     supported or makes no sense.
     """
     arguments = record.arguments
+    if record.unread:
+        unread = Assumption(f"nothing is taken from {record.unread}", "which cannot be read")
+        return replace(known, assumed=(*known.assumed, unread))
     if not arguments:
         return known
     if "" in (arguments.get("global_pool"), arguments.get("gp")):

@@ -30,6 +30,11 @@ def read_shards(index: Path) -> CheckpointFile:
     contents: dict[str, Any] = {}
     sums = f"{hashlib.sha256(read_regular(index)).hexdigest()}  {index.name}\n"
     for shard in shards_of(index):
+        if not shard.exists():
+            raise CheckpointError(
+                f"{index} names {shard.name}, which is not beside it. Expected every shard of the "
+                "model. Copy the folder again."
+            )
         file = read_file(shard)
         promised = {name for name, of in weight_map.items() if of == shard.name}
         if file.contents.keys() != promised:

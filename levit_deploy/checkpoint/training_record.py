@@ -5,7 +5,7 @@
 - Lightning keeps ``hyper_parameters``, and its logger writes them into ``hparams.yaml``.
 - mmengine keeps the text of its config, which is Python, in ``meta``.
 
-Nothing of a record is run, and a record that cannot be read is none.
+Nothing of a record is run. One that cannot be read is told, and counts as none.
 """
 
 import ast
@@ -40,11 +40,12 @@ class TrainingRecord:
     """The arguments of a run by name, and their place in words.
 
     An argument within another counts under its own name, too, unless an outer one of that name has
-    a value.
+    a value. ``unread`` is a file of a record that cannot be read.
     """
 
     arguments: Mapping[str, Any]
     source: str
+    unread: str = ""
 
 
 NO_RECORD = TrainingRecord({}, "")
@@ -58,7 +59,7 @@ def find_record(contents: Mapping[str, Any], path: Path, *, beside: bool = True)
     names = {key: place[key] for place in places for key in CLASS_NAMES if key in place}
     arguments = {**names, **record.arguments}
     if not arguments:
-        return NO_RECORD
+        return record
     try:
         plain, _ = _Plain().of(arguments, 0)
     except ValueError:  # it is too large
@@ -128,7 +129,13 @@ def _arguments(contents: Mapping[str, Any], path: Path, beside: bool) -> Trainin
     folder = path.parent
     lightning = folder.parent / "hparams.yaml" if folder.name == "checkpoints" else folder
     for file in (folder / "args.yaml", folder / "hparams.yaml", lightning):
-        if arguments := _flat(_yaml(file)):
+        if not file.is_file():
+            continue
+        try:
+            contents_of_file = yaml.load(read_regular(file, limit=MAX_CONFIG_BYTES), _Loader)
+        except Exception:  # for a value that is not of its tag, PyYAML raises anything
+            return TrainingRecord({}, "", unread=file.name)
+        if arguments := _flat(contents_of_file):
             return TrainingRecord(arguments, file.name)
     return NO_RECORD
 
@@ -156,13 +163,6 @@ class _Loader(yaml.SafeLoader):
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Leave ``<<`` in place, which then is refused as a key."""
-
-
-def _yaml(file: Path) -> object:
-    try:
-        return yaml.load(read_regular(file, limit=MAX_CONFIG_BYTES), _Loader)
-    except Exception:  # for a value that is not of its tag, PyYAML raises anything
-        return None
 
 
 def _literals(text: str) -> dict[str, Any]:

@@ -1,10 +1,17 @@
 """``levit-deploy verify``: prove an existing artifact."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from levit_deploy.cli import options
 from levit_deploy.cli.paths import Inputs
 from levit_deploy.cli.reading import ReadingWithUse
 from levit_deploy.cli.reporting import ReportingWithPage
 from levit_deploy.cli.status import status
+
+if TYPE_CHECKING:
+    from levit_deploy.checkpoint import Checkpoint
 
 
 def verify(
@@ -43,5 +50,12 @@ def verify(
             )
         if images is not None or verification.interface.input == "uint8":
             reporting.warn_of_assumed(loaded.preprocessing)
-        verification.raise_if_failed()
+        verification.raise_if_failed(_advice(loaded))
     reporting.proven(verification, loaded, artifact)
+
+
+def _advice(checkpoint: Checkpoint) -> str:
+    """What else could be wrong than the artifact."""
+    if not checkpoint.proven_if:
+        return ""
+    return f"Or it is not so that {' and '.join(checkpoint.proven_if)}: --expect would tell."

@@ -35,6 +35,7 @@ def published_data(published: Published, checkpoint: Checkpoint | None = None) -
         "size_bytes": published.size_bytes,
         "facts": published.facts,
         "passed_over": [] if checkpoint is None else list(checkpoint.passed_over),
+        "stated": [] if checkpoint is None else list(checkpoint.stated),
         "assumed": list(published.assumed),
         "quantization": _quantization_data(published.quantization),
         "verification": verification_data(published.verification, checkpoint),
@@ -62,6 +63,8 @@ def print_published(data: Data, console: Console) -> None:
     )
     for tensors in data["passed_over"]:
         print_line(console, f"passed over: {tensors}")
+    for fact in data["stated"]:
+        print_line(console, f"stated: {fact}")
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
     if data["quantization"] is not None:

@@ -56,16 +56,17 @@ class Verification:
         """Whether every kind of input and every batch is within its budget."""
         return not self.failures
 
-    def raise_if_failed(self) -> None:
+    def raise_if_failed(self, advice: str = "") -> None:
         """Raise VerificationError with each failure, its size, and the block where it begins."""
         if not self.failures:
             return
         place = str(self.parting or "No block can be named as the first to part.")
         if self.precision == "int8":
             place = "Run levit-deploy export to see which blocks cost most."
+        words = " ".join(filter(None, (place, *self.remarks, advice)))
         raise VerificationError(
             "The artifact computes another function than the checkpoint. On "
-            f"{'; on '.join(self.failures)}. {' '.join((place, *self.remarks))} Do not ship it.",
+            f"{'; on '.join(self.failures)}. {words} Do not ship it.",
             evidence=self,
         )
 

@@ -202,3 +202,21 @@ def test_logits_of_another_network_are_refused(files, arrays, reason):
     path, expect = files(**arrays)
     with pytest.raises(CheckpointError, match=reason):
         read_checkpoint(path, expect=expect)
+
+
+def test_arrays_at_hand_are_taken(files):
+    path, _ = files()
+    images = networks.images()
+    logits = networks.float64_logits(networks.trained(), images)
+    expect = {"input": images, "logits": logits}
+    assert read_checkpoint(path, expect=expect).checked.fits
+    for wrong in ({"input": images}, {"input": images, "logits": logits[:2]}):
+        with pytest.raises(InputError, match="expect= holds no"):
+            read_checkpoint(path, expect=wrong)
+
+
+def test_a_missing_array_is_named(files, tmp_path):
+    path, _ = files()
+    np.savez(tmp_path / "b.npz", input=networks.images().numpy())
+    with pytest.raises(InputError, match="it has no logits"):
+        read_checkpoint(path, expect=tmp_path / "b.npz")

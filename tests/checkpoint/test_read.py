@@ -200,6 +200,18 @@ def test_a_release_of_vit_pytorch_tells_its_arithmetic(tmp_path, release, bias, 
     )
 
 
+def test_a_release_before_the_names_is_refused(tmp_path):
+    path = saved(tmp_path, foreign.state_of("vit-pytorch", SMALL))
+    with pytest.raises(UsageError, match=r"0\.15\.0 .*of 0\.15\.2 and later"):
+        read_checkpoint(path, trained_with="vit-pytorch==0.15.0")
+    path = saved(tmp_path, foreign.state_of("timm", SMALL))
+    with pytest.raises(UsageError, match=r"timm 0\.6\.13 .*names of timm, .*those of official"):
+        read_checkpoint(path, trained_with="timm==0.6.13")
+    path = saved(tmp_path, networks.trained().state_dict())
+    with pytest.raises(UsageError, match=r"timm 1\.0\.31 .*names of official, .*those of timm"):
+        read_checkpoint(path, trained_with="timm==1.0.31")
+
+
 def test_a_release_of_another_library_is_refused(tmp_path):
     path = saved(tmp_path, foreign.state_of("vit-pytorch", SMALL))
     with pytest.raises(UsageError, match=r"--trained-with timm 0\.6\.13 .*vit-pytorch"):
@@ -510,6 +522,27 @@ def test_the_arguments_of_a_timm_run_are_followed(tmp_path):
     checkpoint = read_checkpoint(path, activation="relu")
     assert checkpoint.proven_if == ("the activation is relu",)
     assert any("though args in a.pth says gelu" in text for text in checkpoint.assumed)
+
+
+def test_a_run_of_a_trunk_may_tell_the_classes_of_another_head(tmp_path):
+    trunk = networks.trained(SMALL.replace(num_classes=0, distillation=False)).state_dict()
+    path = saved(tmp_path, {"model": trunk, "args": argparse.Namespace(nb_classes=4)})
+    assert read_checkpoint(path).config.headless
+
+
+def test_a_record_beside_the_weights_that_cannot_be_read_is_told(tmp_path):
+    path = saved(tmp_path, networks.trained().state_dict())
+    (tmp_path / "args.yaml").write_text(": [broken")
+    told = "nothing is taken from args.yaml, which cannot be read"
+    assert told in read_checkpoint(path).assumed
+
+
+def test_a_record_beside_the_weights_that_contradicts_them_can_be_left(tmp_path):
+    path = saved(tmp_path, foreign.timm(networks.trained(), SMALL))
+    (tmp_path / "args.yaml").write_text("num_classes: 5")
+    with pytest.raises(CheckpointError, match="move the weights to another folder") as refused:
+        read_checkpoint(path, image_size=(64, 96))
+    assert "layout of timm" not in str(refused.value)
 
 
 def test_arguments_that_contradict_the_tensors_are_refused(tmp_path):

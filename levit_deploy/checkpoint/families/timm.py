@@ -23,6 +23,7 @@ from levit_deploy.errors import CheckpointError
 from levit_deploy.pictures.preprocessing import Preprocessing, stated
 
 FAMILY = "timm"
+FIRST_WITH_OWN_NAMES = (0, 8, 10)  # the releases before save the official ones
 
 _PART = rf"stages[._]{NUMBER}\.(?:downsample|blocks\.{NUMBER})"
 OURS = re.compile(

@@ -23,7 +23,7 @@ from levit_deploy.checkpoint.families.known import Known
 from levit_deploy.checkpoint.families.names import NUMBER, layer
 from levit_deploy.checkpoint.families.rename import InBlock, rename
 from levit_deploy.checkpoint.given import Release
-from levit_deploy.errors import CheckpointError
+from levit_deploy.errors import CheckpointError, UsageError
 
 FAMILY = "vit-pytorch"
 
@@ -102,7 +102,12 @@ def known(_config: Mapping[str, Any], release: Release | None = None) -> Known:
             usual_activation=("hardswish", f"as in vit-pytorch since 0.20.5; {_OLDER}"),
             assumed=(_NEWEST_BIAS,),
         )
-    first = next((first for first in ARITHMETIC if release.version >= first), min(ARITHMETIC))
+    first = next((first for first in ARITHMETIC if release.version >= first), None)
+    if first is None:
+        raise UsageError(
+            f"--trained-with {release} was given, and these names are of 0.15.2 and later. Give "
+            "the release that trained it, or 0.15.2."
+        )
     bias, activation = ARITHMETIC[first]
     return replace(
         _FIXED, bias_over_scale=bias, activation=activation, activation_source=str(release)
