@@ -10,6 +10,7 @@ from levit_deploy.errors import UsageError
 T = TypeVar("T", bound=str)
 
 Activation = Literal["hardswish", "silu", "gelu", "relu"]
+BatchSize = int | Literal["dynamic"]
 Cpu = Literal["any", "vnni"]
 Engine = Literal["local", "ray"]
 Head = Literal["mean", "class", "distill"]
@@ -18,6 +19,7 @@ Layout = Literal["tokens", "spatial"]
 LayoutChoice = Literal["auto", "tokens", "spatial"]
 Output = Literal["logits", "probabilities", "features", "feature-maps"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Runtime = Literal["onnxruntime", "openvino"]  # of ONNX files
 
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 CPUS: tuple[Cpu, ...] = get_args(Cpu)
@@ -26,6 +28,7 @@ INPUTS: tuple[Input, ...] = get_args(Input)
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 OUTPUTS: tuple[Output, ...] = get_args(Output)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
 # int8 products are summed as integers and returned as float32
 DTYPES: dict[Precision, str] = {

@@ -78,6 +78,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
+_OPENVINO = re.compile(r"Exception from |Check '.*' failed at |FrontEnd API failed ")  # places
+_UNKNOWN = re.compile(r"-- (No conversion rule found .*)")
 _TORCHSCRIPT = "The following operation failed in the TorchScript interpreter."
 _RAISED = re.compile(r"[\w.]+: (.+)")  # not indented, unlike the code quoted before it
 
@@ -87,4 +89,7 @@ def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     if lines[:1] == [_TORCHSCRIPT]:  # the cause comes after two tracebacks
         lines = [match[1] for match in map(_RAISED.fullmatch, lines) if match] or lines
+    if lines and lines[0].startswith("Exception from "):  # OpenVINO's
+        lines = [line for line in lines if not _OPENVINO.match(line)]
+        lines = [match[1] for match in map(_UNKNOWN.fullmatch, lines) if match] or lines
     return lines[0].rstrip(".") if lines else type(error).__name__

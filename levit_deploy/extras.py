@@ -18,3 +18,8 @@ def require_extra(extra: str, packages: tuple[str, ...], feature: str) -> None:
             f"{feature} needs {' and '.join(missing)}, which this Python does not have. In the "
             f"checkout of levit-deploy, run: pip install -c constraints.txt '.[{extra}]'"
         )
+
+
+def require_openvino() -> None:
+    """Raise UsageError if OpenVINO is not installed."""
+    require_extra("openvino", ("openvino",), "The runtime openvino")

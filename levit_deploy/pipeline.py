@@ -11,7 +11,15 @@ import onnx
 
 from levit_deploy.arrays import Images
 from levit_deploy.checkpoint import Checkpoint, Source, checkpoint_of
-from levit_deploy.choices import HEADS, Head, Layout, LayoutChoice, Precision, require_one_of
+from levit_deploy.choices import (
+    HEADS,
+    Head,
+    Layout,
+    LayoutChoice,
+    Precision,
+    Runtime,
+    require_one_of,
+)
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
 from levit_deploy.publish.destination import Destination, path_of, staged_output
@@ -61,6 +69,7 @@ def export(
     layout: LayoutChoice = "auto",
     precision: Precision = "fp32",
     options: ExportOptions | None = None,
+    runtime: Runtime = "onnxruntime",
     force: bool = False,
     images: str | Path | None = None,
     extra: tuple[Case, ...] = (),
@@ -79,6 +88,7 @@ def export(
             For int8 call ``quantize``.
         options: The operator set, the batch size, bytes as input, and the output: logits,
             probabilities, features or feature maps.
+        runtime: The runtime that an ONNX file is for, and is proven in.
         force: Replace an existing file.
         images: A folder; at most 64 of the pictures below it join the proof.
         extra: More inputs for the proof.
@@ -92,7 +102,7 @@ def export(
     """
     plan = planned(
         checkpoint_of(checkpoint),
-        target_named(format),
+        target_named(format, runtime),
         head=head,
         layout=layout,
         precision=precision,
@@ -117,6 +127,7 @@ def quantize(
     head: Head = "mean",
     layout: LayoutChoice = "auto",
     options: ExportOptions | None = None,
+    runtime: Runtime = "onnxruntime",
     force: bool = False,
     extra: tuple[Case, ...] = (),
     progress: Callable[[str], object] = lambda _doing: None,
@@ -131,6 +142,7 @@ def quantize(
         head: As for ``export``.
         layout: As for ``export``.
         options: As for ``export``.
+        runtime: As for ``export``.
         force: As for ``export``.
         extra: As for ``export``.
         progress: A function that is told each step.
@@ -143,7 +155,7 @@ def quantize(
     int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
     plan = planned(
         checkpoint_of(checkpoint),
-        target_named("onnx"),
+        target_named("onnx", runtime),
         head=head,
         layout=layout,
         precision="int8",
@@ -216,6 +228,7 @@ def verify(
     images: str | Path | None = None,
     extra: tuple[Case, ...] = (),
     max_drop: float | None = None,
+    runtime: Runtime | None = None,
     blocks: bool = False,
 ) -> Verification:
     """Compare the artifact at ``path`` with the checkpoint, and return the figures of any outcome.
@@ -230,6 +243,8 @@ def verify(
             it, and is judged by up to 1,000 of them.
         extra: More inputs for the proof.
         max_drop: The points of top-1 that an int8 artifact may lose on ``images``.
+        runtime: The runtime that an ONNX file is to be proven in; None stands for the one that its
+            metadata name, or else onnxruntime.
         blocks: Measure the error of every block even if the artifact is right.
 
     Raises:
@@ -242,7 +257,7 @@ def verify(
     require_drop(max_drop)
     checkpoint = checkpoint_of(checkpoint)
     extra += _picture_cases(checkpoint, images)
-    with open_isolated(Path(path)) as artifact:
+    with open_isolated(Path(path), runtime=runtime) as artifact:
         is_int8 = artifact.metadata.get("precision") == "int8"
         if max_drop is not None and not is_int8:
             raise UsageError(
@@ -310,7 +325,7 @@ def _proven(
     )
     facts = plan.target.check_file(temporary)
     artifact = load(temporary)
-    log.info("opened the file in %s: batch %s", plan.target.runtime, artifact.batch_size or "free")
+    log.info("opened the file in %s: batch %s", artifact.runtime, artifact.batch_size or "free")
     check_batches(artifact)
     verification = prove(
         plan.checkpoint, artifact, extra=extra, pictures=pictures, max_drop=max_drop

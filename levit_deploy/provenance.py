@@ -27,8 +27,9 @@ class Provenance:
     ``proven_if`` the decisive ones. ``reading`` tells the figures of the author's logits, if the
     network was held to them. ``passed_over`` lists the tensors of the file that the network does
     not compute with. ``preprocessing`` turns pictures into inputs. ``precision`` is the number
-    format inside. ``labels`` are the names of the classes, none if they are unknown.
-    ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits.
+    format inside. ``runtime`` is the one that the artifact is for. ``labels`` are the names of the
+    classes, none if they are unknown. ``problem_type``, one of PROBLEM_TYPES, is the meaning of the
+    logits.
     """
 
     checkpoint_sha256: str
@@ -42,6 +43,7 @@ class Provenance:
     passed_over: tuple[str, ...] = ()
     preprocessing: Preprocessing = IMAGENET
     precision: Precision = "fp32"
+    runtime: str = "onnxruntime"
     interface: Interface = DEFAULT
     labels: tuple[str, ...] = ()
     problem_type: str = SINGLE_LABEL
@@ -66,6 +68,7 @@ class Provenance:
             "passed_over": json.dumps(self.passed_over),
             "preprocessing": self.preprocessing.to_json(),
             "precision": self.precision,
+            "runtime": self.runtime,
             "input": self.interface.input,
             "output": self.interface.output,
             "labels": json.dumps(self.labels, ensure_ascii=False),
@@ -93,6 +96,7 @@ class Provenance:
                 else IMAGENET
             ),
             precision=claimed_precision(metadata),
+            runtime=metadata.get("runtime", "onnxruntime"),
             interface=Interface.from_metadata(metadata),
             labels=in_order(json.loads(metadata.get("labels", "[]"))),
             problem_type=metadata.get("problem_type", SINGLE_LABEL),

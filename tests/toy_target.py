@@ -31,6 +31,7 @@ def load(path, data, threads, literal):
         module_values,
         path=path,
         format="toy",
+        runtime="toy runtime",
         sha256=hashlib.sha256(data).hexdigest(),
         metadata=metadata,
     )

@@ -107,8 +107,8 @@ def _sizes(text: str) -> list[int]:
     sizes = []
     for part in text.split(","):
         size = parsed_batch_size(part.strip())
-        if size is None:
-            raise UsageError("--batch-size dynamic cannot be timed. Give numbers, as in 1,8.")
+        if not isinstance(size, int):
+            raise UsageError(f"--batch-size {text} cannot be timed. Give numbers, as in 1,8.")
         sizes.append(size)
     return list(dict.fromkeys(sizes))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from levit_deploy.choices import Cpu, Input, LayoutChoice, Output, Precision
+from levit_deploy.choices import Cpu, Input, LayoutChoice, Output, Precision, Runtime
 from levit_deploy.cli import options
 from levit_deploy.cli.paths import Inputs, beside
 from levit_deploy.cli.reading import ReadingWithUse
@@ -30,6 +30,13 @@ def export(
     checkpoint: options.Checkpoint,
     *,
     format: Annotated[Format, typer.Option(help="The format to write.")] = "onnx",
+    runtime: Annotated[
+        Runtime,
+        typer.Option(
+            help="The runtime that an ONNX file is for, and is proven in. openvino gets the tokens "
+            "layout, and a batch of 1."
+        ),
+    ] = "onnxruntime",
     output: Annotated[
         str | None,
         typer.Option(
@@ -51,8 +58,8 @@ def export(
     layout: Annotated[
         LayoutChoice,
         typer.Option(
-            help="How the trunk lays out its data. auto is spatial for ONNX, and tokens for "
-            "TorchScript, for int8 and from opset 23."
+            help="How the trunk lays out its data. auto is spatial for onnxruntime, and tokens "
+            "for OpenVINO and TorchScript, for int8 and from opset 23."
         ),
     ] = "auto",
     head: options.Head = "mean",
@@ -98,8 +105,12 @@ def export(
         ),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(metavar="dynamic|N", help="Leave the batch size open, or fix it (ONNX).")
-    ] = "dynamic",
+        str,
+        typer.Option(
+            metavar="auto|dynamic|N",
+            help="Leave the batch size open, or fix it (ONNX). auto fixes it to 1 for OpenVINO.",
+        ),
+    ] = "auto",
     input_name: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The name of the input (ONNX), instead of pixel_values."),
@@ -145,6 +156,7 @@ def export(
                 head=head,
                 layout=layout,
                 options=choices,
+                runtime=runtime,
                 force=reporting.force,
                 progress=tell,
             )
@@ -157,6 +169,7 @@ def export(
                 layout=layout,
                 precision=precision,
                 options=choices,
+                runtime=runtime,
                 force=reporting.force,
                 images=images,
             )

@@ -47,6 +47,10 @@ MaxDrop = Annotated[
         "(default 0.3), else of agreement with float32 (default 0.5).",
     ),
 ]
+Runtime = Annotated[
+    choices.Runtime | None,
+    typer.Option(help="Run an ONNX file in this runtime; the default is the one it is for."),
+]
 PicturesAtOnce = Annotated[
     int | None,
     typer.Option(

@@ -1,5 +1,6 @@
 """Sizes as you type them."""
 
+from levit_deploy.choices import BatchSize
 from levit_deploy.errors import UsageError
 
 
@@ -16,10 +17,12 @@ def parsed_image_size(option: str, text: str | None) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[-1])
 
 
-def parsed_batch_size(text: str) -> int | None:
-    """A batch size, None for a dynamic one; UsageError if --batch-size is neither."""
-    if text == "dynamic":
+def parsed_batch_size(text: str) -> BatchSize | None:
+    """A batch size, None for 'auto'; UsageError if --batch-size is none."""
+    if text == "auto":
         return None
+    if text == "dynamic":
+        return "dynamic"
     if not _is_count(text):
         raise UsageError(
             f"--batch-size {text} is no size. Expected a positive number of images, or dynamic."

@@ -18,6 +18,7 @@ def verify(
     checkpoint: options.Checkpoint,
     artifact: options.Artifact,
     *,
+    runtime: options.Runtime = None,
     reading: ReadingWithUse,
     images: options.JudgingImages = None,
     max_drop: options.MaxDrop = None,
@@ -46,6 +47,7 @@ def verify(
                 artifact,
                 images=images,
                 max_drop=max_drop,
+                runtime=runtime,
                 blocks=reporting.page is not None,
             )
         if images is not None or verification.interface.input == "uint8":

@@ -43,6 +43,11 @@ def _require_optimum(plan: Plan, folder: Path) -> None:
             f"-o names a folder, {folder}, for Optimum. Optimum reads ONNX only. Choose --format "
             "onnx, or name a file with -o."
         )
+    if plan.target.runtime != "onnxruntime":
+        raise UsageError(
+            f"-o names a folder, {folder}, for Optimum. Optimum runs ONNX in onnxruntime, and "
+            f"--runtime {plan.target.runtime} was given. Leave it out, or name a file with -o."
+        )
     if not plan.interface.has_classes:
         raise UsageError(
             f"-o names a folder, {folder}, for Optimum. Optimum's image classifier expects logits, "

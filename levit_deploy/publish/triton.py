@@ -53,6 +53,12 @@ def refuse_bad_model(model: TritonModel, force: bool) -> None:
 def backend_of(target: Target) -> TritonBackend:
     """Return the backend that serves a target; raise UsageError if Triton has none."""
     if target.triton is None:
+        usual = TARGETS.get(target.name, target)
+        if usual.triton is not None:
+            raise UsageError(
+                f"--triton serves --format {target.name} by {usual.runtime}, and --runtime "
+                f"{target.runtime} was given. Leave one of them out."
+            )
         served = [name for name, other in TARGETS.items() if other.triton is not None]
         raise UsageError(
             f"Triton has no backend for --format {target.name}. Choose --format "
@@ -82,14 +88,14 @@ def staged_model(model: TritonModel, plan: Plan, *, force: bool) -> Iterator[Pat
 
 def _labels(plan: Plan) -> tuple[str, ...]:
     """The labels; none if the batch is fixed: Triton would take its images for more classes."""
-    return plan.provenance.labels if plan.options.batch_size in (None, 1) else ()
+    return plan.provenance.labels if plan.options.fixed_batch in (None, 1) else ()
 
 
 def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
     """The configuration in protobuf's text format; it has no name, so that the folder's counts."""
     from levit_deploy.verification.batches import BATCH_SIZES
 
-    interface, config, batch = plan.interface, plan.checkpoint.config, plan.options.batch_size
+    interface, config, batch = plan.interface, plan.checkpoint.config, plan.options.fixed_batch
     shape, outputs = interface.image_shape(config), interface.outputs(config)
     name = plan.options.input_name or interface.input_name
     if plan.options.output_name is not None:  # there is one output then

@@ -1,6 +1,7 @@
 """The data of a report: plain values that become strict JSON, and versions."""
 
 import importlib.metadata
+import importlib.util
 import json
 import math
 import platform
@@ -14,7 +15,8 @@ Data = dict[str, Any]
 
 def versions() -> dict[str, str]:
     """Versions of this tool, Python, and the libraries that the figures depend on."""
-    libraries = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy")
+    libraries = ["torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy"]
+    libraries += ["openvino"] if importlib.util.find_spec("openvino") else []
     return {
         "levit-deploy": __version__,
         "python": platform.python_version(),

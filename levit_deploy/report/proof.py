@@ -60,7 +60,7 @@ def print_verified(data: Data, console: Console) -> None:
     proof = data["verification"]
     print_line(
         console,
-        f"{data['path']}: {proof['format']}, {proof['precision']}{ends(proof)}"
+        f"{data['path']}: {kind(proof)}, {proof['precision']}{ends(proof)}"
         + (f", held to the {head}" if (head := head_words(proof)) else ""),
     )
     for tensors in data["passed_over"]:
@@ -78,6 +78,13 @@ def print_verdict(proof: Data, console: Console) -> None:
     if proof["reading"] is not None:
         print_line(console, f"reading: {proof['reading']}")
     print_line(console, f"verdict: {proof['verdict']}")
+
+
+def kind(proof: Data) -> str:
+    """The format, and which of its runtimes ran it."""
+    if proof["format"] == "onnx":
+        return f"onnx in {proof['runtime']}"
+    return str(proof["format"])
 
 
 def head_words(proof: Data) -> str:

@@ -14,6 +14,7 @@ from levit_deploy.report.data import Data
 from levit_deploy.report.proof import (
     ends,
     head_words,
+    kind,
     print_verdict,
     print_verification,
     verification_data,
@@ -57,7 +58,7 @@ def print_published(data: Data, console: Console) -> None:
     proof = data["verification"]
     print_line(
         console,
-        f"{data['path']}: {proof['format']}, {proof['precision']}, {data['layout']} layout"
+        f"{data['path']}: {kind(proof)}, {proof['precision']}, {data['layout']} layout"
         + (f", {head}" if (head := head_words(proof)) else "")
         + f"{ends(proof)}{facts}, {data['size_bytes'] / 1e6:.2f} MB",
     )

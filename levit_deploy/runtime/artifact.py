@@ -9,7 +9,7 @@ from levit_deploy.arrays import FloatArray, Images, Run, rows
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError
 from levit_deploy.interface import Interface
-from levit_deploy.regular_files import read_regular
+from levit_deploy.regular_files import open_regular
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,14 +18,15 @@ class Artifact:
 
     ``run`` maps images, float32 (batch, channels, height, width) or uint8 (batch, height, width,
     channels), to float32 (batch, classes) or (batch, width). Feature maps come flattened, side by
-    side. ``interface`` tells which. ``batch_size`` is None if the batch is dynamic. ``image_shape``
-    is that of one image. ``values`` gives every value computed on the way, unnamed, each with the
-    batch as its outer dimension. ``remarks`` are sentences about a file of another tool, which
-    belong into a proof of it.
+    side. ``interface`` tells which. ``runtime`` is the one that runs it. ``batch_size`` is None if
+    the batch is dynamic. ``image_shape`` is that of one image. ``values`` gives every value
+    computed on the way, unnamed, each with the batch as its outer dimension. ``remarks`` are
+    sentences about a file of another tool, which belong into a proof of it.
     """
 
     path: Path
     format: str
+    runtime: str
     sha256: str
     metadata: dict[str, str]
     batch_size: int | None
@@ -58,10 +59,11 @@ class Loader(Protocol):
     def __call__(self, path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact: ...
 
 
-def read_artifact(path: Path) -> bytes:
-    """Return the bytes of a file; raise ArtifactError if they cannot be read."""
+def read_artifact(path: Path, size: int = -1) -> bytes:
+    """Return the first bytes of a file, or all; raise ArtifactError if they cannot be read."""
     try:
-        return read_regular(path)
+        with open_regular(path) as file:
+            return file.read(size)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
 

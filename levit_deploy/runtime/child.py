@@ -53,6 +53,7 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
             torch.set_num_threads(threads)  # the process's, which here is the artifact's own
         facts = {
             "format": artifact.format,
+            "runtime": artifact.runtime,
             "sha256": artifact.sha256,
             "metadata": artifact.metadata,
             "batch_size": artifact.batch_size,

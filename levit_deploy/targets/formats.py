@@ -2,10 +2,11 @@
 
 from typing import Literal, get_args
 
-from levit_deploy.choices import Precision, require_one_of
+from levit_deploy.choices import RUNTIMES, Precision, Runtime, require_one_of
 from levit_deploy.errors import UsageError
+from levit_deploy.extras import require_openvino
 from levit_deploy.targets.fused import FUSED
-from levit_deploy.targets.onnx import ONNX
+from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
 from levit_deploy.targets.target import Target
 from levit_deploy.targets.torchscript import TORCHSCRIPT
 
@@ -14,9 +15,21 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 TARGETS: dict[str, Target] = {target.name: target for target in (ONNX, TORCHSCRIPT)}
 
 
-def target_named(format: str) -> Target:
-    """Return the target of this name; raise UsageError if there is none."""
-    return TARGETS[require_one_of("format", format, TARGETS)]
+def target_named(format: str, runtime: Runtime = "onnxruntime") -> Target:
+    """Return the target of this name, which for ONNX is one for a runtime.
+
+    Raises UsageError if there is none, or if OpenVINO is asked for and is not installed.
+    """
+    target = TARGETS[require_one_of("format", format, TARGETS)]
+    if require_one_of("--runtime", runtime, RUNTIMES) == "onnxruntime":
+        return target
+    if target is not ONNX:
+        raise UsageError(
+            f"--runtime {runtime} is for ONNX, and --format {target.name} has a runtime of its "
+            "own. Leave one of them out."
+        )
+    require_openvino()
+    return ONNX_FOR_OPENVINO
 
 
 def target_of(start: bytes) -> Target:
@@ -32,6 +45,11 @@ def require_precision(target: Target, precision: Precision) -> None:
     """Raise UsageError if a target's files cannot compute in a precision."""
     if precision in target.precisions:
         return
+    if target.name in TARGETS and precision in TARGETS[target.name].precisions:
+        raise UsageError(
+            f"--precision {precision} is not for --runtime {target.runtime}, whose files compute "
+            f"in {' or '.join(target.precisions)}. Choose one of these, or leave --runtime out."
+        )
     others = [name for name, other in TARGETS.items() if precision in other.precisions]
     raise UsageError(
         f"--precision {precision} is not for --format {target.name}, which computes in "

@@ -53,6 +53,7 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
         module_values,
         path=path,
         format="fused",
+        runtime="torch",
         sha256=file.sha256,
         metadata=file.metadata,
     )

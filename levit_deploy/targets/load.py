@@ -5,38 +5,49 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from levit_deploy.errors import ArtifactError
-from levit_deploy.regular_files import open_regular
-from levit_deploy.runtime.artifact import Artifact, read_artifact
+from levit_deploy.choices import RUNTIMES, Runtime, require_one_of
+from levit_deploy.errors import ArtifactError, UsageError
+from levit_deploy.runtime.artifact import Artifact, Loader, read_artifact
 from levit_deploy.runtime.isolated import TIMEOUT_S, runtime_process
 from levit_deploy.targets.formats import target_of
+from levit_deploy.targets.onnx_load import LOADERS
 from levit_deploy.targets.target import Target
 
 
-def load_artifact(path: Path, threads: int | None = None, *, literal: bool = False) -> Artifact:
+def load_artifact(
+    path: Path,
+    threads: int | None = None,
+    *,
+    literal: bool = False,
+    runtime: Runtime | None = None,
+) -> Artifact:
     """Load a file in this process; its first bytes tell the target.
 
-    ``threads`` limits onnxruntime; torch has one setting for the whole process. ``literal`` has
-    onnxruntime compute an ONNX file node by node. Raises ArtifactError if no target reads it.
+    ``threads`` limits the runtime of an ONNX file; torch has one setting for the whole process.
+    ``literal`` has onnxruntime compute an ONNX file node by node. ``runtime`` opens it in another
+    than the one it was written for. Raises ArtifactError if no target reads it, and UsageError if
+    it cannot be opened in ``runtime``.
     """
     data = read_artifact(path)
-    _refuse_checkpoint(path, data[:16])
-    return target_of(data[:16]).load(path, data, threads, literal)
+    return _loader(path, data[:16], runtime)(path, data, threads, literal)
 
 
 @contextmanager
 def open_isolated(
-    path: Path, threads: int | None = None, timeout_s: float = TIMEOUT_S, *, literal: bool = False
+    path: Path,
+    threads: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    literal: bool = False,
+    runtime: Runtime | None = None,
 ) -> Iterator[Artifact]:
     """Load a file in a child process, which ends with the block.
 
-    ``timeout_s`` is for loading, and for each batch. ``threads`` and ``literal`` are those of
-    ``load_artifact``. Raises ArtifactError as that does, and BackendError, also from ``run``, if
-    the child crashes, hangs, or runs out of memory.
+    ``timeout_s`` is for loading, and for each batch. The other arguments and the errors are those
+    of ``load_artifact``. Raises BackendError as well, also from ``run``, if the child crashes,
+    hangs, or runs out of memory.
     """
-    start = _start(path)
-    _refuse_checkpoint(path, start)
-    loader = target_of(start).load
+    loader = _loader(path, read_artifact(path, 16), runtime)
     with runtime_process(loader, (), threads, timeout_s, literal=literal) as load:
         yield load(path)
 
@@ -51,12 +62,19 @@ def runtime_of(target: Target) -> Iterator[Callable[[Path], Artifact]]:
         yield load
 
 
-def _start(path: Path) -> bytes:
-    try:
-        with open_regular(path) as file:
-            return file.read(16)
-    except OSError as error:
-        raise ArtifactError(f"{path} cannot be read: {error.strerror}. Check the path.") from error
+def _loader(path: Path, start: bytes, runtime: Runtime | None) -> Loader:
+    """The function that opens a file which begins with these 16 bytes."""
+    _refuse_checkpoint(path, start)
+    target = target_of(start)
+    if runtime is None:
+        return target.load
+    require_one_of("--runtime", runtime, RUNTIMES)
+    if target.name != "onnx":
+        raise UsageError(
+            f"--runtime {runtime} is for ONNX files, and {path} is none: {target.runtime} runs it. "
+            "Leave the option out."
+        )
+    return LOADERS[runtime]
 
 
 def _refuse_checkpoint(path: Path, start: bytes) -> None:

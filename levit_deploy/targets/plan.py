@@ -59,6 +59,7 @@ class Plan:
             passed_over=checkpoint.passed_over,
             preprocessing=checkpoint.preprocessing,
             precision=self.precision,
+            runtime=self.target.runtime,
             interface=self.interface,
             labels=checkpoint.labels if self.interface.has_classes else (),
             problem_type=checkpoint.problem_type,
@@ -105,6 +106,8 @@ def planned(
 ) -> Plan:
     """Check every choice; raise UsageError for one that this checkpoint or target does not have."""
     options = options or ExportOptions()
+    if options.batch_size is None:
+        options = replace(options, batch_size=target.batch_size)
     require_one_of("precision", precision, PRECISIONS)
     require_precision(target, precision)
     require_one_of("layout", layout, ("auto", *LAYOUTS))

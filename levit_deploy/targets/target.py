@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from levit_deploy.choices import INPUTS, OUTPUTS, Input, Layout, Output, Precision, require_one_of
+from levit_deploy.choices import (
+    INPUTS,
+    OUTPUTS,
+    BatchSize,
+    Input,
+    Layout,
+    Output,
+    Precision,
+    require_one_of,
+)
 from levit_deploy.interface import Interface
 
 if TYPE_CHECKING:  # these import torch or numpy, and ``--help`` reads the targets
@@ -26,11 +35,16 @@ class ExportOptions:
     """
 
     opset: int | None = None
-    batch_size: int | None = None
+    batch_size: BatchSize | None = None
     input: Input = "float32"
     output: Output = "logits"
     input_name: str | None = None
     output_name: str | None = None
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch of every run, or None if any will do."""
+        return self.batch_size if isinstance(self.batch_size, int) else None
 
     @property
     def names(self) -> tuple[str | None, str | None]:
@@ -76,12 +90,15 @@ class Target:
 
     name: str
     suffix: str
-    runtime: str  # that runs it
+    runtime: str  # that it is for, and that proves it
     precisions: tuple[Precision, ...]
     forms: tuple[Form, ...]  # that differ in speed
 
     auto_layout: Callable[[Precision, ExportOptions], Layout]
     """The layout measured to be fastest (docs/performance.md)."""
+
+    batch_size: int | None = None
+    """The batch that is fixed unless you choose one; None leaves it dynamic."""
 
     serialize: Callable[[LeViT, Provenance, ExportOptions], bytes]
     """The file of a plain network in either layout: the same bytes every time."""

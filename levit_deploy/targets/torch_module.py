@@ -21,6 +21,7 @@ def torch_artifact(
     *,
     path: Path,
     format: str,
+    runtime: str,
     sha256: str,
     metadata: dict[str, str],
 ) -> Artifact:
@@ -64,6 +65,7 @@ def torch_artifact(
     return Artifact(
         path=path,
         format=format,
+        runtime=runtime,
         sha256=sha256,
         metadata=metadata,
         batch_size=None,

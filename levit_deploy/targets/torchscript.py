@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
     from levit_deploy.targets.torchscript_writer import to_torchscript
 
-    if options.opset is not None or options.batch_size is not None:
+    if options.opset is not None or options.fixed_batch is not None:
         raise UsageError(
             "--opset and --batch-size are for ONNX. A TorchScript program has no operator set and "
             "takes any batch. Leave them out."
@@ -72,6 +72,7 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
         torchscript_values,
         path=path,
         format="torchscript",
+        runtime="TorchScript",
         sha256=hashlib.sha256(data).hexdigest(),
         metadata=metadata,
     )

@@ -63,7 +63,7 @@ def measure_int8(
         with open_isolated(path) as unrounded:
             float_proof = measure(original, unrounded, extra=extra)
             float_answers = top1(filled(unrounded.run, batch), pictures)
-    with open_isolated(artifact.path, literal=True) as opened:
+    with open_isolated(artifact.path, literal=True, runtime="onnxruntime") as opened:
         proof = measure(
             original,
             artifact,

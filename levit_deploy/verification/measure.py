@@ -76,6 +76,7 @@ def measure(
     )
     verification = Verification(
         format=artifact.format,
+        runtime=artifact.runtime,
         sha256=artifact.sha256,
         precision=precision,
         head=original.head,

@@ -18,18 +18,20 @@ from levit_deploy.verification.parting import BlockResult, Parting
 class Verification:
     """The evidence: the figures of every kind of input, and the network they are of.
 
-    ``format`` and ``sha256`` are the artifact's. ``precision`` is the one in its metadata, whose
-    budget it was held to, and ``head`` is the head of its logits: 'mean', 'class' or 'distill', or
-    'none' for features. ``interface`` is its input and output: the figures are of logits, of the
-    logarithms of probabilities, of features, or of each feature map. ``parting`` is the place where
-    a wrong artifact goes wrong, as far as it can be told. ``blocks`` has the error of each block,
-    on the image that shows it most; for a right artifact, if asked for, on normal noise. For int8,
-    ``unrounded`` is the proof of the float network that was rounded, and ``accuracy`` the cost of
-    rounding. ``proven_if`` has the facts that the reading of the checkpoint rests on.
+    ``format``, ``runtime`` and ``sha256`` are the artifact's. ``precision`` is the one in its
+    metadata, whose budget it was held to, and ``head`` is the head of its logits: 'mean', 'class'
+    or 'distill', or 'none' for features. ``interface`` is its input and output: the figures are of
+    logits, of the logarithms of probabilities, of features, or of each feature map. ``parting`` is
+    the place where a wrong artifact goes wrong, as far as it can be told. ``blocks`` has the error
+    of each block, on the image that shows it most; for a right artifact, if asked for, on normal
+    noise. For int8, ``unrounded`` is the proof of the float network that was rounded, and
+    ``accuracy`` the cost of rounding. ``proven_if`` has the facts that the reading of the
+    checkpoint rests on.
     ``remarks`` are sentences about an artifact of another tool.
     """
 
     format: str
+    runtime: str
     sha256: str
     precision: Precision
     head: str

@@ -30,12 +30,12 @@ def test_the_precision_is_printed_and_reported(folder):
     path = folder / "ckpt.pth"
     code, out, _ = run("export", path, "--precision", "fp16", "--json", folder / "report.json")
     assert code == 0
-    assert "ckpt.onnx: onnx, fp16, spatial layout" in out
+    assert "ckpt.onnx: onnx in onnxruntime, fp16, spatial layout" in out
     report = json.loads((folder / "report.json").read_text())
     assert report["verification"]["precision"] == "fp16"
     code, out, _ = run("verify", path, folder / "ckpt.onnx")
     assert code == 0
-    assert "ckpt.onnx: onnx, fp16, held to the mean head" in out
+    assert "ckpt.onnx: onnx in onnxruntime, fp16, held to the mean head" in out
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def artifact(
     return Artifact(
         path="a.onnx",
         format="onnx",
+        runtime="onnxruntime",
         sha256="",
         metadata=found,
         batch_size=batch_size,

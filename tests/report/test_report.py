@@ -40,6 +40,7 @@ def verification(*results):
     batches = (BatchResult(2, "zeros", 1e-7, 5e-6), BatchResult(16, "large", 4e-5, 7e-5))
     return Verification(
         format="onnx",
+        runtime="onnxruntime",
         sha256="ab" * 32,
         precision="fp16",
         head="mean",
@@ -87,7 +88,7 @@ def test_square_brackets_in_a_file_name_are_printed(capsys):
     proof = verification_data(verification(result()))
     data = {"path": "m[v2].onnx", "passed_over": [], "assumed": [], "verification": proof}
     print_verified(data, console())
-    assert "m[v2].onnx: onnx, fp16, held to the mean head" in capsys.readouterr().out
+    assert "m[v2].onnx: onnx in onnxruntime, fp16, held to the mean head" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_of_one_head_nobody_takes_the_mean(golden, words, capsys):
     print_verified(
         {"path": "m.onnx", "passed_over": [], "assumed": [], "verification": proof}, console()
     )
-    assert f"onnx, fp16, held to the {words}\n" in capsys.readouterr().out
+    assert f"onnx in onnxruntime, fp16, held to the {words}\n" in capsys.readouterr().out
 
 
 def test_one_picture_is_not_told_as_several():

@@ -10,7 +10,7 @@ from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.data import Data
 from levit_deploy.report.page.charts import bar, histogram
 from levit_deploy.report.page.markup import element, to_html
-from levit_deploy.report.proof import case_columns, case_rows, head_words
+from levit_deploy.report.proof import case_columns, case_rows, head_words, kind
 from levit_deploy.text import counted
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
@@ -92,7 +92,7 @@ def _compared(data: Data) -> Element:
     rows = [
         ("artifact", data["path"]),
         ("artifact's SHA-256", element("code", proof["sha256"])),
-        ("format", f"{proof['format']}, computes in {proof['precision']}"),
+        ("format", f"{kind(proof)}, computes in {proof['precision']}"),
         ("input, output", f"{takes}, {proof['output']}"),
         ("head", head_words(proof) or "none"),
         ("checkpoint", proof["checkpoint"]["path"]),
