@@ -4,9 +4,9 @@
     python examples/quantize_digits.py
 
 Calibrates on 64 scans of the training part and answers the 360 held-out ones: in float32, and in
-int8 with weights within 64 (``any``) and within 127 (``vnni``), by the runtime and computed
-literally, node by node in floats. Where a processor without VNNI adds products up in 16 bits, the
-two differ by what saturates.
+int8 with weights whose sums fit 16 bits (``any``) and without that limit (``vnni``). The runtime
+computes them, and they are computed literally, node by node in floats. If a processor without VNNI
+adds products in 16 bits, the two differ by the sums that saturate.
 """
 
 import tempfile
@@ -22,9 +22,11 @@ from levit_deploy.demo.digits import held_out, to_input
 from levit_deploy.interface import INPUT_NAME
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.quantization.calibration import quantize_graph
+from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.runtime.sessions import onnx_session
-from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.targets.onnx_int8_writer import Int8Form
+from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET
+from levit_deploy.targets.onnx_rounding import Rounding
 
 CALIBRATING = 64
 
@@ -43,8 +45,9 @@ def main() -> None:
     provenance = Provenance(
         checkpoint_sha256=checkpoint.sha256, config=checkpoint.config, head="mean", layout="tokens"
     )
-    plain = to_onnx(to_plain(checkpoint.model), provenance)
-    digits, scans = held_out(), calibration_scans()
+    form = Int8Form(model=to_plain(checkpoint.model), provenance=provenance, opset=DEFAULT_OPSET)
+    digits = held_out()
+    ranges = observed_ranges(form, calibration_scans())["MinMax"]
 
     def logits(data: bytes, literal: bool = False) -> FloatArray:
         session = onnx_session(data, 1, literal=literal)
@@ -53,10 +56,10 @@ def main() -> None:
     def top1(found: FloatArray) -> str:
         return f"{(found.argmax(1) == digits.labels).mean():8.2%}"
 
-    expected = logits(plain.SerializeToString())
+    expected = logits(form.unrounded().SerializeToString())
     print(f"float32:             top-1 {top1(expected)}")
     for cpu in CPUS:
-        data = quantize_graph(plain, scans, "MinMax", cpu).SerializeToString()
+        data = form.rounded(Rounding(ranges=ranges, cpu=cpu)).SerializeToString()
         found, literal = logits(data), logits(data, literal=True)
         same = (found.argmax(1) == expected.argmax(1)).sum()
         apart = np.sqrt(np.mean((found - literal) ** 2))

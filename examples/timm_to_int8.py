@@ -41,7 +41,7 @@ def main() -> None:
     print(f"the same answer to {how.accuracy.agreement:.2f} % of {how.accuracy.pictures} pictures")
     if how.accuracy.float_top1 is not None:
         print(f"top-1: {how.accuracy.float_top1:.2f} %, in int8 {how.accuracy.int8_top1:.2f} %")
-    print(f"left in float32: {', '.join(how.float_blocks) or 'nothing'}")
+    print(f"left in float32: {', '.join(how.left_in_float) or 'nothing'}")
 
     try:
         answered = levit_deploy.predict(args.output, args.pictures, top_k=1)

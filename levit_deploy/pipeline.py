@@ -165,7 +165,7 @@ def quantize(
     with staged_output(output, plan, force=force) as temporary, runtime_of(plan.target) as load:
         calibration, pictures = _split(plan, int8, progress)
         proto, quantization = quantized(
-            plan.in_float().serialize(),
+            plan.int8_form(),
             plan.fastest_in_float().serialize(),
             calibration,
             pictures,

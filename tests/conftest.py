@@ -6,16 +6,16 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from float_graphs import float_graph, noise
+from float_graphs import int8_form, noise, rounded
 from interfaces import BOTH, SQUARE
 from networks import trained
 
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
-from levit_deploy.quantization.calibration import quantize_graph
 from levit_deploy.runtime import isolated
 from levit_deploy.runtime.artifact import Artifact, read_artifact
 from levit_deploy.runtime.child import imported
+from levit_deploy.targets.onnx_int8_writer import Int8Form
 
 # The networks are tiny: threads cost more than they bring, all the more beside other work.
 torch.set_num_threads(1)
@@ -98,12 +98,18 @@ def pixels_onnx(square) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plain() -> onnx.ModelProto:
-    """A float graph."""
-    return float_graph()
+def form() -> Int8Form:
+    """The int8 form of a network."""
+    return int8_form()
 
 
 @pytest.fixture(scope="session")
-def quantized(plain) -> onnx.ModelProto:
-    """The same graph in int8."""
-    return quantize_graph(plain, noise(8), "MinMax", "any")
+def plain(form) -> onnx.ModelProto:
+    """The form in float."""
+    return form.unrounded()
+
+
+@pytest.fixture(scope="session")
+def quantized(form) -> onnx.ModelProto:
+    """The form, rounded."""
+    return rounded(form, noise(8))

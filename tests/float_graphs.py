@@ -6,10 +6,14 @@ import torch
 from networks import SMALL, trained
 from PIL import Image
 
+from levit_deploy.interface import Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
+from levit_deploy.quantization.calibration import observed_ranges
+from levit_deploy.targets.onnx_int8_writer import Int8Form
+from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.onnx_writer import to_onnx
 
 CONFIG = SMALL.replace(image_size=(32, 32))
@@ -38,6 +42,27 @@ def float_graph(config=CONFIG, layout="tokens", model=None, **options) -> onnx.M
         Provenance(checkpoint_sha256="", config=config, head="mean", layout=layout),
         **options,
     )
+
+
+def int8_form(config=CONFIG, layout="tokens", model=None, input="float32", **options) -> Int8Form:
+    model = to_plain(model or trained(config), "mean")
+    return Int8Form(
+        model=to_spatial(model) if layout == "spatial" else model,
+        provenance=Provenance(
+            checkpoint_sha256="",
+            config=config,
+            head="mean",
+            layout=layout,
+            interface=Interface(input=input),
+        ),
+        opset=options.pop("opset", 17),
+        **options,
+    )
+
+
+def rounded(form: Int8Form, images, cpu="any", floats=(), method="MinMax") -> onnx.ModelProto:
+    ranges = observed_ranges(form, images)[method]
+    return form.rounded(Rounding(ranges=ranges, cpu=cpu, floats=tuple(floats)))
 
 
 def noise(n, config=CONFIG, seed=0):

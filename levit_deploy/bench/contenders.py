@@ -4,18 +4,17 @@ import dataclasses
 import importlib.util
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
 from levit_deploy.arrays import Images
 from levit_deploy.bench.plain_export import plain_export, plain_int8
-from levit_deploy.choices import Cpu, Input, Layout
+from levit_deploy.choices import Input, Layout
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.interface import INPUT_NAME, Interface
@@ -23,12 +22,15 @@ from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.quantization.calibration import quantize_graph
+from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.runtime.sessions import onnx_session
 from levit_deploy.targets.formats import TARGETS
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.onnx import ONNX
+from levit_deploy.targets.onnx_int8_writer import Int8Form
+from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET
+from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.target import Target
 from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
@@ -84,7 +86,7 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
         }
 
     onnx_files = files_of(ONNX)
-    onnx_files |= _int8(plain, onnx_files["tokens"], config)
+    onnx_files |= _int8(plain, networks, provenance)
     for name, data in onnx_files.items():
         yield _opened(name, "onnxruntime", data, threads, _onnxruntime)
     for target in TARGETS.values():
@@ -96,16 +98,21 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
             yield _opened(name, "OpenVINO", data, threads, _openvino)
 
 
-def _int8(plain: bytes, tokens: bytes, config: LeViTConfig) -> dict[str, bytes]:
+def _int8(
+    plain: bytes, networks: Mapping[Layout, LeViT], provenance: Provenance
+) -> dict[str, bytes]:
     """The int8 files, calibrated on noise: for the time they take, that does not matter."""
+    config = provenance.config
     images = np.random.default_rng(0).standard_normal(
         (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
     )
     files = {f"{PLAIN}, int8": plain_int8(plain, images)}
-    names: dict[Cpu, str] = {"any": "int8", "vnni": "int8, for VNNI"}
-    for cpu, name in names.items():
-        proto = quantize_graph(onnx.load_from_string(tokens), images, "MinMax", cpu)
-        files[name] = proto.SerializeToString()
+    if not provenance.interface.has_classes:
+        return files
+    for opset in (DEFAULT_OPSET, ATTENTION_OPSET):
+        form = Int8Form(model=networks["tokens"], provenance=provenance, opset=opset)
+        rounding = Rounding(ranges=observed_ranges(form, images)["MinMax"], cpu="any")
+        files[f"int8, opset {opset}"] = form.rounded(rounding).SerializeToString()
     return files
 
 

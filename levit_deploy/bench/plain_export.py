@@ -3,12 +3,14 @@
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from levit_deploy.arrays import FloatArray
 from levit_deploy.extras import require_extra
-from levit_deploy.quantization.calibration import image_reader, in_silence
+from levit_deploy.interface import INPUT_NAME
+from levit_deploy.quantization.calibration import in_silence
 
 
 def plain_export(model: torch.nn.Module, image: tuple[int, int, int]) -> bytes:
@@ -47,5 +49,19 @@ def plain_int8(data: bytes, images: FloatArray) -> bytes:
     with tempfile.TemporaryDirectory() as folder, in_silence():
         given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         given.write_bytes(data)
-        quantize_static(given, made, image_reader(images))
+        quantize_static(given, made, _image_reader(images))
         return made.read_bytes()
+
+
+def _image_reader(images: FloatArray) -> Any:
+    """Images as onnxruntime's tool asks for them, one by one."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        left = iter(images)
+
+        def get_next(self) -> dict[str, FloatArray] | None:
+            image = next(self.left, None)
+            return None if image is None else {INPUT_NAME: image[None]}
+
+    return Reader()

@@ -12,7 +12,7 @@ from levit_deploy.cli import options
 from levit_deploy.cli.paths import Inputs, beside
 from levit_deploy.cli.reading import ReadingWithUse
 from levit_deploy.cli.reporting import Reporting
-from levit_deploy.cli.sizes import parsed_batch_size
+from levit_deploy.cli.sizes import parsed_batch_size, parsed_opset
 from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
 from levit_deploy.targets.formats import Format, target_named
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _completed_opset(incomplete: str) -> list[str]:
-    return [str(opset) for opset in OPSETS if str(opset).startswith(incomplete)]
+    return [name for name in ("auto", *map(str, OPSETS)) if name.startswith(incomplete)]
 
 
 def export(
@@ -97,13 +97,14 @@ def export(
         typer.Option("--even-if-slower", help="Publish int8 even if it is no faster than float."),
     ] = False,
     opset: Annotated[
-        int | None,
+        str,
         typer.Option(
+            metavar="auto|N",
             autocompletion=_completed_opset,
-            help="ONNX operator set, 11 to 23; the default is 17. From 23, auto takes the tokens "
-            "layout, with the Attention operator.",
+            help="ONNX operator set, 11 to 23. auto is 17, and for int8 the faster one. From 23, "
+            "auto takes the tokens layout, with the Attention operator.",
         ),
-    ] = None,
+    ] = "auto",
     batch_size: Annotated[
         str,
         typer.Option(
@@ -143,7 +144,9 @@ def export(
     from levit_deploy.quantization.quantize import Int8Options
     from levit_deploy.targets.target import ExportOptions
 
-    choices = ExportOptions(opset, batch, input_type, output_type, input_name, output_name)
+    choices = ExportOptions(
+        parsed_opset(opset), batch, input_type, output_type, input_name, output_name
+    )
     with (
         reporting.evidence_of_failure(loaded, shown),
         status(f"writing and proving {shown}", quiet=reporting.quiet) as tell,

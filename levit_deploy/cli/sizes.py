@@ -30,6 +30,15 @@ def parsed_batch_size(text: str) -> BatchSize | None:
     return int(text)
 
 
+def parsed_opset(text: str) -> int | None:
+    """A number, or None for 'auto'; raise UsageError for anything else."""
+    if text == "auto":
+        return None
+    if not _is_count(text):
+        raise UsageError(f"--opset {text} is no operator set. Expected a number as in 17, or auto.")
+    return int(text)
+
+
 def _is_count(text: str) -> bool:
     """Whether a text is a positive number of pixels or images, and a sensible one."""
     return text.isascii() and text.isdecimal() and len(text) < 7 and int(text) > 0

@@ -1,84 +1,64 @@
-"""Static quantization by onnxruntime's own tool, in a form that every runtime reads."""
+"""The ranges of a network's values on pictures, by three methods, from one run in float."""
 
 import contextlib
 import io
 import logging
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from levit_deploy.arrays import Images
-from levit_deploy.choices import Cpu
-from levit_deploy.interface import INPUT_NAME
-from levit_deploy.quantization.rounding import QUANTIZED_OPS, only_products_rounded
+from levit_deploy.arrays import BATCH_SIZE, FloatArray, Images
+from levit_deploy.runtime.sessions import onnx_session
+from levit_deploy.targets.onnx_int8_writer import Int8Form
+from levit_deploy.targets.onnx_rounding import Range
 
 METHODS = ("MinMax", "Percentile", "Entropy")
 
 
-def quantize_graph(
-    model: onnx.ModelProto, images: Images, method: str, cpu: Cpu
-) -> onnx.ModelProto:
-    """Put QuantizeLinear and DequantizeLinear around every Conv and Gemm.
+def observed_ranges(form: Int8Form, images: Images) -> dict[str, dict[str, Range]]:
+    """The range of every value that can be rounded, by method and by name.
 
-    Activations become unsigned bytes, weights signed bytes with a scale for each output channel.
-    The ranges of activations come from ``images``, as the model takes them, by one of METHODS.
-    ``cpu`` 'any' keeps weights within 64, so that the 16-bit sums of processors without VNNI cannot
-    saturate; 'vnni' uses all of a byte. The outputs of a Gemm stay float: onnxruntime then runs it
-    straight from bytes to floats, which is faster and more accurate than through bytes. So do the
-    sums along the residual branches.
+    ``images`` are as the form takes them. MinMax is the smallest and largest number seen. The
+    others cut off rare numbers, as the calibrators of onnxruntime do with their defaults.
     """
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import HistogramCollector
 
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
-    with tempfile.TemporaryDirectory() as folder, in_silence():
-        given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        onnx.save(model, given)
-        quantize_static(
-            given,
-            made,
-            image_reader(images, batch.dim_value or 1, model.graph.input[0].name),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTIZED_OPS),
-            per_channel=True,
-            reduce_range=cpu == "any",
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod[method],
-            extra_options={
-                "OpTypesToExcludeOutputQuantization": ["Gemm"],
-                "CalibStridedMinMax": 1,  # forget the values of one batch before the next
-            },
-        )
-        result = onnx.load(made)
-    del result.metadata_props[:]
-    return only_products_rounded(result, model)
+    options = {"symmetric": False, "num_quantized_bins": 128, "percentile": 99.999, "scenario": ""}
+    collectors = {
+        "Percentile": HistogramCollector(method="percentile", num_bins=2048, **options),
+        "Entropy": HistogramCollector(method="entropy", num_bins=128, **options),
+    }
+    ends: dict[str, Range] = {}
+    with in_silence(), np.errstate(all="ignore"):
+        for values in _values(form, images):
+            for name, value in values.items():
+                low, high = ends.get(name, (np.inf, -np.inf))
+                ends[name] = min(low, float(value.min())), max(high, float(value.max()))
+            for collector in collectors.values():
+                collector.collect({n: value for n, value in values.items() if value.any()})
+        cut = {name: c.compute_collection_result() for name, c in collectors.items()}
+    ranges = {"MinMax": ends}
+    for method, of_values in cut.items():
+        # numbers that are all zero have no histogram
+        ranges[method] = ends | {n: (float(r[0]), float(r[1])) for n, r in of_values.items()}
+    return ranges
 
 
-def image_reader(images: Images, size: int = 1, name: str = INPUT_NAME) -> Any:
-    """Images as onnxruntime's tool asks for them, in batches of one size."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    rows = np.arange(-(-len(images) // size) * size) % len(images)  # the last batch filled
-    batches = images[rows].reshape(-1, size, *images.shape[1:])
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-        left = iter(batches)
-
-        def __len__(self) -> int:
-            return len(batches)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self.left = iter(batches[start_index:end_index])
-
-        def get_next(self) -> dict[str, Images] | None:
-            batch = next(self.left, None)
-            return None if batch is None else {name: batch}
-
-    return Reader()
+def _values(form: Int8Form, images: Images) -> Iterator[dict[str, FloatArray]]:
+    """The values that can be rounded, batch by batch."""
+    model, points = form.unrounded(), form.places().points
+    input_name = model.graph.input[0].name
+    inside = [name for name in points if name != input_name]
+    present = {output.name for output in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in inside if n not in present)
+    session = onnx_session(model.SerializeToString())
+    size = form.batch_size or BATCH_SIZE
+    rows = np.arange(-(-len(images) // size) * size) % len(images)
+    for start in range(0, len(rows), size):
+        batch = images[rows[start : start + size]]
+        values = dict(zip(inside, session.run(inside, {input_name: batch}), strict=True))
+        yield values | ({input_name: batch} if input_name in points else {})
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from levit_deploy.errors import UsageError, VerificationError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.search import Quantization, search
 from levit_deploy.runtime.sessions import runner
+from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
 from levit_deploy.verification.accuracy import require_drop
 
@@ -51,7 +52,7 @@ class Int8Options:
 
 
 def quantized(
-    plain: bytes,
+    form: Int8Form,
     rival: bytes,
     calibration: Images,
     pictures: Judging,
@@ -59,13 +60,13 @@ def quantized(
     block_names: Mapping[str, str],
     progress: Callable[[str], object] = lambda _doing: None,
 ) -> tuple[onnx.ModelProto, Quantization]:
-    """Quantize a float graph, ``plain``, and time it beside the fastest one, its ``rival``.
+    """Round a network, and time it beside the fastest float32 file, its ``rival``.
 
     ``block_names`` are those of ``search``. Raises VerificationError if no int8 network holds the
     drop, or it is not faster.
     """
     model, quantization = search(
-        onnx.load_from_string(plain),
+        form,
         calibration,
         pictures,
         cpu=options.cpu,
@@ -74,7 +75,7 @@ def quantized(
         progress=progress,
     )
     data: bytes = model.SerializeToString(deterministic=True)
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    batch = form.batch_size or 1
     speed = _speed(data, rival, calibration[np.arange(batch) % len(calibration)], progress)
     if speed.verdict != "faster" and not options.even_if_slower:
         raise VerificationError(

@@ -1,6 +1,6 @@
-"""Find the int8 network that is still right: the method, and the blocks that stay float."""
+"""Find the int8 network that is still right: the method, and the layers that stay float."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,17 @@ from levit_deploy.choices import Cpu
 from levit_deploy.errors import VerificationError
 from levit_deploy.interface import PROBABILITIES
 from levit_deploy.pictures.split import Judging
-from levit_deploy.quantization.calibration import METHODS, quantize_graph
-from levit_deploy.quantization.rounding import quantized_blocks, restored
+from levit_deploy.quantization.calibration import METHODS, observed_ranges
 from levit_deploy.runtime.sessions import runner
+from levit_deploy.targets.onnx_int8_writer import Int8Form
+from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.timing import Ratio
 from levit_deploy.verification.accuracy import Accuracy, accuracy, top1
 from levit_deploy.verification.budget import log_probabilities
 
 MOST_IN_A_LOOK = 16  # pictures to tell how much one block costs
+
+Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,8 @@ class Quantization:
     ``errors`` has each method's error of the logits on the calibration pictures: a root mean square
     in units of the float logits' own deviation. For a network with probabilities it is the error of
     their logarithms. ``costs`` has the same for each block, with all others in float.
-    ``float_blocks`` are those left in float, the costliest first. ``speed`` is against the fastest
-    float32 file on this machine, None if it was not measured.
+    ``left_in_float`` has the layers that stay float, or whole blocks, the costliest first.
+    ``speed`` is against the fastest float32 file on this machine, None if it was not measured.
     """
 
     cpu: Cpu
@@ -37,22 +40,22 @@ class Quantization:
     method: str
     errors: dict[str, float]
     costs: dict[str, float]
-    float_blocks: tuple[str, ...]
+    left_in_float: tuple[str, ...]
     accuracy: Accuracy
     speed: Ratio | None = None
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """A network with the costliest ``floats`` blocks in float, and its answers judged."""
+    """A network with these parts in float, and its answers judged."""
 
-    floats: int
+    floats: Parts
     model: onnx.ModelProto
     accuracy: Accuracy
 
 
 def search(
-    plain: onnx.ModelProto,
+    form: Int8Form,
     calibration: Images,
     pictures: Judging,
     *,
@@ -61,42 +64,79 @@ def search(
     block_names: Mapping[str, str],
     progress: Callable[[str], object],
 ) -> tuple[onnx.ModelProto, Quantization]:
-    """Quantize a float graph by the method of least error, with no block that costs too much.
+    """Round a network by the method of least error, with no layer that costs too much.
 
-    Blocks go back to float in the order of their cost, as few as hold the drop. They are told by
-    ``block_names``, which has another name for some. Raises VerificationError if only the float
-    network holds it.
+    Blocks go back to float in the order of their cost, as few as hold the drop. Then the layers of
+    these blocks are rounded again, as many as it allows. Blocks are told by ``block_names``, which
+    has another name for some. Raises VerificationError if only the float network holds it.
     """
-    batch = plain.graph.input[0].type.tensor_type.shape.dim[0].dim_value or None
-    error = _error_against(plain, calibration, batch)
-    candidates = {}
-    for method in METHODS:
-        progress(f"calibrating by {method}")
-        candidates[method] = quantize_graph(plain, calibration, method, cpu)
-    errors = {name: error(model, len(calibration)) for name, model in candidates.items()}
-    method = min(METHODS, key=lambda name: errors[name])
-    quantized = candidates[method]
-    names = {block: block_names.get(block, block) for block in quantized_blocks(quantized)}
-    costs = _costs(quantized, plain, error, names, progress)
-    ranked = sorted(costs, key=lambda block: -costs[block])
-    float_answers = top1(runner(plain.SerializeToString(), batch), pictures)
+    plain, parts = form.unrounded(), form.places().parts
+    error = _error_against(plain, calibration, form.batch_size)
+    progress("calibrating")
+    ranges = observed_ranges(form, calibration)
 
-    def judge(floats: int) -> _Judged:
-        progress(f"judging with {floats} of {len(ranked)} blocks in float")
-        model = restored(quantized, plain, ranked[:floats])
-        answers = top1(runner(model.SerializeToString(), batch), pictures)
+    def rounded(method: str, floats: Parts = ()) -> onnx.ModelProto:
+        return form.rounded(Rounding(ranges=ranges[method], cpu=cpu, floats=floats))
+
+    errors = {}
+    for method in METHODS:
+        progress(f"rounding by {method}")
+        errors[method] = error(rounded(method), len(calibration))
+    method = min(METHODS, key=lambda name: errors[name])
+    float_answers = top1(runner(plain.SerializeToString(), form.batch_size), pictures)
+
+    def judge(floats: Parts) -> _Judged:
+        progress(f"judging with {_listed(floats, parts)} in float")
+        model = rounded(method, floats)
+        answers = top1(runner(model.SerializeToString(), form.batch_size), pictures)
         return _Judged(floats, model, accuracy(float_answers, answers, pictures, max_drop))
 
-    best = _fewest_floats(judge, len(ranked))
+    def ranked(candidates: Sequence[str], names: Mapping[str, str]) -> dict[str, float]:
+        """The error of each candidate alone in int8, the largest first."""
+        costs = {}
+        for candidate in candidates:
+            progress(f"measuring the cost of {names[candidate]}")
+            others = tuple(part for part in parts if not _is_in(part, candidate))
+            costs[candidate] = error(rounded(method, others), MOST_IN_A_LOOK)
+        return dict(sorted(costs.items(), key=lambda item: -item[1]))
+
+    blocks = tuple(dict.fromkeys(block_of(part) for part in parts))
+    names = {block: block_names.get(block, block) for block in blocks}
+    names |= {part: _layer_name(part, names) for part in parts if part not in blocks}
+    costs = ranked(blocks, names)
+    best = _fewest_floats(judge, tuple(costs))
+    if best.floats:
+        layers = [part for part in parts if any(_is_in(part, block) for block in best.floats)]
+        best = _fewest_floats(judge, tuple(ranked(layers, names)), best)
     return best.model, Quantization(
         cpu=cpu,
         calibrated_on=len(calibration),
         method=method,
         errors=errors,
         costs={names[block]: cost for block, cost in costs.items()},
-        float_blocks=tuple(names[block] for block in ranked[: best.floats]),
+        left_in_float=tuple(names[part] for part in best.floats),
         accuracy=best.accuracy,
     )
+
+
+def block_of(part: str) -> str:
+    """The block of a layer: a convolution of the stem, a block of the trunk, or the head."""
+    return ".".join(part.split(".")[:2])
+
+
+def _is_in(part: str, whole: str) -> bool:
+    return f"{part}.".startswith(f"{whole}.")
+
+
+def _layer_name(part: str, names: Mapping[str, str]) -> str:
+    """A layer by its block's name, as in 'stages.0.blocks.1, qkv.q'."""
+    block = block_of(part)
+    return f"{names[block]}, {part.removeprefix(f'{block}.').removeprefix('m.')}"
+
+
+def _listed(floats: Parts, parts: Parts) -> str:
+    left = sum(any(_is_in(part, whole) for whole in floats) for part in parts)
+    return f"{left} of {len(parts)} layers"
 
 
 def _error_against(
@@ -118,41 +158,28 @@ def _error_against(
     return error
 
 
-def _costs(
-    quantized: onnx.ModelProto,
-    plain: onnx.ModelProto,
-    error: Callable[[onnx.ModelProto, int], float],
-    names: Mapping[str, str],
-    progress: Callable[[str], object],
-) -> dict[str, float]:
-    """The error of each block in int8 with all others in float; ``names`` has every block."""
-    costs = {}
-    for block, name in names.items():
-        progress(f"measuring the cost of {name}")
-        others = [other for other in names if other != block]
-        costs[block] = error(restored(quantized, plain, others), MOST_IN_A_LOOK)
-    return costs
+def _fewest_floats(
+    judge: Callable[[Parts], _Judged], ranked: Parts, holding: _Judged | None = None
+) -> _Judged:
+    """The network with the fewest parts in float that holds the drop.
 
-
-def _fewest_floats(judge: Callable[[int], _Judged], most: int) -> _Judged:
-    """The network with the fewest blocks in float that holds the drop, out of ``most`` blocks."""
-    first = judge(0)
-    if first.accuracy.constant_drop <= first.accuracy.allowed:  # no block in float changes that
-        raise VerificationError(
-            f"int8 cannot be judged. On {first.accuracy.pictures} pictures, "
-            f"{first.accuracy.failures[0]}. Nothing was published. If the network is better than "
-            "that, correct these options. Otherwise give pictures of all its classes, or a smaller "
-            "--max-drop."
-        )
-    if not first.accuracy.failures:
-        return first
-    fails, holds, best = 0, most, None
+    ``ranked`` are the parts that may be, the costliest first. ``holding`` is the network with all
+    of them in float, if that is known to hold it.
+    """
+    fails, holds, best = -1, len(ranked), holding
+    if holding is None:
+        first = judge(())
+        _refuse_if_nothing_is_judged(first)
+        if not first.accuracy.failures:
+            return first
+        fails = 0
     while holds - fails > 1:
-        middle = judge((fails + holds) // 2)
-        if middle.accuracy.failures:
-            fails = middle.floats
+        middle = (fails + holds) // 2
+        judged = judge(ranked[:middle])
+        if judged.accuracy.failures:
+            fails = middle
         else:
-            holds, best = middle.floats, middle
+            holds, best = middle, judged
     if best is None:
         raise VerificationError(
             f"int8 costs this network too much: {first.accuracy.failures[0]}. The drop stays too "
@@ -160,3 +187,14 @@ def _fewest_floats(judge: Callable[[int], _Judged], most: int) -> _Judged:
             "the network meets, a larger --max-drop, or another --precision."
         )
     return best
+
+
+def _refuse_if_nothing_is_judged(first: _Judged) -> None:
+    """Raise VerificationError if pictures allow any network; no block in float changes that."""
+    if first.accuracy.constant_drop <= first.accuracy.allowed:
+        raise VerificationError(
+            f"int8 cannot be judged. On {first.accuracy.pictures} pictures, "
+            f"{first.accuracy.failures[0]}. Nothing was published. If the network is better than "
+            "that, correct these options. Otherwise give pictures of all its classes, or a smaller "
+            "--max-drop."
+        )

@@ -85,7 +85,7 @@ def _print_quantization(data: Data, console: Console) -> None:
     costs = sorted(data["costs"].items(), key=lambda item: -item[1])
     each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)
     print_line(console, f"cost of each block alone: {each}")
-    print_line(console, f"left in float: {', '.join(data['float_blocks']) or 'nothing'}")
+    print_line(console, f"left in float: {', '.join(data['left_in_float']) or 'nothing'}")
     if speed := data["speed"]:
         print_line(
             console,

@@ -21,19 +21,30 @@ if TYPE_CHECKING:
 def _auto_layout(precision: Precision, options: ExportOptions) -> Layout:
     # Measured (docs/performance.md): at batch 1, onnxruntime runs float32 4 to 11 % faster in the
     # spatial layout, and int8 faster in tokens. The Attention operator takes tokens.
-    if precision == "int8" or _opset(options) >= ATTENTION_OPSET:
+    if precision == "int8" or opset_of(options, precision) >= ATTENTION_OPSET:
         return "tokens"
     return "spatial"
 
 
-def _opset(options: ExportOptions) -> int:
-    return DEFAULT_OPSET if options.opset is None else options.opset
+def opset_of(options: ExportOptions, precision: Precision) -> int:
+    """The operator set that you chose, or the one that makes the faster file.
+
+    Measured (docs/int8.md): the Attention operator is faster than a subgraph on bytes for an image
+    at a time, and slower for batches.
+    """
+    if options.opset is not None:
+        return options.opset
+    return ATTENTION_OPSET if precision == "int8" and _one_by_one(options) else DEFAULT_OPSET
+
+
+def _one_by_one(options: ExportOptions) -> bool:
+    return options.batch_size in (None, 1)
 
 
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
     from levit_deploy.targets.onnx_writer import to_onnx
 
-    opset = _opset(options)
+    opset = opset_of(options, provenance.precision)
     if opset not in OPSETS:
         raise UsageError(
             f"--opset {opset} is not supported. Choose from {OPSETS[0]} to {OPSETS[-1]}."

@@ -8,6 +8,7 @@ Shapes: B batch, N tokens (keys), Nq queries, h heads, k and d the key and value
 """
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from torch import nn
 
@@ -26,10 +27,8 @@ def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir
     x = g.emit(module.norm, x, f"{name}.norm")
     if g.opset >= ATTENTION_OPSET:
         q, k, v = _side_by_side(g, module, module.qkv, parts, x, f"{name}.qkv")
-        return _attend_by_operator(g, module, q, k, v, name)
-    qkv = _heads_first(
-        g, module, g.emit(module.qkv, x, f"{name}.qkv"), module.tokens, f"{name}.qkv"
-    )
+        return attend_by_operator(g, module, q, k, v, name)
+    qkv = heads_first(g, module, g.emit(module.qkv, x, f"{name}.qkv"), module.tokens, f"{name}.qkv")
     q, k, v = g.split(qkv, _qualified(parts, name), 3, f"{name}.split")
     return _attend_by_subgraph(g, module, q, k, v, name)
 
@@ -42,9 +41,9 @@ def _attention_subsample(
     if g.opset >= ATTENTION_OPSET:
         q = g.reshape(q, f"{name}.q.tokens", [g.batch, module.out_tokens, dims(q)[1]])
         k, v = _side_by_side(g, module, module.kv, parts, x, f"{name}.kv")
-        return _attend_by_operator(g, module, q, k, v, name)
-    q = _heads_first(g, module, q, module.out_tokens, f"{name}.q")
-    kv = _heads_first(g, module, g.emit(module.kv, x, f"{name}.kv"), module.tokens, f"{name}.kv")
+        return attend_by_operator(g, module, q, k, v, name)
+    q = heads_first(g, module, q, module.out_tokens, f"{name}.q")
+    kv = heads_first(g, module, g.emit(module.kv, x, f"{name}.kv"), module.tokens, f"{name}.kv")
     k, v = g.split(kv, _qualified(parts, name), 3, f"{name}.split")
     return _attend_by_subgraph(g, module, q, k, v, name)
 
@@ -63,9 +62,7 @@ def _side_by_side(
 ) -> list[ir.Value]:
     """Compute q, k, v (or k, v) as (B, N, h * width) each."""
     assert isinstance(layer, nn.Linear)
-    rows = np.arange(layer.out_features).reshape(module.num_heads, -1)  # h, q k v
-    ends = np.cumsum(list(parts.values()))[:-1]
-    order = np.concatenate([part.ravel() for part in np.split(rows, ends, axis=1)])
+    order = np.concatenate(rows_by_part(module, layer, parts))
     x = gemm(g, x, array(layer.weight)[order], array(layer.bias)[order], name)
     x = g.reshape(x, f"{name}.tokens", [g.batch, module.tokens, layer.out_features])
     owner = name.rpartition(".")[0]
@@ -73,9 +70,19 @@ def _side_by_side(
     return g.split(x, sizes, 2, f"{owner}.split")
 
 
-def _attend_by_operator(
+def rows_by_part(
+    module: TokenAttention, layer: nn.Linear, parts: dict[str, int]
+) -> list[npt.NDArray[np.int64]]:
+    """The rows of each part, such as q, in a layer whose rows are ordered by head."""
+    rows = np.arange(layer.out_features).reshape(module.num_heads, -1)  # h, q k v
+    ends = np.cumsum(list(parts.values()))[:-1]
+    return [part.ravel() for part in np.split(rows, ends, axis=1)]
+
+
+def attend_by_operator(
     g: GraphBuilder, module: TokenAttention, q: ir.Value, k: ir.Value, v: ir.Value, name: str
 ) -> ir.Value:
+    """Append attention: q (B, Nq, h * k), k and v (B, N, h * width) -> (B * Nq, C)."""
     bias = g.weight(array(module.attention_bias())[None], f"{name}.attention_bias")  # 1, h, Nq, N
     queries, width = int(dims(q)[1]), module.num_heads * module.value_dim
     x = g.op(
@@ -91,7 +98,7 @@ def _attend_by_operator(
     return g.emit(module.proj, x, f"{name}.proj")
 
 
-def _heads_first(
+def heads_first(
     g: GraphBuilder, module: TokenAttention, x: ir.Value, tokens: int, name: str
 ) -> ir.Value:
     """(B * N, h * width) -> (B, h, N, width)."""
@@ -104,7 +111,7 @@ def _attend_by_subgraph(
     g: GraphBuilder, module: TokenAttention, q: ir.Value, k: ir.Value, v: ir.Value, name: str
 ) -> ir.Value:
     k = g.transpose(k, f"{name}.k_transposed", [0, 1, 3, 2])  # B, h, k, N
-    attention = _probabilities(g, module, q, k, name)
+    attention = attention_probabilities(g, module, q, k, name)
     queries = int(dims(q)[2])
     shape = [g.batch, module.num_heads, queries, module.value_dim]
     x = g.op("MatMul", [attention, v], f"{name}.weighted", shape)
@@ -114,7 +121,7 @@ def _attend_by_subgraph(
     return g.emit(module.proj, x, f"{name}.proj")
 
 
-def _probabilities(
+def attention_probabilities(
     g: GraphBuilder, module: TokenAttention | MapAttention, q: ir.Value, k: ir.Value, name: str
 ) -> ir.Value:
     """softmax(q k + bias): q (B, h, Nq, k), k (B, h, k, N) -> (B, h, Nq, N)."""
@@ -162,7 +169,7 @@ def _attend_on_map(
     name: str,
 ) -> ir.Value:
     q = g.transpose(q, f"{name}.q_transposed", [0, 1, 3, 2])  # B, h, Nq, k
-    attention = _probabilities(g, module, q, k, name)
+    attention = attention_probabilities(g, module, q, k, name)
     attention = g.transpose(attention, f"{name}.softmax_transposed", [0, 1, 3, 2])
     shape = [g.batch, module.num_heads, module.value_dim, grid[0] * grid[1]]
     x = g.op("MatMul", [v, attention], f"{name}.weighted", shape)

@@ -103,8 +103,12 @@ def _is_end(part: onnx.NodeProto | onnx.TensorProto) -> bool:
 
 def _broken_ends(graph: onnx.GraphProto, interface: Interface) -> list[str]:
     """The broken clause about the normalisation and the softmax, if any."""
-    expected = ["Transpose", "Cast", "Sub", "Mul"] if interface.input == "uint8" else []
+    is_int8 = any(node.op_type in ROUNDING_OPS for node in graph.node)
+    on_bytes, on_floats = ["Reshape", "Add", "Reshape", "Transpose"], ["Transpose", "Cast", "Sub"]
+    expected = (on_bytes if is_int8 else [*on_floats, "Mul"]) if interface.input == "uint8" else []
     expected += ["Softmax"] if interface.output == "probabilities" else []
-    if (found := [node.op_type for node in graph.node if _is_end(node)]) == expected:
+    around = [node.op_type for node in graph.node if _is_end(node)]
+    found = [op for op in around if op not in ROUNDING_OPS]
+    if found == expected:
         return []
     return [f"{found} around the network instead of {expected}"]

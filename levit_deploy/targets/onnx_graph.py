@@ -113,6 +113,12 @@ class GraphBuilder:
             )
         return self.constant(rounded, name)
 
+    def operands(
+        self, x: ir.Value, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], name: str
+    ) -> list[ir.Value]:
+        """The inputs of a product: x, the weight (out, in, ...) and the bias (out,)."""
+        return [x, self.weight(weight, f"{name}.weight"), self.weight(bias, f"{name}.bias")]
+
     def integers(self, values: list[int]) -> ir.Value:
         """Add an int64 vector, such as a shape; equal vectors are stored once."""
         return self.constant(np.array(values, dtype=np.int64), f"int64.{values}")

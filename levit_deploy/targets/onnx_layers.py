@@ -32,7 +32,7 @@ def gemm(
     name: str,
 ) -> ir.Value:
     """Append x (rows, in) times weight (out, in), plus bias (out,): (rows, out)."""
-    inputs = [x, g.weight(weight, f"{name}.weight"), g.weight(bias, f"{name}.bias")]
+    inputs = g.operands(x, weight, bias, name)
     return g.op("Gemm", inputs, f"{name}.gemm", [dims(x)[0], weight.shape[0]], transB=1)
 
 
@@ -40,16 +40,15 @@ def _linear(g: GraphBuilder, linear: nn.Linear, x: ir.Value, name: str) -> ir.Va
     return gemm(g, x, array(linear.weight), array(linear.bias), name)
 
 
-def _convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.Value:
+def convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.Value:
+    """Append a convolution: (B, C, H, W) -> (B, C', H', W')."""
     assert not isinstance(conv.padding, str)
     assert conv.bias is not None
     stride, padding, kernel = conv.stride[0], conv.padding[0], conv.kernel_size[0]
     batch, _, *sides = dims(x)
-    weight = g.weight(array(conv.weight), f"{name}.weight")
-    bias = g.weight(array(conv.bias), f"{name}.bias")
     return g.op(
         "Conv",
-        [x, weight, bias],
+        g.operands(x, array(conv.weight), array(conv.bias), name),
         f"{name}.conv",
         [batch, conv.out_channels, *((int(s) + 2 * padding - kernel) // stride + 1 for s in sides)],
         kernel_shape=[kernel, kernel],
@@ -186,7 +185,7 @@ def _spatial_mean_pool(g: GraphBuilder, _pool: SpatialMeanPool, x: ir.Value, nam
 
 LAYER_EMITTERS: dict[type[nn.Module], Emitter] = {
     nn.Linear: _linear,
-    nn.Conv2d: _convolution,
+    nn.Conv2d: convolution,
     nn.Hardswish: _hardswish,
     nn.SiLU: _silu,
     nn.GELU: _gelu,

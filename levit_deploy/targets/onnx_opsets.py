@@ -10,3 +10,4 @@ ATTENTION_OPSET = 23  # the first with an Attention operator
 CHANNEL_SCALES_OPSET = 13  # the first that rounds with a scale for each channel
 STANDARD_DOMAINS = ("", "ai.onnx")
 ROUNDING_OPS = ("QuantizeLinear", "DequantizeLinear")  # of int8
+MOVEMENTS = ("Reshape", "Slice", "Transpose")  # which move bytes as well as floats

@@ -1,5 +1,9 @@
 """Write a plain model as ONNX, op by op."""
 
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxsim
@@ -16,6 +20,8 @@ from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
 from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET, IR_VERSIONS
 
 # No bfloat16: onnxruntime 1.32 has no Conv, Gemm or MatMul in it on a CPU, and a CPU proves it.
+Statistics = npt.NDArray[np.float64]  # a mean or a standard deviation, one for each channel
+PixelEmitter = Callable[[GraphBuilder, ir.Value, Statistics, Statistics], ir.Value]
 DTYPES: dict[Precision, ir.DataType] = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 
 
@@ -36,21 +42,32 @@ def to_onnx(
     Raises CheckpointError if the precision cannot hold a weight, UsageError if the bytes'
     mean and standard deviation are not known.
     """
-    config, interface = provenance.config, provenance.interface
     batch: int | str = "batch" if batch_size is None else batch_size
-    dtype = DTYPES[provenance.precision]
-    graph = GraphBuilder(opset, batch, {**LAYER_EMITTERS, **ATTENTION_EMITTERS}, dtype)
+    emitters = {**LAYER_EMITTERS, **ATTENTION_EMITTERS}
+    graph = GraphBuilder(opset, batch, emitters, DTYPES[provenance.precision])
+    proto = ir.to_proto(built(graph, model, provenance, normalised_pixels))
+    proto = smaller(proto, simplified(proto), provenance.interface)
+    onnx.helper.set_model_props(proto, provenance.to_metadata())
+    return proto
+
+
+def built(
+    graph: GraphBuilder, model: LeViT, provenance: Provenance, images_of: PixelEmitter
+) -> ir.Model:
+    """Build the whole graph of a plain model; ``images_of`` makes images of pixels."""
+    config, interface = provenance.config, provenance.interface
+    is_float = graph.dtype == ir.DataType.FLOAT
     kind = ir.DataType.UINT8 if interface.input == "uint8" else ir.DataType.FLOAT
-    shape = [batch, *interface.image_shape(config)]
+    shape = [graph.batch, *interface.image_shape(config)]
     given = x = ir.val(interface.input_name, dtype=kind, shape=shape)
     if interface.input == "uint8":
-        x = normalised_pixels(graph, x, *provenance.transform.statistics())
-    if dtype != ir.DataType.FLOAT:
-        x = graph.cast(x, "patch_embed.cast", dtype)
+        x = images_of(graph, x, *provenance.transform.statistics())
+    if not is_float:
+        x = graph.cast(x, "patch_embed.cast", graph.dtype)
     for name in MODULE_NAMES:
         x = graph.emit(model.get_submodule(name), x, name)
     outputs = graph.maps or {OUTPUT_NAME if interface.has_classes else interface.output: x}
-    if dtype != ir.DataType.FLOAT:
+    if not is_float:
         outputs = {
             name: graph.cast(value, f"{_place(name)}.cast", ir.DataType.FLOAT)
             for name, value in outputs.items()
@@ -59,24 +76,18 @@ def to_onnx(
         value.name = name
     if interface.output == "probabilities":
         outputs = {interface.output: probabilities(graph, outputs[OUTPUT_NAME])}
-
-    proto = ir.to_proto(
-        ir.Model(
-            ir.Graph(
-                [given],
-                list(outputs.values()),
-                nodes=graph.nodes,
-                initializers=list(graph.initializers.values()),
-                opset_imports={"": opset},
-                name="LeViT",
-            ),
-            ir_version=IR_VERSIONS[opset],
-            producer_name=TOOL,
-        )
+    return ir.Model(
+        ir.Graph(
+            [given],
+            list(outputs.values()),
+            nodes=graph.nodes,
+            initializers=list(graph.initializers.values()),
+            opset_imports={"": graph.opset},
+            name="LeViT",
+        ),
+        ir_version=IR_VERSIONS[graph.opset],
+        producer_name=TOOL,
     )
-    proto = smaller(proto, simplified(proto), interface)
-    onnx.helper.set_model_props(proto, provenance.to_metadata())
-    return proto
 
 
 def _place(output: str) -> str:

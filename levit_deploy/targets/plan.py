@@ -22,7 +22,9 @@ from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.formats import require_precision
+from levit_deploy.targets.onnx import opset_of
 from levit_deploy.targets.onnx_ends import require_names
+from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_opsets import CHANNEL_SCALES_OPSET, OPSETS
 from levit_deploy.targets.target import ExportOptions, Target
 
@@ -81,18 +83,20 @@ class Plan:
         """Return the artifact, unless that needs pictures."""
         return self.target.serialize(self.network(), self.provenance, self.options)
 
-    def in_float(self) -> Plan:
-        """Return the same in float32, with the usual names: an int8 artifact is its rounding."""
-        return replace(self, precision="fp32", options=self._options_without_names())
+    def int8_form(self) -> Int8Form:
+        """Return the form that an int8 artifact is the rounding of."""
+        return Int8Form(
+            model=self.network(),
+            provenance=replace(self.provenance, precision="fp32"),
+            opset=opset_of(self.options, self.precision),
+            batch_size=self.options.batch_size,
+        )
 
     def fastest_in_float(self) -> Plan:
         """Return the fastest float32 artifact with this input and output."""
-        options = replace(self._options_without_names(), opset=None)
+        options = replace(self.options, opset=None, input_name=None, output_name=None)
         layout = self.target.auto_layout("fp32", options)
         return replace(self, precision="fp32", options=options, layout=layout)
-
-    def _options_without_names(self) -> ExportOptions:
-        return replace(self.options, input_name=None, output_name=None)
 
 
 def planned(

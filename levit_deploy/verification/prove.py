@@ -96,10 +96,13 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
         )
     interface = artifact.interface
     head = known(artifact.metadata.get("head"), HEADS)
-    return Plan(
+    form = Plan(
         checkpoint=checkpoint,
         target=ONNX,
         head="mean" if head is None or head == checkpoint.head else head,
         layout=layout,
+        precision="int8",
         options=ExportOptions(opset, artifact.batch_size, interface.input, interface.output),
-    ).serialize()
+    ).int8_form()
+    unrounded: bytes = form.unrounded().SerializeToString(deterministic=True)
+    return unrounded

@@ -19,6 +19,8 @@ from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, InputError, UsageError, VerificationError
 from levit_deploy.quantization.quantize import Int8Options
 from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.onnx import ONNX
+from levit_deploy.targets.plan import Plan
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification import prove as prove_module
 from levit_deploy.verification.result import Verification
@@ -152,10 +154,11 @@ def test_another_checkpoint_is_refused(published, folder, tmp_path):
         verify(other, folder, published.path, max_drop=45)
 
 
-def test_a_float_file_that_claims_int8_is_held_to_float(checkpoint, folder, tmp_path):
-    pipeline.export(checkpoint, "onnx", tmp_path / "float.onnx", layout="tokens")
-    model = onnx.load(tmp_path / "float.onnx")
-    next(p for p in model.metadata_props if p.key == "precision").value = "int8"
+def test_a_float_file_that_claims_int8_is_held_to_float(published, checkpoint, folder, tmp_path):
+    plan = Plan(checkpoint=checkpoint, target=ONNX, head="mean", layout="tokens", precision="int8")
+    model = plan.int8_form().unrounded()
+    metadata = load_artifact(published.path).metadata
+    onnx.helper.set_model_props(model, metadata)
     onnx.save(model, tmp_path / "float.onnx")
     assert verify(checkpoint, folder, tmp_path / "float.onnx").accuracy.agreement == 100
     tensor = next(t for t in model.graph.initializer if t.name == "head.bias")
@@ -175,8 +178,8 @@ def test_a_layout_or_opset_that_is_none_of_ours_is_refused(
     onnx.save(model, tmp_path / "odd.onnx")
     with pytest.raises(ArtifactError, match="Expected one of tokens, spatial, and 11 to 23"):
         verify(checkpoint, folder, tmp_path / "odd.onnx", max_drop=45)
-    monkeypatch.setattr(prove_module, "OPSETS", (18, 23))
-    with pytest.raises(ArtifactError, match=r"opset 17\. Expected one of .*, and 18 to 23"):
+    monkeypatch.setattr(prove_module, "OPSETS", (17, 18))
+    with pytest.raises(ArtifactError, match=r"opset 23\. Expected one of .*, and 17 to 18"):
         verify(checkpoint, folder, folder / "int8.onnx", max_drop=45)
 
 
@@ -344,7 +347,7 @@ def test_int8_between_bytes_and_probabilities(checkpoint, folder, tmp_path):
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=0, atol=1e-6)
     assert verify(checkpoint, folder, published.path, max_drop=45.0).passed
     model = onnx.load(published.path)
-    tensor = next(t for t in model.graph.initializer if t.name == "pixels.mean")
+    tensor = next(t for t in model.graph.initializer if t.name == "pixels.mean_quantized")
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
     onnx.save(model, tmp_path / "wrong.onnx")
     with pytest.raises(VerificationError, match=r"pixels\.mean is not the checkpoint's"):

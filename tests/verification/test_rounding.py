@@ -1,12 +1,10 @@
 import numpy as np
 import onnx
 import pytest
-from float_graphs import float_graph, noise
+from float_graphs import CONFIG, int8_form, noise, rounded
 from onnx import numpy_helper
 
 from levit_deploy.errors import VerificationError
-from levit_deploy.quantization.calibration import quantize_graph
-from levit_deploy.quantization.rounding import quantized_blocks, restored
 from levit_deploy.verification.rounding import check_rounding
 
 
@@ -16,12 +14,29 @@ def copied(model):
     return result
 
 
-@pytest.mark.parametrize("options", [{}, {"opset": 23}, {"layout": "spatial"}, {"batch_size": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"opset": 13},
+        {"opset": 23},
+        {"layout": "spatial"},
+        {"batch_size": 2},
+        {"config": CONFIG.replace(activation="silu")},
+        {"config": CONFIG.replace(image_size=(36, 50))},
+    ],
+)
 def test_nothing_but_rounding_is_found_in_what_was_rounded(options):
-    plain = float_graph(**options)
-    model = quantize_graph(plain, noise(4), "Percentile", "vnni")
-    check_rounding(model, plain)
-    check_rounding(restored(model, plain, quantized_blocks(model)[::2]), plain)
+    form, images = int8_form(**options), noise(4, options.get("config", CONFIG))
+    plain = form.unrounded()
+    check_rounding(rounded(form, images, cpu="vnni"), plain)
+    check_rounding(rounded(form, images, floats=form.places().parts[::3]), plain)
+
+
+def test_bytes_of_a_picture_stand_for_themselves():
+    form = int8_form(input="uint8")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    check_rounding(rounded(form, pixels), form.unrounded())
 
 
 def initializer(model, name):
@@ -48,6 +63,66 @@ def swap_inputs(model):
     adds[0].input[0], adds[1].input[0] = adds[1].input[0], adds[0].input[0]
 
 
+def maker(model, name):
+    return next(n for n in model.graph.node if name in n.output)
+
+
+def reader(model, node):
+    """A node that reads bytes, behind those that move them."""
+    found = next(n for n in model.graph.node if node.output[0] in n.input)
+    return found if found.op_type == "DequantizeLinear" else reader(model, found)
+
+
+def setattr_input(node, index, name):
+    node.input[index] = name
+
+
+def other_constant(model, node, index, factor):
+    """A node's own constant, times a factor, or one more if that changes nothing."""
+    array = numpy_helper.to_array(initializer(model, node.input[index]))
+    changed = (array * np.asarray(factor)).astype(array.dtype)
+    changed = changed + array.dtype.type(1) if np.array_equal(changed, array) else changed
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(changed), "other"))
+    node.input[index] = "other"
+
+
+def other_grid(model, factor, value="pixel_values"):
+    """Another scale, for those who round and those who read: a grid all the same."""
+    there = next(
+        n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == value
+    )
+    back = reader(model, there)
+    other_constant(model, there, 1, factor)
+    back.input[1] = "other"
+
+
+def swap_gate(model):
+    """The value itself twice, and no gate."""
+    product = named(model, "Mul")
+    product.input[1] = product.input[0]
+
+
+def without_clip(model):
+    clip = named(model, "Clip")
+    for node in model.graph.node:
+        if node.input and node.input[0] == clip.output[0]:
+            node.input[0] = clip.input[0]
+    model.graph.node.remove(clip)
+
+
+def swap_q_and_k(model):
+    q, k = (maker(model, f"blocks.0.m.qkv.{part}.gemm") for part in "qk")
+    q.output[0], k.output[0] = k.output[0], q.output[0]
+    q.name, k.name = k.name, q.name
+
+
+def move_another(model):
+    moves = [
+        n for n in model.graph.node if n.op_type == "Transpose" and n.name.endswith(".heads_first")
+    ]
+    moves[0].input[0], moves[1].input[0] = moves[1].input[0], moves[0].input[0]
+
+
 SABOTAGE = {
     "a weight one step off": lambda m: change(m, "head.weight_quantized", one_step_off),
     "a bias off": lambda m: change(m, "head.bias_quantized", lambda a: a + 1000),
@@ -57,14 +132,28 @@ SABOTAGE = {
     "a shape off": lambda m: change(
         m, next(t.name for t in m.graph.initializer if "int64" in t.name), lambda a: a[::-1]
     ),
-    "an input rounded with another scale than it is read with": lambda m: (
-        named(m, "DequantizeLinear") and _other_scale(m)
+    "an input rounded with another scale than it is read with": lambda m: other_constant(
+        m, reader(m, named(m, "QuantizeLinear")), 1, 1.5
     ),
-    "an activation scale of NaN": lambda m: change(m, "pixel_values_scale", lambda a: a * np.nan),
+    "an activation scale of NaN": lambda m: other_grid(m, np.nan),
     "a negative weight scale": lambda m: change(m, "head.weight_scale", lambda a: -a),
     "an infinite weight scale": lambda m: change(m, "head.weight_scale", lambda a: a * np.inf),
-    "a negative activation scale": lambda m: change(m, "pixel_values_scale", lambda a: -a),
-    "an activation for another": lambda m: setattr(named(m, "HardSwish"), "op_type", "Relu"),
+    "a negative activation scale": lambda m: other_grid(m, -1),
+    "an activation for another": lambda m: setattr(named(m, "Mul"), "op_type", "Add"),
+    "a gate for its input": swap_gate,
+    "a gate without its clip": without_clip,
+    "a gate with another clip": lambda m: other_constant(m, named(m, "Clip"), 2, 1),
+    "a gate clipped above zero": lambda m: other_constant(m, named(m, "Clip"), 1, 1),
+    "a gate of other bytes": lambda m: setattr_input(
+        named(m, "Clip"), 0, [n for n in m.graph.node if n.op_type == "Clip"][1].input[0]
+    ),
+    "a gate on another grid": lambda m: other_constant(m, reader(m, named(m, "Clip")), 1, 1.02),
+    "a gated grid that is none": lambda m: other_grid(m, 1.02, "patch_embed.0.conv"),
+    "q and k swapped": swap_q_and_k,
+    "bytes read without their zero point": lambda m: other_constant(
+        m, reader(m, named(m, "QuantizeLinear")), 2, 1
+    ),
+    "moved bytes of another value": move_another,
     "an attribute": lambda m: setattr(named(m, "Softmax").attribute[0], "i", 1),
     "wires crossed": swap_inputs,
     "a node more": lambda m: m.graph.node.append(
@@ -73,20 +162,6 @@ SABOTAGE = {
     "another output": lambda m: setattr(m.graph.output[0], "name", "scores"),
     "another input": lambda m: setattr(m.graph.input[0], "name", "input"),
 }
-
-
-def _other_scale(model):
-    back = next(
-        n
-        for n in model.graph.node
-        if n.op_type == "DequantizeLinear" and n.input[0].startswith("pixel_values")
-    )
-    tensor = onnx.TensorProto()
-    tensor.CopyFrom(initializer(model, back.input[1]))
-    tensor.name = "another_scale"
-    array = numpy_helper.to_array(tensor) * np.float32(1.5)
-    model.graph.initializer.append(numpy_helper.from_array(array, "another_scale"))
-    back.input[1] = "another_scale"
 
 
 @pytest.mark.parametrize("name", SABOTAGE)
@@ -106,8 +181,8 @@ def test_a_rounded_weight_that_is_computed_is_refused(plain, quantized):
         check_rounding(model, plain)
 
 
-def test_another_network_rounded_is_refused(plain):
-    other = float_graph()
+def test_another_network_rounded_is_refused(plain, quantized):
+    other = copied(plain)
     change(other, "blocks.1.m.0.weight", lambda a: a * 1.05)
     with pytest.raises(VerificationError, match="rounded"):
-        check_rounding(quantize_graph(other, noise(2), "MinMax", "any"), plain)
+        check_rounding(quantized, other)

@@ -1,0 +1,166 @@
+"""A graph under construction whose values can be rounded to bytes on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+from torch import nn
+
+from levit_deploy.targets.onnx_graph import Dim, Emitter, GraphBuilder, Shape, dims
+from levit_deploy.targets.onnx_opsets import MOVEMENTS
+from levit_deploy.targets.onnx_rounding import (
+    BYTE,
+    Grid,
+    Range,
+    Rounding,
+    gated_grid,
+    grid_of,
+    rounded_bias,
+    rounded_weight,
+)
+
+
+class Int8Builder(GraphBuilder):
+    """Builds the int8 form of a network: with its numbers rounded, or, without ``rounding``, not.
+
+    The unrounded form has the same nodes in float. ``points`` are the values that can be rounded,
+    by name, and ``parts`` are those that can stay float, in their order. The ranges of a
+    ``Rounding`` are those of the points in the unrounded form.
+    """
+
+    def __init__(
+        self,
+        opset: int,
+        batch: Dim,
+        emitters: Mapping[type[nn.Module], Emitter],
+        model: nn.Module,
+        rounding: Rounding | None = None,
+    ) -> None:
+        super().__init__(opset, batch, emitters)
+        self.rounding = rounding
+        self.points: set[str] = set()
+        self.parts: dict[str, None] = {}
+        self._modules = dict(model.named_modules())
+        self._bytes: dict[str, tuple[ir.Value, ir.Value, Grid]] = {}  # bytes, floats read from them
+
+    def rounded(
+        self, x: ir.Value, part: str, *, gated: bool = False, within: Range | None = None
+    ) -> ir.Value:
+        """Append the rounding of ``x`` for ``part``, unless that stays float, or ``x`` is rounded.
+
+        ``gated`` values go into a HardSwish, and ``within`` is their range if it is known. Returns
+        the floats read from the bytes.
+        """
+        assert x.name is not None
+        if within is None:
+            self.points.add(x.name)
+        if not self.rounds(part) or self.rounding is None:
+            return x
+        if x.name not in self._bytes:
+            between = within or self.rounding.ranges[x.name]
+            self._bytes[x.name] = self._round(x, gated_grid(between) if gated else grid_of(between))
+        return self._bytes[x.name][1]
+
+    def rounds(self, part: str) -> bool:
+        """Whether the part of this name computes with rounded numbers."""
+        self.parts[part] = None
+        return self.rounding is not None and self.rounding.rounds(part)
+
+    def behind(self, name: str) -> tuple[str, nn.Module | None]:
+        """The module behind the one of this name, with its own name, if that is in a sequence."""
+        sequence, _, number = name.rpartition(".")
+        following = f"{sequence}.{int(number) + 1}" if number.isdecimal() else ""
+        return following, self._modules.get(following)
+
+    def bytes_of(self, x: ir.Value) -> tuple[ir.Value, Grid] | None:
+        """The bytes of a value that ``rounded`` returned, and their grid; None for a float one."""
+        known = self._bytes.get(x.name or "")
+        return None if known is None else (known[0], known[2])
+
+    def byte(self, number: int) -> ir.Value:
+        """Add an unsigned byte; equal ones are stored once."""
+        return self.constant(np.array(number, np.uint8), f"uint8.{number}")
+
+    def read(self, number: ir.Value, grid: Grid, name: str) -> ir.Value:
+        """Append the floats that bytes stand for on a grid."""
+        inputs = [number, *self._constants(grid)]
+        floats = self.op("DequantizeLinear", inputs, f"{name}_DequantizeLinear", dims(number))
+        floats.dtype = ir.DataType.FLOAT
+        return floats
+
+    def op(
+        self, op_type: str, inputs: list[ir.Value], name: str, shape: Shape, **attributes: Any
+    ) -> ir.Value:
+        """Append a node; one that moves a rounded value moves its bytes."""
+        known = self.bytes_of(inputs[0])
+        if known is None or op_type not in MOVEMENTS:
+            return super().op(op_type, inputs, name, shape, **attributes)
+        number, grid = known
+        moved = super().op(op_type, [number, *inputs[1:]], name, shape, **attributes)
+        return self._remember(moved, grid, name)
+
+    def operands(
+        self, x: ir.Value, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], name: str
+    ) -> list[ir.Value]:
+        """The inputs of a product, all of them rounded, or none."""
+        x = self.rounded(x, name)
+        if not self.rounds(name) or self.rounding is None:
+            return super().operands(x, weight, bias, name)
+        known = self.bytes_of(x)
+        assert known is not None
+        numbers, scale = rounded_weight(weight, self.rounding.cpu)
+        step = np.float32(known[1].scale) * scale
+        return [
+            x,
+            self.parameter(numbers, scale, f"{name}.weight"),
+            self.parameter(rounded_bias(bias, step), step, f"{name}.bias"),
+        ]
+
+    def parameter(
+        self,
+        numbers: npt.NDArray[np.integer[Any]],
+        scale: npt.NDArray[np.float32],
+        name: str,
+        zero_point: int = 0,
+    ) -> ir.Value:
+        """Add rounded numbers as the floats they stand for, by a scale for each row or for all."""
+        zeros = np.full(scale.shape, zero_point, numbers.dtype)
+        inputs = [
+            self.constant(numbers, f"{name}_quantized"),
+            self.constant(scale, f"{name}_scale"),
+            self.constant(zeros, f"{name}_zero_point"),
+        ]
+        axis = {"axis": 0} if scale.ndim else {}
+        floats = self.op(
+            "DequantizeLinear", inputs, f"{name}_DequantizeLinear", numbers.shape, **axis
+        )
+        floats.dtype = ir.DataType.FLOAT
+        return floats
+
+    def row(self, numbers: npt.NDArray[np.float32], name: str, part: str) -> ir.Value:
+        """Add numbers below zero, rounded if ``part`` is."""
+        if not self.rounds(part):
+            return self.weight(numbers, name)
+        scale = np.float32(-numbers.min() / BYTE)
+        bytes_ = BYTE - np.clip(np.rint(-numbers / scale), 0, BYTE)
+        return self.parameter(bytes_.astype(np.uint8), np.array(scale), name, zero_point=BYTE)
+
+    def _round(self, x: ir.Value, grid: Grid) -> tuple[ir.Value, ir.Value, Grid]:
+        name = f"{x.name}_QuantizeLinear"
+        number = super().op("QuantizeLinear", [x, *self._constants(grid)], name, dims(x))
+        number.dtype = ir.DataType.UINT8
+        self._remember(number, grid, str(x.name))
+        return self._bytes[f"{x.name}_DequantizeLinear"]
+
+    def _remember(self, number: ir.Value, grid: Grid, name: str) -> ir.Value:
+        floats = self.read(number, grid, name)
+        self._bytes[str(floats.name)] = number, floats, grid
+        return floats
+
+    def _constants(self, grid: Grid) -> list[ir.Value]:
+        """The scale and zero point as scalars; equal ones are stored once."""
+        return [self.scalar(grid.scale), self.byte(grid.zero_point)]

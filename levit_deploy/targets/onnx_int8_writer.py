@@ -1,0 +1,69 @@
+"""Write the int8 form of a plain model as ONNX: rounded, or in float to see its ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from levit_deploy.model import LeViT
+from levit_deploy.provenance import Provenance
+from levit_deploy.targets.onnx_int8 import INT8_EMITTERS, folded_std, pixels_on_bytes
+from levit_deploy.targets.onnx_int8_graph import Int8Builder
+from levit_deploy.targets.onnx_rounding import Rounding
+from levit_deploy.targets.onnx_writer import built
+
+
+@dataclass(frozen=True)
+class Places:
+    """The names of what can be rounded.
+
+    ``points`` are values of the unrounded form, whose ranges a ``Rounding`` needs. ``parts`` are
+    the layers that can stay float, and those of attention, in the order of the network.
+    """
+
+    points: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Form:
+    """The int8 form of a plain model in either layout, to be written again and again.
+
+    ``opset`` is the operator set, and ``batch_size`` None leaves the batch dynamic.
+    """
+
+    model: LeViT
+    provenance: Provenance
+    opset: int
+    batch_size: int | None = None
+
+    def unrounded(self) -> onnx.ModelProto:
+        """Return the form in float: ``rounded`` rounds it, node by node."""
+        return self._write(self._builder())
+
+    def places(self) -> Places:
+        """Return the names of what ``rounded`` rounds."""
+        builder = self._builder()
+        self._write(builder)
+        return Places(tuple(sorted(builder.points)), tuple(builder.parts))
+
+    def rounded(self, rounding: Rounding) -> onnx.ModelProto:
+        """Return the form, rounded."""
+        return self._write(self._builder(rounding))
+
+    def _builder(self, rounding: Rounding | None = None) -> Int8Builder:
+        batch: int | str = "batch" if self.batch_size is None else self.batch_size
+        return Int8Builder(self.opset, batch, INT8_EMITTERS, self.model, rounding)
+
+    def _write(self, builder: Int8Builder) -> onnx.ModelProto:
+        model = self.model
+        if self.provenance.interface.input == "uint8":
+            model = folded_std(model, self.provenance.transform.statistics()[1])
+        built_model = built(builder, model, self.provenance, pixels_on_bytes)
+        RemoveUnusedNodesPass()(built_model)
+        proto = ir.to_proto(built_model)
+        onnx.helper.set_model_props(proto, self.provenance.to_metadata())
+        return proto

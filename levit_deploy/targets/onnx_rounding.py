@@ -1,0 +1,113 @@
+"""The grids that int8 numbers stand on: of activations, of weights, and of what goes into a gate.
+
+A grid has a step, the ``scale``, and a ``zero_point``: a byte b is scale times (b - zero_point).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from levit_deploy.choices import Cpu
+
+Range = tuple[float, float]
+Weights = npt.NDArray[np.float32]
+
+BYTE = 255  # the largest unsigned byte
+MOST = 127  # the largest weight; -128 is left out, so that the grid is symmetric
+MOST_OF_A_PAIR = 128  # 255 * 128 is the most that a 16-bit sum of two products holds
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Evenly spaced numbers with one byte each: ``scale`` is a float32."""
+
+    scale: float
+    zero_point: int
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether byte 0 is -3, and 3 is twice the zero point."""
+        return self.zero_point > 0 and self.scale == _single(3 / self.zero_point)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """How to round a network.
+
+    ``ranges`` has the smallest and largest value of each point, by its name in the float graph.
+    ``cpu`` is one of CPUS. ``floats`` names the parts that stay float, by the start of their names:
+    a block as 'blocks.3', or one layer as 'blocks.3.m.qkv'.
+    """
+
+    ranges: Mapping[str, Range]
+    cpu: Cpu
+    floats: tuple[str, ...] = ()
+
+    def rounds(self, name: str) -> bool:
+        """Whether the part of this name is rounded."""
+        return not any(f"{name}.".startswith(f"{part}.") for part in self.floats)
+
+
+def grid_of(between: Range) -> Grid:
+    """The grid for values that lie in a range; 0 is on every grid."""
+    low, high = min(between[0], 0.0), max(between[1], 0.0)
+    scale = _single((high - low) / BYTE) or 1.0  # all values are 0, or nearly
+    return Grid(scale, min(max(round(-low / scale), 0), BYTE))
+
+
+def gated_grid(between: Range) -> Grid:
+    """The grid for values that go into a HardSwish: byte 0 is -3, and 0 is a byte of its own.
+
+    So 3 is a whole number of steps. HardSwish is 0 below -3: numbers there may be cut off.
+    """
+    zero_point = min(max(int(3 * BYTE / (max(between[1], 0.0) + 3)), 1), BYTE - 1)
+    return Grid(_single(3 / zero_point), zero_point)
+
+
+def gate_grid(gated: Grid) -> Grid:
+    """The grid on which the clipped bytes of gated values are HardSigmoid(x) = (x + 3) / 6."""
+    return Grid(_single(1 / (2 * gated.zero_point)), 0)
+
+
+def rounded_weight(weight: Weights, cpu: Cpu) -> tuple[npt.NDArray[np.int8], Weights]:
+    """Weights (out, in, ...) as signed bytes, and the scale of each output channel.
+
+    With ``cpu`` 'any', no two products that processors without VNNI add in 16 bits overflow: those
+    of neighbours among the inputs of one position, in the order in which runtimes multiply them.
+    """
+    flat = weight.reshape(len(weight), -1).astype(np.float64)
+    steps = np.abs(flat).max(1)
+    steps = np.where(steps > 0, steps / MOST, 1.0)
+    if cpu == "any":
+        steps = np.maximum(steps, _largest_pair(weight) / (MOST_OF_A_PAIR - 1))
+    scale = steps.astype(np.float32)
+    columns = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    numbers = np.clip(np.rint(weight / columns), -MOST, MOST).astype(np.int8)
+    return numbers, scale
+
+
+def _largest_pair(weight: Weights) -> npt.NDArray[np.float64]:
+    """The largest sum of two neighbours of one sign, by output channel.
+
+    Convolutions go through their inputs position by position, with all channels of one together.
+    """
+    last = np.moveaxis(weight, 1, -1).reshape(len(weight), -1).astype(np.float64)
+    last = np.pad(last, ((0, 0), (0, last.shape[1] % 2)))
+    positive, negative = np.maximum(last, 0), np.maximum(-last, 0)
+    pairs = [side.reshape(len(last), -1, 2).sum(2).max(1) for side in (positive, negative)]
+    largest: npt.NDArray[np.float64] = np.maximum(*pairs)
+    return largest
+
+
+def rounded_bias(bias: Weights, steps: Weights) -> npt.NDArray[np.int32]:
+    """A bias in the steps of the sums it is added to, one step for each channel."""
+    most = np.iinfo(np.int32).max
+    return np.clip(np.rint(bias.astype(np.float64) / steps), -most, most).astype(np.int32)
+
+
+def _single(number: float) -> float:
+    return float(np.float32(number))
