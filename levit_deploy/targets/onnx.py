@@ -34,11 +34,8 @@ def opset_of(options: ExportOptions, precision: Precision) -> int:
     """
     if options.opset is not None:
         return options.opset
-    return ATTENTION_OPSET if precision == "int8" and _one_by_one(options) else DEFAULT_OPSET
-
-
-def _one_by_one(options: ExportOptions) -> bool:
-    return options.batch_size in (None, 1)
+    one_by_one = options.fixed_batch in (None, 1)
+    return ATTENTION_OPSET if precision == "int8" and one_by_one else DEFAULT_OPSET
 
 
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:

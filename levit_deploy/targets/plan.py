@@ -89,7 +89,7 @@ class Plan:
             model=self.network(),
             provenance=replace(self.provenance, precision="fp32"),
             opset=opset_of(self.options, self.precision),
-            batch_size=self.options.batch_size,
+            batch_size=self.options.fixed_batch,
         )
 
     def fastest_in_float(self) -> Plan:
