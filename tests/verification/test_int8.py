@@ -333,7 +333,7 @@ def test_the_report_says_what_each_block_costs(published):
         assert block in text
     left = ", ".join(published.quantization.left_in_float) or "nothing"
     text = " ".join(text.split())
-    for words in ("onnx, int8, tokens", f"left in float: {left}", "before rounding", "lost"):
+    for words in ("onnx in onnxruntime, int8, tokens", f"left in float: {left}", "before rounding", "lost"):
         assert words in text
 
 
