@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -33,7 +33,7 @@ from levit_deploy.targets.load import open_isolated, runtime_of
 from levit_deploy.targets.onnx_ends import renamed
 from levit_deploy.targets.plan import Plan, planned
 from levit_deploy.targets.target import ExportOptions
-from levit_deploy.verification.accuracy import require_drop
+from levit_deploy.verification.accuracy import require_drop, require_enough
 from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.inputs import Case, picture_case
 from levit_deploy.verification.prove import prove
@@ -173,7 +173,8 @@ def quantize(
             plan.checkpoint.block_names,
             progress,
         )
-        onnx.helper.set_model_props(proto, plan.provenance.to_metadata())
+        provenance = replace(plan.provenance, accuracy=quantization.accuracy.sentence)
+        onnx.helper.set_model_props(proto, provenance.to_metadata())
         proto = renamed(proto, *plan.options.names)
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
         progress("proving it")
@@ -185,6 +186,7 @@ def quantize(
             extra,
             pictures,
             int8.max_drop,
+            int8.confident,
             quantization,
         )
 
@@ -229,6 +231,7 @@ def verify(
     extra: tuple[Case, ...] = (),
     max_drop: float | None = None,
     runtime: Runtime | None = None,
+    confident: bool = False,
     blocks: bool = False,
 ) -> Verification:
     """Compare the artifact at ``path`` with the checkpoint, and return the figures of any outcome.
@@ -245,13 +248,15 @@ def verify(
         max_drop: The points of top-1 that an int8 artifact may lose on ``images``.
         runtime: The runtime that an ONNX file is to be proven in; None stands for the one that its
             metadata name, or else onnxruntime.
+        confident: Ask that ``images``, all of them, show that with 95 % confidence.
         blocks: Measure the error of every block even if the artifact is right.
 
     Raises:
         InputError: The checkpoint, the artifact or a picture cannot be read or compared.
         VerificationError: The artifact takes other images, gives other classes, names another use,
             or is not the checkpoint's network, rounded to int8.
-        UsageError: An int8 artifact comes without ``images``, or ``max_drop`` without int8.
+        UsageError: An int8 artifact comes without ``images``, or ``max_drop`` or ``confident``
+            without int8.
         BackendError: The runtime crashes, hangs or runs out of memory.
     """
     require_drop(max_drop)
@@ -259,9 +264,10 @@ def verify(
     extra += _picture_cases(checkpoint, images)
     with open_isolated(Path(path), runtime=runtime) as artifact:
         is_int8 = artifact.metadata.get("precision") == "int8"
-        if max_drop is not None and not is_int8:
+        if (max_drop is not None or confident) and not is_int8:
+            option = "--confident" if max_drop is None else "--max-drop"
             raise UsageError(
-                f"--max-drop is for int8, and {path} does not compute in it. Leave the option out."
+                f"{option} is for int8, and {path} does not compute in it. Leave the option out."
             )
         pictures = None
         if images is not None and is_int8:
@@ -271,6 +277,7 @@ def verify(
                 checkpoint.config.num_classes,
                 artifact.interface.input,
                 checkpoint.labels or claimed_labels(artifact),
+                every=confident,
             )
         return prove(
             checkpoint,
@@ -278,6 +285,7 @@ def verify(
             extra=extra,
             pictures=pictures,
             max_drop=max_drop,
+            confident=confident,
             blocks=blocks,
         )
 
@@ -297,7 +305,10 @@ def _split(
         plan.checkpoint.config.num_classes,
         plan.interface.input,
         plan.checkpoint.labels,
+        every=int8.confident,
     )
+    if int8.confident:
+        require_enough(pictures, int8.max_drop)
     progress("reading the pictures")
     for _ in pictures.batches():  # a picture that cannot be read ends this before the work does
         pass
@@ -312,6 +323,7 @@ def _proven(
     extra: tuple[Case, ...],
     pictures: Judging | None = None,
     max_drop: float | None = None,
+    confident: bool = False,
     quantization: Quantization | None = None,
 ) -> Published:
     """Prove the file that was written, which every kind of file goes through.
@@ -328,7 +340,12 @@ def _proven(
     log.info("opened the file in %s: batch %s", artifact.runtime, artifact.batch_size or "free")
     check_batches(artifact)
     verification = prove(
-        plan.checkpoint, artifact, extra=extra, pictures=pictures, max_drop=max_drop
+        plan.checkpoint,
+        artifact,
+        extra=extra,
+        pictures=pictures,
+        max_drop=max_drop,
+        confident=confident,
     )
     verification.raise_if_failed()
     log.info("proven: renaming the file to %s", path)

@@ -27,9 +27,9 @@ class Provenance:
     ``proven_if`` the decisive ones. ``reading`` tells the figures of the author's logits, if the
     network was held to them. ``passed_over`` lists the tensors of the file that the network does
     not compute with. ``preprocessing`` turns pictures into inputs. ``precision`` is the number
-    format inside. ``runtime`` is the one that the artifact is for. ``labels`` are the names of the
-    classes, none if they are unknown. ``problem_type``, one of PROBLEM_TYPES, is the meaning of the
-    logits.
+    format inside, and ``accuracy`` tells in words how much int8 loses on pictures. ``runtime`` is
+    the one that the artifact is for. ``labels`` are the names of the classes, none if they are
+    unknown. ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits.
     """
 
     checkpoint_sha256: str
@@ -44,6 +44,7 @@ class Provenance:
     preprocessing: Preprocessing = IMAGENET
     precision: Precision = "fp32"
     runtime: str = "onnxruntime"
+    accuracy: str = ""
     interface: Interface = DEFAULT
     labels: tuple[str, ...] = ()
     problem_type: str = SINGLE_LABEL
@@ -69,6 +70,7 @@ class Provenance:
             "preprocessing": self.preprocessing.to_json(),
             "precision": self.precision,
             "runtime": self.runtime,
+            "accuracy": self.accuracy,
             "input": self.interface.input,
             "output": self.interface.output,
             "labels": json.dumps(self.labels, ensure_ascii=False),
@@ -97,6 +99,7 @@ class Provenance:
             ),
             precision=claimed_precision(metadata),
             runtime=metadata.get("runtime", "onnxruntime"),
+            accuracy=metadata.get("accuracy", ""),
             interface=Interface.from_metadata(metadata),
             labels=in_order(json.loads(metadata.get("labels", "[]"))),
             problem_type=metadata.get("problem_type", SINGLE_LABEL),

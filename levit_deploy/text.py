@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -29,6 +30,16 @@ def as_utf8(name: str | Path) -> str:
 def counted(number: int, noun: str) -> str:
     """As in '1 picture' and '2 pictures'."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def rounded_up(number: float) -> str:
+    """Two significant digits, rounded up, as in '0.73' and '1,100'."""
+    if number <= 0:
+        return "0"
+    exponent = math.floor(math.log10(number))
+    unit = 10.0 ** (exponent - 1)
+    steps = math.ceil(round(number / unit, 6))  # 0.3 is not a little more than 0.3
+    return f"{steps * unit:,.{max(0, 1 - exponent)}f}"
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

@@ -85,6 +85,7 @@ def export(
         ),
     ] = "fp32",
     max_drop: options.MaxDrop = None,
+    confident: options.Confident = False,
     cpu: Annotated[
         Cpu,
         typer.Option(
@@ -134,10 +135,11 @@ def export(
     )
     shown = _checked(destination, format, inputs, reporting)
     batch = parsed_batch_size(batch_size)
-    if precision != "int8" and (max_drop is not None or cpu != "any" or even_if_slower):
+    for_int8 = max_drop is not None or confident or cpu != "any" or even_if_slower
+    if precision != "int8" and for_int8:
         raise UsageError(
-            "--max-drop, --cpu and --even-if-slower are for int8. Leave them out, or give "
-            "--precision int8."
+            "--max-drop, --confident, --cpu and --even-if-slower are for int8. Leave them out, or "
+            "give --precision int8."
         )
     loaded = reading.read(checkpoint, quiet=reporting.quiet)
     from levit_deploy import pipeline
@@ -155,7 +157,7 @@ def export(
             published = pipeline.quantize(
                 loaded,
                 destination,
-                Int8Options(images, max_drop, cpu, even_if_slower),
+                Int8Options(images, max_drop, cpu, even_if_slower, confident),
                 head=head,
                 layout=layout,
                 options=choices,

@@ -51,6 +51,14 @@ Runtime = Annotated[
     choices.Runtime | None,
     typer.Option(help="Run an ONNX file in this runtime; the default is the one it is for."),
 ]
+Confident = Annotated[
+    bool,
+    typer.Option(
+        "--confident",
+        help="Refuse int8 unless --images show, with 95 % confidence, that it loses no more than "
+        "--max-drop. All of them judge it, not 1,000.",
+    ),
+]
 PicturesAtOnce = Annotated[
     int | None,
     typer.Option(

@@ -22,6 +22,7 @@ def verify(
     reading: ReadingWithUse,
     images: options.JudgingImages = None,
     max_drop: options.MaxDrop = None,
+    confident: options.Confident = False,
     reporting: ReportingWithPage,
 ) -> None:
     """Prove that an artifact computes the same as its checkpoint; exit 1 if it does not.
@@ -48,6 +49,7 @@ def verify(
                 images=images,
                 max_drop=max_drop,
                 runtime=runtime,
+                confident=confident,
                 blocks=reporting.page is not None,
             )
         if images is not None or verification.interface.input == "uint8":

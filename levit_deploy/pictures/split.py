@@ -59,14 +59,16 @@ def judging_pictures(
     num_classes: int,
     input: Input = "float32",
     class_names: Sequence[str] = (),
+    *,
+    every: bool = False,
 ) -> Judging:
-    """Every picture below a folder, or MOST_JUDGING of them, evenly spread.
+    """The pictures below a folder, MOST_JUDGING of them, evenly spread, or ``every`` one.
 
     Folders named after ``class_names``, the checkpoint's labels if it has any, are those classes.
     """
     paths = find_pictures(folder)
     classes = _classes(paths, folder, num_classes, class_names)
-    return _judging(paths, folder, classes, transform, input)
+    return _judging(paths, folder, classes, transform, input, every)
 
 
 def split_pictures(
@@ -75,10 +77,13 @@ def split_pictures(
     num_classes: int,
     input: Input = "float32",
     class_names: Sequence[str] = (),
+    *,
+    every: bool = False,
 ) -> tuple[Images, Judging]:
     """A quarter of the pictures to calibrate on, at most MOST_CALIBRATING, and the others.
 
-    ``class_names`` are as for ``judging_pictures``. Raises InputError for fewer than FEWEST.
+    ``class_names`` and ``every`` are as for ``judging_pictures``. Raises InputError for fewer than
+    FEWEST.
     """
     paths = find_pictures(folder)
     if len(paths) < FEWEST:
@@ -92,7 +97,7 @@ def split_pictures(
     rest = sorted(set(paths) - set(calibrating))
     return (
         read_pictures(calibrating, transform, input),
-        _judging(rest, folder, classes, transform, input),
+        _judging(rest, folder, classes, transform, input, every),
     )
 
 
@@ -102,8 +107,9 @@ def _judging(
     classes: dict[str, int] | None,
     transform: Transform,
     input: Input,
+    every: bool,
 ) -> Judging:
-    chosen = _spread(paths, MOST_JUDGING)
+    chosen = paths if every else _spread(paths, MOST_JUDGING)
     labels = None
     if classes is not None:
         labels = np.array([classes[path.relative_to(folder).parts[0]] for path in chosen])

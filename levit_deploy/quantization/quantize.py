@@ -33,13 +33,15 @@ class Int8Options:
     ``images`` is a folder of pictures such as the network will meet. ``max_drop`` is the number of
     points of top-1 that may be lost, or of agreement without labels; None stands for the defaults.
     ``cpu`` is one of CPUS. ``even_if_slower`` publishes a network that is not faster than float
-    here. Raises UsageError for a choice that does not exist.
+    here. ``confident`` asks that the pictures show the drop with 95 % confidence. Raises UsageError
+    for a choice that does not exist.
     """
 
     images: str | Path
     max_drop: float | None = None
     cpu: Cpu = "any"
     even_if_slower: bool = False
+    confident: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, str | Path):
@@ -71,6 +73,7 @@ def quantized(
         pictures,
         cpu=options.cpu,
         max_drop=options.max_drop,
+        confident=options.confident,
         block_names=block_names,
         progress=progress,
     )

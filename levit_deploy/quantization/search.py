@@ -61,6 +61,7 @@ def search(
     *,
     cpu: Cpu,
     max_drop: float | None,
+    confident: bool,
     block_names: Mapping[str, str],
     progress: Callable[[str], object],
 ) -> tuple[onnx.ModelProto, Quantization]:
@@ -68,7 +69,8 @@ def search(
 
     Blocks go back to float in the order of their cost, as few as hold the drop. Then the layers of
     these blocks are rounded again, as many as it allows. Blocks are told by ``block_names``, which
-    has another name for some. Raises VerificationError if only the float network holds it.
+    has another name for some. ``confident`` asks that the pictures show it with confidence. Raises
+    VerificationError if only the float network holds it.
     """
     plain, parts = form.unrounded(), form.places().parts
     error = _error_against(plain, calibration, form.batch_size)
@@ -89,7 +91,8 @@ def search(
         progress(f"judging with {_listed(floats, parts)} in float")
         model = rounded(method, floats)
         answers = top1(runner(model.SerializeToString(), form.batch_size), pictures)
-        return _Judged(floats, model, accuracy(float_answers, answers, pictures, max_drop))
+        figures = accuracy(float_answers, answers, pictures, max_drop, confident=confident)
+        return _Judged(floats, model, figures)
 
     def ranked(candidates: Sequence[str], names: Mapping[str, str]) -> dict[str, float]:
         """The error of each candidate alone in int8, the largest first."""
@@ -181,10 +184,12 @@ def _fewest_floats(
         else:
             holds, best = middle, judged
     if best is None:
+        too_few = first.accuracy.too_few_pictures
+        reason = "is not shown to be accurate enough" if too_few else "costs this network too much"
         raise VerificationError(
-            f"int8 costs this network too much: {first.accuracy.failures[0]}. The drop stays too "
-            "large as long as any block is int8. Nothing was published. Give more pictures such as "
-            "the network meets, a larger --max-drop, or another --precision."
+            f"int8 {reason}: {first.accuracy.failures[0]}. It stays so as long as any block is "
+            "int8. Nothing was published. Give more pictures such as the network meets, a larger "
+            "--max-drop, or another --precision."
         )
     return best
 

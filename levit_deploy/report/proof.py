@@ -15,7 +15,8 @@ from levit_deploy.interface import COMPARED
 from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.console import new_table, print_line
 from levit_deploy.report.data import Data, versions
-from levit_deploy.text import counted
+from levit_deploy.text import counted, rounded_up
+from levit_deploy.verification.confidence import CONFIDENCE
 from levit_deploy.verification.result import Verification
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         "checkpoint": checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256},
         "reading": checkpoint and reading(checkpoint),
         "versions": versions(),
-        "accuracy": verification.accuracy and _judged(verification.accuracy),
+        "accuracy": verification.accuracy and _accuracy_data(verification.accuracy),
         "unrounded": verification.unrounded and verification_data(verification.unrounded),
         "cases": [_judged(case) for case in verification.cases],
         "batches": [_judged(batch) for batch in verification.batches],
@@ -53,6 +54,10 @@ def reading(checkpoint: Checkpoint) -> str:
 
 def _judged(result: CaseResult | BatchResult | Accuracy) -> Data:
     return {**dataclasses.asdict(result), "failures": list(result.failures)}
+
+
+def _accuracy_data(accuracy: Accuracy) -> Data:
+    return {**_judged(accuracy), "shown": accuracy.shown, "summary": accuracy.summary}
 
 
 def print_verified(data: Data, console: Console) -> None:
@@ -115,7 +120,7 @@ def print_verification(data: Data, console: Console) -> None:
         console.print(f"errors are of the {COMPARED[data['output']]}:")
     console.print(_errors(data))
     if data["accuracy"] is not None:
-        print_line(console, _accuracy(data["accuracy"]))
+        _print_accuracy(data["accuracy"], console)
 
 
 def _errors(data: Data) -> Table:
@@ -152,17 +157,30 @@ def case_rows(data: Data) -> Iterator[tuple[str, tuple[str, ...], Data]]:
     yield "together", (images, "", "", *largest, *([""] if top1 else [])), worst
 
 
-def _accuracy(data: Data) -> Text:
-    """The accuracy of an int8 network on pictures, in one line."""
-    line = f"on {counted(data['pictures'], 'picture')}: the same top-1 on {data['agreement']:.2f} %"
+def accuracy_rows(data: Data) -> Iterator[tuple[str, str]]:
+    """The figures of an int8 network on pictures, each with its name."""
+    yield "the same top-1", f"{data['agreement']:.2f} %"
     if data["float_top1"] is not None:
-        line += f", top-1 {data['float_top1']:.2f} % in float32, {data['int8_top1']:.2f} % in int8"
-    line += f"; lost {max(data['drop'], 0):.2f} points of {data['allowed']:g} allowed: "
-    text = Text(line) + _verdict(data)
+        yield "top-1 in float32", f"{data['float_top1']:.2f} %"
+        yield "top-1 in int8", f"{data['int8_top1']:.2f} %"
+        yield "changed for the better", counted(data["changed_for_better"], "picture")
+        yield "changed for the worse", counted(data["changed_for_worse"], "picture")
+    yield "lost", f"{max(data['drop'], 0):.2f} points, {data['allowed']:g} allowed"
+    limit = rounded_up(data["largest_drop"])
+    yield "lost at most", f"{limit} points, with {100 * CONFIDENCE:g} % confidence"
+
+
+def _print_accuracy(data: Data, console: Console) -> None:
+    *figures, last = accuracy_rows(data)
+    rows: list[list[str | Text]] = [[*row, ""] for row in figures]
+    rows.append([*last, _verdict(data)])
+    on = f"on {counted(data['pictures'], 'picture')}"
+    console.print(new_table("int8 beside float32", on, "verdict", rows=rows))
     if data["float_top1"] is not None and (doubt := doubtful(data["float_top1"])):
-        text.append(f"\nin float32 {doubt}")
-    return text
+        print_line(console, f"in float32 {doubt}")
 
 
 def _verdict(result: Data) -> Text:
+    if not (result["failures"] or result.get("shown", True)):
+        return Text("too few pictures", style="yellow")
     return Text("FAILED", style="red") if result["failures"] else Text("proven", style="green")

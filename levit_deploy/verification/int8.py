@@ -39,14 +39,15 @@ def measure_int8(
     *,
     pictures: Judging | None,
     max_drop: float | None = None,
+    confident: bool = False,
     extra: tuple[Case, ...] = (),
     blocks: bool = False,
 ) -> Verification:
     """Compare an int8 artifact with its original, and with ``plain``, its float form in ONNX.
 
-    ``pictures`` judge its answers, and it may lose ``max_drop`` points on them. The rest is as for
-    ``measure``. Raises UsageError if there are no pictures, and VerificationError if the artifact
-    is not its float form, rounded.
+    ``pictures`` judge its answers, and it may lose ``max_drop`` points on them, with confidence if
+    ``confident``. The rest is as for ``measure``. Raises UsageError if there are no pictures, and
+    VerificationError if the artifact is not its float form, rounded.
     """
     if pictures is None:
         raise UsageError(
@@ -73,6 +74,6 @@ def measure_int8(
             blocks=blocks,
         )
     answers = top1(filled(artifact.run, batch), pictures)
-    figures = accuracy(float_answers, answers, pictures, max_drop)
-    log.info("judged on %d pictures: %.2f points lost", figures.pictures, max(figures.drop, 0))
+    figures = accuracy(float_answers, answers, pictures, max_drop, confident=confident)
+    log.info("judged on %d pictures: %s", figures.pictures, figures.summary)
     return replace(proof, unrounded=float_proof, accuracy=figures)

@@ -32,6 +32,7 @@ def prove(
     extra: tuple[Case, ...] = (),
     pictures: Judging | None = None,
     max_drop: float | None = None,
+    confident: bool = False,
     blocks: bool = False,
 ) -> Verification:
     """Measure an artifact against the checkpoint, in the precision that its metadata names.
@@ -60,6 +61,7 @@ def prove(
             _float_form(checkpoint, artifact),
             pictures=pictures,
             max_drop=max_drop,
+            confident=confident,
             extra=extra,
             blocks=blocks,
         )

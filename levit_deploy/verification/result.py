@@ -48,10 +48,15 @@ class Verification:
 
     @property
     def verdict(self) -> str:
-        """'proven' with its conditions, or 'not proven'."""
+        """'proven' with its conditions and the accuracy of int8, or 'not proven'."""
         if not self.passed:
             return "not proven"
-        return f"proven, if {' and '.join(self.proven_if)}" if self.proven_if else "proven"
+        words = f"proven, if {' and '.join(self.proven_if)}" if self.proven_if else "proven"
+        if self.accuracy is None:
+            return words
+        if not self.accuracy.shown:
+            words += ", but on too few pictures to be sure of its accuracy"
+        return f"{words}: {self.accuracy.summary}"
 
     @property
     def passed(self) -> bool:
@@ -62,6 +67,13 @@ class Verification:
         """Raise VerificationError with each failure, its size, and the block where it begins."""
         if not self.failures:
             return
+        if self.accuracy is not None and self.accuracy.too_few_pictures and len(self.failures) == 1:
+            raise VerificationError(
+                f"The artifact is not shown to be as accurate as --confident asks. On "
+                f"{self.failures[0]}. Give more pictures with --images, a larger --max-drop, or "
+                "leave --confident out.",
+                evidence=self,
+            )
         place = str(self.parting or "No block can be named as the first to part.")
         if self.precision == "int8":
             place = "Run levit-deploy export to see which blocks cost most."

@@ -70,3 +70,11 @@ def test_too_few_pictures_are_refused(tmp_path):
     save_pictures(tmp_path, CLASSES, each=5)
     with pytest.raises(InputError, match=f"has {5 * CLASSES} pictures. Expected 40 or more"):
         split_pictures(tmp_path, TRANSFORM, CLASSES)
+
+
+def test_every_picture_judges_if_that_is_asked(tmp_path, monkeypatch):
+    folder = save_pictures(tmp_path, CLASSES, each=8)
+    monkeypatch.setattr(split, "MOST_JUDGING", CLASSES)
+    assert len(judging_pictures(folder, TRANSFORM, CLASSES, every=True).paths) == 8 * CLASSES
+    calibration, judging = split_pictures(folder, TRANSFORM, CLASSES, every=True)
+    assert len(judging.paths) == 8 * CLASSES - len(calibration)

@@ -27,7 +27,7 @@ def form():
 
 def found(form, pictures, **options):
     told = []
-    options = {"cpu": "any", "max_drop": 50.0, "block_names": {}, **options}
+    options = {"cpu": "any", "max_drop": 50.0, "confident": False, "block_names": {}, **options}
     return *search(form, *pictures, progress=told.append, **options), told
 
 

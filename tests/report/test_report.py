@@ -1,11 +1,16 @@
+import dataclasses
 import io
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
-from networks import GOLDENS
+from networks import GOLDENS, SMALL
+from prepared import transform_of
 from rich.console import Console
 
 from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.pictures.split import Judging
 from levit_deploy.report import (
     console,
     print_benchmark,
@@ -14,7 +19,7 @@ from levit_deploy.report import (
     to_json,
     verification_data,
 )
-from levit_deploy.report.proof import _accuracy
+from levit_deploy.verification.accuracy import accuracy
 from levit_deploy.verification.batches import BatchResult
 from levit_deploy.verification.budget import Budget
 from levit_deploy.verification.compare import CaseResult
@@ -103,18 +108,62 @@ def test_of_one_head_nobody_takes_the_mean(golden, words, capsys):
     assert f"onnx in onnxruntime, fp16, held to the {words}\n" in capsys.readouterr().out
 
 
-def test_one_picture_is_not_told_as_several():
-    data = {"pictures": 1, "agreement": 100.0, "float_top1": None, "int8_top1": None}
-    data |= {"drop": 0.0, "allowed": 0.3, "failures": []}
-    assert str(_accuracy(data)).startswith("on 1 picture: ")
-    assert str(_accuracy(data | {"pictures": 2})).startswith("on 2 pictures: ")
+def judged(labels, worse, better, wrong=0):
+    """The report of int8 on 200 pictures: so many change, and so many are wrong in float32, too."""
+    place, right = np.arange(200), np.arange(200) % 5
+    before = np.where((place >= worse) & (place < worse + better + wrong), 5, right)
+    after = np.where((place < worse) | (before > right) & (place >= worse + better), 6, right)
+    pictures = Judging(
+        paths=(Path("x.png"),) * 200,
+        labels=right if labels else None,
+        transform=transform_of(SMALL),
+    )
+    figures = accuracy(before, after, pictures, 2)
+    data = verification_data(
+        dataclasses.replace(verification(result()), precision="int8", accuracy=figures)
+    )
+    out = io.StringIO()
+    shown = {"path": "m.onnx", "passed_over": [], "assumed": [], "verification": data}
+    print_verified(shown, Console(file=out, width=100))
+    return data, [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
-@pytest.mark.parametrize(("top1", "doubtful"), [(80.0, False), (23.2, True), (None, False)])
-def test_labels_that_do_not_fit_are_told(top1, doubtful):
-    data = {"pictures": 300, "agreement": 84.2, "float_top1": top1, "int8_top1": top1}
-    data |= {"drop": 0.0, "allowed": 0.3, "failures": []}
-    assert ("so this says little" in str(_accuracy(data))) == doubtful
+def test_the_accuracy_of_int8_is_told_with_its_confidence():
+    data, lines = judged(True, 4, 2, wrong=1)
+    for line in (
+        "int8 beside float32 on 200 pictures verdict",
+        "the same top-1 96.50 %",
+        "top-1 in float32 98.50 %",
+        "top-1 in int8 97.50 %",
+        "changed for the better 2 pictures",
+        "changed for the worse 4 pictures",
+        "lost 1.00 points, 2 allowed",
+        "lost at most 3.9 points, with 95 % confidence too few pictures",
+        "verdict: proven, but on too few pictures to be sure of its accuracy: "
+        "lost 1.00 points; at most 3.9 with 95 % confidence; about 1,100 pictures would show 2",
+    ):
+        assert line in lines
+    told = json.loads(to_json(data))["accuracy"]
+    assert (told["changed_for_better"], told["changed_for_worse"], told["shown"]) == (2, 4, False)
+    assert 3.8 < told["largest_drop"] <= 3.9
+    assert 1000 < told["pictures_needed"] <= 1100
+    assert told["summary"] in data["verdict"]
+
+
+def test_int8_is_proven_if_the_pictures_show_it_and_not_if_it_loses_too_much():
+    _, lines = judged(True, 0, 0)
+    assert "verdict: proven: lost 0.00 points; at most 1.5 with 95 % confidence" in lines
+    _, lines = judged(False, 6, 0)
+    assert "lost at most 5.9 points, with 95 % confidence FAILED" in lines
+    assert "verdict: not proven" in lines
+    assert "the same top-1 97.00 %" in lines
+    assert not any("changed for" in line for line in lines)
+
+
+@pytest.mark.parametrize(("wrong", "doubtful"), [(10, False), (160, True)])
+def test_labels_that_do_not_fit_are_told(wrong, doubtful):
+    words = "in float32 only 20.00 % are right, so this says little"
+    assert any(line.startswith(words) for line in judged(True, 0, 0, wrong)[1]) == doubtful
 
 
 def test_a_long_path_cuts_no_figure_of_a_benchmark(capsys):

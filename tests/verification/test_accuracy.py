@@ -6,15 +6,17 @@ import pytest
 from float_graphs import CONFIG
 from prepared import transform_of
 
+from levit_deploy.errors import VerificationError
 from levit_deploy.pictures.preprocessing import IMAGENET
 from levit_deploy.pictures.split import Judging
-from levit_deploy.verification.accuracy import accuracy
+from levit_deploy.verification.accuracy import accuracy, require_enough
+from levit_deploy.verification.confidence import limit_of_loss, limit_of_share
 
 LABELS = np.arange(1000) % 7
 
 
-def judging(labels):
-    return Judging(paths=(Path("x.png"),) * 1000, labels=labels, transform=transform_of(CONFIG))
+def judging(labels, n=1000):
+    return Judging(paths=(Path("x.png"),) * n, labels=labels, transform=transform_of(CONFIG))
 
 
 def with_others(answers, *places):
@@ -31,6 +33,7 @@ def test_with_labels_what_counts_is_top1():
     assert found.agreement == pytest.approx(99.6)
     assert found.drop == 0.3
     assert found.pictures == 1000
+    assert (found.changed_for_better, found.changed_for_worse) == (0, 3)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +82,51 @@ def test_a_wrong_float32_network_is_named_with_how_pictures_were_read():
     assert f'prepared as "{IMAGENET}"' in words
     assert "the classes 0 ant, 1 cat, 2 x2" in words
     assert "--preprocessing and --labels" in words
+
+
+def test_answers_that_change_both_ways_are_no_proof():
+    n, labels = 416, LABELS[:416]
+    before = with_others(labels, *range(6))
+    after = with_others(labels, *range(10, 16))
+    found = accuracy(before, after, judging(labels, n), None)
+    assert (found.changed_for_better, found.changed_for_worse) == (6, 6)
+    assert found.drop == 0
+    assert found.largest_drop == 100 * limit_of_loss(6, 6, n)
+    assert (found.failures, found.shown) == ((), False)
+    words = (
+        "lost 0.00 points; at most 1.6 with 95 % confidence; about 9,600 pictures would show 0.3"
+    )
+    assert found.summary == words
+    assert found.sentence == f"{words}; the same top-1 on 97.12 % of 416 pictures"
+    asked = accuracy(before, after, judging(labels, n), None, confident=True)
+    assert asked.failures == (words,)
+    assert asked.too_few_pictures
+    assert accuracy(before, after, judging(labels, n), 1.6, confident=True).failures == ()
+
+
+def test_without_labels_every_change_may_be_for_the_worse():
+    found = accuracy(LABELS, with_others(LABELS, 1, 2), judging(None), None, confident=True)
+    assert (found.changed_for_better, found.changed_for_worse) == (None, None)
+    assert found.largest_drop == 100 * limit_of_share(2, 1000)
+    assert found.failures == (
+        "lost 0.20 points; at most 0.63 with 95 % confidence; about 1,600 pictures would show 0.5",
+    )
+
+
+def test_a_drop_that_is_too_large_is_told_first():
+    after = with_others(LABELS, *range(9))
+    found = accuracy(LABELS, after, judging(LABELS), None, confident=True)
+    assert found.failures[0].startswith("top-1 falls from")
+    assert not found.too_few_pictures
+    assert found.summary.endswith("; no number of such pictures would show 0.3")
+
+
+@pytest.mark.parametrize(("labels", "n", "enough"), [(True, 1000, 1006), (False, 597, 598)])
+def test_with_confidence_too_few_pictures_are_refused_at_once(labels, n, enough):
+    pictures = [judging(np.arange(n) % 7 if labels else None, n) for n in (n, enough)]
+    with pytest.raises(VerificationError, match=f"{n} pictures to judge by are too few for --conf"):
+        require_enough(pictures[0], None)
+    require_enough(pictures[1], None)
+    require_enough(pictures[0], 1)
+    with pytest.raises(VerificationError, match="No number could show that it loses at most 0"):
+        require_enough(pictures[1], 0)

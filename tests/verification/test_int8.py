@@ -17,6 +17,7 @@ from scans import with_metadata
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, InputError, UsageError, VerificationError
+from levit_deploy.pictures import split
 from levit_deploy.quantization.quantize import Int8Options
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.onnx import ONNX
@@ -81,6 +82,7 @@ def test_it_is_published_with_every_figure(published, checkpoint):
     metadata = load_artifact(published.path).metadata
     assert metadata["precision"] == "int8"
     assert metadata["checkpoint_sha256"] == checkpoint.sha256
+    assert metadata["accuracy"] == proof.accuracy.sentence
 
 
 def test_it_is_as_far_from_the_original_as_was_measured(published, checkpoint):
@@ -118,6 +120,31 @@ def test_a_drop_that_is_not_allowed_fails(published, checkpoint, folder):
     assert not proof.passed
     with pytest.raises(VerificationError, match="On 48 pictures: the same top-1"):
         proof.raise_if_failed()
+
+
+def test_confidence_is_asked_of_every_picture(published, checkpoint, folder, monkeypatch):
+    monkeypatch.setattr(split, "MOST_JUDGING", 20)
+    assert verify(checkpoint, folder, published.path, max_drop=45).accuracy.pictures == 20
+    proof = verify(checkpoint, folder, published.path, max_drop=45, confident=True)
+    assert proof.accuracy.pictures == 48
+    least = proof.accuracy.drop + 0.01
+    proof = verify(checkpoint, folder, published.path, max_drop=least, confident=True)
+    assert proof.verdict == "not proven"
+    with pytest.raises(VerificationError, match=r"accurate as --confident asks\. On 48 pictures"):
+        proof.raise_if_failed()
+
+
+def test_the_options_for_confidence_arrive(checkpoint, folder, tmp_path, monkeypatch):
+    options = ("--image-size", "32", "--confident", "--max-drop", "1")
+    int8 = ("--precision", "int8", "--images", folder / "pictures")
+    monkeypatch.setattr(pipeline, "quantized", pytest.fail)
+    arguments = (folder / "ckpt.pth", "-o", tmp_path / "x.onnx", *int8, *options)
+    code, _, err = run("export", *arguments)
+    assert (code, list(tmp_path.iterdir())) == (1, [])
+    assert "36 pictures to judge by are too few for --confident" in " ".join(err.split())
+    pipeline.export(checkpoint, "onnx", tmp_path / "float.onnx")
+    code, _, err = run("verify", folder / "ckpt.pth", tmp_path / "float.onnx", *options[:3])
+    assert (code, "--confident is for int8" in err) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["head.weight_quantized", "blocks.3.m.0.bias_quantized"])
@@ -280,6 +307,7 @@ def test_verify_refuses_a_drop_that_is_none(checkpoint, folder):
         (["--precision", "int8"], "Give --images DIR"),
         (["--max-drop", "1"], "are for int8"),
         (["--cpu", "vnni"], "are for int8"),
+        (["--confident"], "are for int8"),
         (["--even-if-slower"], "are for int8"),
     ],
 )
@@ -333,7 +361,7 @@ def test_the_report_says_what_each_block_costs(published):
         assert block in text
     left = ", ".join(published.quantization.left_in_float) or "nothing"
     text = " ".join(text.split())
-    for words in ("onnx in onnxruntime, int8, tokens", f"left in float: {left}", "before rounding", "lost"):
+    for words in ("int8, tokens", f"left in float: {left}", "before rounding", "lost"):
         assert words in text
 
 

@@ -25,6 +25,8 @@ FORMATS = [
 def test_a_drop_is_for_int8(checkpoint, exported):
     with pytest.raises(UsageError, match=r"--max-drop is for int8, and .*ckpt\.onnx"):
         pipeline.verify(checkpoint, exported, max_drop=3)
+    with pytest.raises(UsageError, match=r"--confident is for int8, and .*ckpt\.onnx"):
+        pipeline.verify(checkpoint, exported, confident=True)
 
 
 def edited(path, edit):

@@ -10,7 +10,7 @@ from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.data import Data
 from levit_deploy.report.page.charts import bar, histogram
 from levit_deploy.report.page.markup import element, to_html
-from levit_deploy.report.proof import case_columns, case_rows, head_words, kind
+from levit_deploy.report.proof import accuracy_rows, case_columns, case_rows, head_words, kind
 from levit_deploy.text import counted
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
@@ -59,6 +59,8 @@ def _verdict(data: Data) -> Element:
         words = f"computes the same as {checkpoint}, within the errors allowed below."
         if proof["accuracy"] is not None:
             words = f"is {checkpoint}, rounded, and as accurate, but for the loss allowed below."
+            if not proof["accuracy"]["shown"]:
+                words += " The pictures are too few to be sure of that."
         return element(
             "header",
             element("h1", element("span", "Proven", class_="good"), f": {data['path']}"),
@@ -80,9 +82,8 @@ def _verdict(data: Data) -> Element:
 
 
 def _conditions(proof: Data) -> str:
-    """The verdict, if it rests on facts that the checkpoint does not hold."""
-    verdict: str = proof["verdict"]
-    return f"{verdict[0].upper()}{verdict[1:]}: the checkpoint does not state it."
+    """The facts that the verdict rests on, and that the checkpoint does not hold."""
+    return f"Proven, if {' and '.join(proof['proven_if'])}: the checkpoint does not state it."
 
 
 def _compared(data: Data) -> Element:
@@ -111,20 +112,18 @@ def _compared(data: Data) -> Element:
 
 
 def _accuracy(accuracy: Data) -> Element:
-    rows = [("the same top-1", f"{accuracy['agreement']:.2f} %")]
-    doubt = ""
-    if accuracy["float_top1"] is not None:
-        doubt = doubtful(accuracy["float_top1"])
-        rows.append(("top-1 in float32", f"{accuracy['float_top1']:.2f} %"))
-        rows.append(("top-1 in int8", f"{accuracy['int8_top1']:.2f} %"))
-    lost = f"{max(accuracy['drop'], 0):.2f} points, {accuracy['allowed']:g} allowed"
+    doubt = "" if accuracy["float_top1"] is None else doubtful(accuracy["float_top1"])
+    *figures, last = accuracy_rows(accuracy)
     title = "Loss of accuracy by int8"
     table = _table(
         title,
         ("figure", f"on {counted(accuracy['pictures'], 'picture')}", "verdict"),
-        [*((name, value, "") for name, value in rows), ("lost", lost, _result(accuracy))],
+        [*((*row, "") for row in figures), (*last, _result(accuracy))],
     )
-    return _section(title, table, *([_soft(f"In float32 {doubt}")] if doubt else []))
+    summary = f"{accuracy['summary'][0].upper()}{accuracy['summary'][1:]}."
+    return _section(
+        title, table, _soft(summary), *([_soft(f"In float32 {doubt}")] if doubt else [])
+    )
 
 
 def _cases(title: str, proof: Data) -> Element:
@@ -235,6 +234,8 @@ def _soft(words: str) -> Element:
 def _result(result: Data) -> Element:
     if result["failures"]:
         return element("td", "FAILED", class_="bad")
+    if not result.get("shown", True):
+        return element("td", "too few pictures")
     return element("td", "proven", class_="good")
 
 

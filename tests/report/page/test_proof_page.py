@@ -25,6 +25,22 @@ AWKWARD = 'a <b>&amp; "q" \x1b[2J\n.onnx'
 SHOWN = r'a <b>&amp; "q" \x1b[2J\n.onnx'
 
 
+ACCURACY = {
+    "pictures": 300,
+    "agreement": 99.0,
+    "float_top1": 80.0,
+    "int8_top1": 80.33,
+    "changed_for_better": 2,
+    "changed_for_worse": 1,
+    "drop": -0.33,
+    "largest_drop": 1.21,
+    "allowed": 1.5,
+    "shown": True,
+    "summary": "lost -0.33, as it stands",
+    "failures": [],
+}
+
+
 class Page(HTMLParser):
     """What a page holds: tags with their attributes, and the text in their order."""
 
@@ -151,11 +167,21 @@ def test_an_infinite_error_of_a_block_is_beyond_the_line(folder, evidence):
 
 @pytest.mark.parametrize(("top1", "doubtful"), [(80.0, False), (18.2, True), (None, False)])
 def test_labels_that_do_not_fit_are_told_on_the_page_too(folder, evidence, top1, doubtful):
-    accuracy = {"pictures": 300, "agreement": 99.2, "float_top1": top1, "int8_top1": top1}
-    accuracy |= {"drop": 0.0, "allowed": 0.3, "failures": []}
+    accuracy = {**ACCURACY, "float_top1": top1, "int8_top1": top1}
     proof = {**evidence["verification"], "accuracy": accuracy}
     read = read_page(folder, {**evidence, "verification": proof})
     assert ("In float32 only 18.20 % are right, so this says little" in read.text) == doubtful
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_page_tells_how_sure_the_accuracy_of_int8_is(folder, evidence, shown):
+    proof = {**evidence["verification"], "accuracy": {**ACCURACY, "shown": shown}}
+    text = " ".join(read_page(folder, {**evidence, "verification": proof}).text.split())
+    assert "changed for the better 2 pictures changed for the worse 1 picture" in text
+    assert "Lost -0.33, as it stands." in text
+    limit = "lost at most 1.3 points, with 95 % confidence"
+    assert f"{limit} {'proven' if shown else 'too few pictures'}" in text
+    assert ("The pictures are too few to be sure of that." in text) != shown
 
 
 def test_a_page_calls_things_by_their_names(folder, evidence):
