@@ -35,6 +35,7 @@ from levit_deploy.targets.onnx_rounding import BYTE, Grid, gate_grid
 
 FIRST = "patch_embed.0"
 PIXELS_AT_ONCE = 4
+MOST_KEYS = 64  # the steps of a byte are coarse beside the probabilities of more
 
 
 def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -> ir.Value:
@@ -173,7 +174,10 @@ def _attend_on_bytes(
     queries: int,
     name: str,
 ) -> ir.Value:
-    """softmax(q k + bias) v, with both products of bytes: (B * N, h * width) -> (B * Nq, C)."""
+    """softmax(q k + bias) v, with products of bytes: (B * N, h * width) -> (B * Nq, C).
+
+    The probabilities of many keys stay float, as most of them would be rounded to 0.
+    """
     part = f"{name}.attention"
     q, k, v = (g.rounded(value, part) for value in (q, k, v))
     q = heads_first(g, module, q, queries, f"{name}.q")
@@ -181,7 +185,8 @@ def _attend_on_bytes(
     heads = [g.batch, module.tokens, module.num_heads, module.key_dim]
     k = g.transpose(g.reshape(k, f"{name}.k.heads", heads), f"{name}.k_transposed", [0, 2, 3, 1])
     probabilities = attention_probabilities(g, module, q, k, name)
-    probabilities = g.rounded(probabilities, part, within=(0.0, 1.0))
+    if module.tokens <= MOST_KEYS:
+        probabilities = g.rounded(probabilities, part, within=(0.0, 1.0))
     shape = [g.batch, module.num_heads, queries, module.value_dim]
     x = g.op("MatMul", [probabilities, v], f"{name}.weighted", shape)
     x = _rounded_for(g, x, module.proj, f"{name}.proj")

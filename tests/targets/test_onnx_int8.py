@@ -105,6 +105,18 @@ def test_attention_is_on_bytes_but_for_the_operator(opset, rounded_attentions, t
     assert counts["MatMulIntegerToFloat"] == counts["QLinearMatMul"] == on_bytes
 
 
+def test_probabilities_of_many_keys_stay_float(tmp_path):
+    config = CONFIG.replace(image_size=(144, 128))  # 72 tokens, and 20 behind the subsampling
+    images = noise(2, config)
+    counts = Counter(
+        node.op_type
+        for node in optimised(rounded(int8_form(config=config), images), tmp_path).graph.node
+    )
+    few = CONFIG.stages[1].depth + 1 + CONFIG.stages[2].depth
+    assert counts["QLinearMatMul"] == few
+    assert counts["MatMulIntegerToFloat"] == few + CONFIG.stages[0].depth + 1
+
+
 def test_every_hardswish_is_a_product_of_bytes(tmp_path):
     form = int8_form()
     counts = Counter(n.op_type for n in optimised(rounded(form, noise(2)), tmp_path).graph.node)
