@@ -89,8 +89,8 @@ def export(
     cpu: Annotated[
         Cpu,
         typer.Option(
-            help="The processors that int8 is for. any keeps weights within 64, because sums "
-            "saturate without VNNI."
+            help="The processors that int8 is for. any limits weights, so that no sum overflows "
+            "without VNNI."
         ),
     ] = "any",
     even_if_slower: Annotated[
