@@ -15,13 +15,18 @@ from levit_deploy.targets.onnx_opsets import MOVEMENTS
 from levit_deploy.targets.onnx_rounding import (
     BYTE,
     Grid,
+    Kind,
     Range,
     Rounding,
     gated_grid,
     grid_of,
+    least_scale,
     rounded_bias,
     rounded_weight,
 )
+from levit_deploy.targets.onnx_schemes import ON_BYTES, Scheme
+
+KINDS: dict[Kind, ir.DataType] = {"uint8": ir.DataType.UINT8, "uint16": ir.DataType.UINT16}
 
 
 class Int8Builder(GraphBuilder):
@@ -29,7 +34,7 @@ class Int8Builder(GraphBuilder):
 
     The unrounded form has the same nodes in float. ``points`` are the values that can be rounded,
     by name, and ``parts`` are those that can stay float, in their order. The ranges of a
-    ``Rounding`` are those of the points in the unrounded form.
+    ``Rounding`` are those of the points in the unrounded form. ``scheme`` tells what is rounded.
     """
 
     def __init__(
@@ -39,9 +44,11 @@ class Int8Builder(GraphBuilder):
         emitters: Mapping[type[nn.Module], Emitter],
         model: nn.Module,
         rounding: Rounding | None = None,
+        scheme: Scheme = ON_BYTES,
     ) -> None:
         super().__init__(opset, batch, emitters)
         self.rounding = rounding
+        self.scheme = scheme
         self.points: set[str] = set()
         self.parts: dict[str, None] = {}
         self._modules = dict(model.named_modules())
@@ -62,7 +69,8 @@ class Int8Builder(GraphBuilder):
             return x
         if x.name not in self._bytes:
             between = within or self.rounding.ranges[x.name]
-            self._bytes[x.name] = self._round(x, gated_grid(between) if gated else grid_of(between))
+            grid = gated_grid(between) if gated else grid_of(between, self.scheme.activations)
+            self._bytes[x.name] = self._round(x, grid)
         return self._bytes[x.name][1]
 
     def rounds(self, part: str) -> bool:
@@ -83,7 +91,11 @@ class Int8Builder(GraphBuilder):
 
     def byte(self, number: int) -> ir.Value:
         """Add an unsigned byte; equal ones are stored once."""
-        return self.constant(np.array(number, np.uint8), f"uint8.{number}")
+        return self.number(number, "uint8")
+
+    def number(self, number: int, kind: Kind) -> ir.Value:
+        """Add a whole number of a kind; equal ones are stored once."""
+        return self.constant(np.array(number, kind), f"{kind}.{number}")
 
     def read(self, number: ir.Value, grid: Grid, name: str) -> ir.Value:
         """Append the floats that bytes stand for on a grid."""
@@ -112,7 +124,8 @@ class Int8Builder(GraphBuilder):
             return super().operands(x, weight, bias, name)
         known = self.bytes_of(x)
         assert known is not None
-        numbers, scale = rounded_weight(weight, self.rounding.cpu)
+        least = least_scale(bias, known[1])
+        numbers, scale = rounded_weight(weight, self.rounding.cpu, least)
         step = np.float32(known[1].scale) * scale
         return [
             x,
@@ -152,7 +165,7 @@ class Int8Builder(GraphBuilder):
     def _round(self, x: ir.Value, grid: Grid) -> tuple[ir.Value, ir.Value, Grid]:
         name = f"{x.name}_QuantizeLinear"
         number = super().op("QuantizeLinear", [x, *self._constants(grid)], name, dims(x))
-        number.dtype = ir.DataType.UINT8
+        number.dtype = KINDS[grid.kind]
         self._remember(number, grid, str(x.name))
         return self._bytes[f"{x.name}_DequantizeLinear"]
 
@@ -163,4 +176,4 @@ class Int8Builder(GraphBuilder):
 
     def _constants(self, grid: Grid) -> list[ir.Value]:
         """The scale and zero point as scalars; equal ones are stored once."""
-        return [self.scalar(grid.scale), self.byte(grid.zero_point)]
+        return [self.scalar(grid.scale), self.number(grid.zero_point, grid.kind)]

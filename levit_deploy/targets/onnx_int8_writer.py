@@ -13,6 +13,7 @@ from levit_deploy.provenance import Provenance
 from levit_deploy.targets.onnx_int8 import INT8_EMITTERS, folded_std, pixels_on_bytes
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_rounding import Rounding
+from levit_deploy.targets.onnx_schemes import ON_BYTES, Scheme
 from levit_deploy.targets.onnx_writer import built
 
 
@@ -32,13 +33,15 @@ class Places:
 class Int8Form:
     """The int8 form of a plain model in either layout, to be written again and again.
 
-    ``opset`` is the operator set, and ``batch_size`` None leaves the batch dynamic.
+    ``opset`` is the operator set, and ``batch_size`` None leaves the batch dynamic. ``scheme``
+    tells what is rounded, and to which numbers.
     """
 
     model: LeViT
     provenance: Provenance
     opset: int
     batch_size: int | None = None
+    scheme: Scheme = ON_BYTES
 
     def unrounded(self) -> onnx.ModelProto:
         """Return the form in float: ``rounded`` rounds it, node by node."""
@@ -56,7 +59,7 @@ class Int8Form:
 
     def _builder(self, rounding: Rounding | None = None) -> Int8Builder:
         batch: int | str = "batch" if self.batch_size is None else self.batch_size
-        return Int8Builder(self.opset, batch, INT8_EMITTERS, self.model, rounding)
+        return Int8Builder(self.opset, batch, INT8_EMITTERS, self.model, rounding, self.scheme)
 
     def _write(self, builder: Int8Builder) -> onnx.ModelProto:
         model = self.model

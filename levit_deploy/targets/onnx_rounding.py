@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from levit_deploy.choices import Cpu
 
+Kind = Literal["uint8", "uint16"]  # of the numbers that stand for activations
 Range = tuple[float, float]
 Weights = npt.NDArray[np.float32]
 
@@ -23,15 +25,17 @@ MOST_OF_A_PAIR = 128  # 255 * 128 is the most that a 16-bit sum of two products 
 
 @dataclass(frozen=True)
 class Grid:
-    """Evenly spaced numbers with one byte each: ``scale`` is a float32."""
+    """Evenly spaced numbers, a whole number of one kind each: ``scale`` is a float32."""
 
     scale: float
     zero_point: int
+    kind: Kind = "uint8"
 
     @property
     def is_gated(self) -> bool:
         """Whether byte 0 is -3, and 3 is twice the zero point."""
-        return self.zero_point > 0 and self.scale == _single(3 / self.zero_point)
+        is_gated = self.zero_point > 0 and self.scale == _single(3 / self.zero_point)
+        return is_gated and self.kind == "uint8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +56,11 @@ class Rounding:
         return not any(f"{name}.".startswith(f"{part}.") for part in self.floats)
 
 
-def grid_of(between: Range) -> Grid:
+def grid_of(between: Range, kind: Kind = "uint8") -> Grid:
     """The grid for values that lie in a range; 0 is on every grid."""
-    low, high = min(between[0], 0.0), max(between[1], 0.0)
-    scale = _single((high - low) / BYTE) or 1.0  # all values are 0, or nearly
-    return Grid(scale, min(max(round(-low / scale), 0), BYTE))
+    low, high, most = min(between[0], 0.0), max(between[1], 0.0), int(np.iinfo(kind).max)
+    scale = _single((high - low) / most) or 1.0  # all values are 0, or nearly
+    return Grid(scale, min(max(round(-low / scale), 0), most), kind)
 
 
 def gated_grid(between: Range) -> Grid:
@@ -73,8 +77,12 @@ def gate_grid(gated: Grid) -> Grid:
     return Grid(_single(1 / (2 * gated.zero_point)), 0)
 
 
-def rounded_weight(weight: Weights, cpu: Cpu) -> tuple[npt.NDArray[np.int8], Weights]:
+def rounded_weight(
+    weight: Weights, cpu: Cpu, least: npt.NDArray[np.float64] | float = 0.0
+) -> tuple[npt.NDArray[np.int8], Weights]:
     """Weights (out, in, ...) as signed bytes, and the scale of each output channel.
+
+    No scale is below ``least``.
 
     With ``cpu`` 'any', no two products that processors without VNNI add in 16 bits overflow: those
     of neighbours among the inputs of one position, in the order in which runtimes multiply them.
@@ -84,7 +92,7 @@ def rounded_weight(weight: Weights, cpu: Cpu) -> tuple[npt.NDArray[np.int8], Wei
     steps = np.where(steps > 0, steps / MOST, 1.0)
     if cpu == "any":
         steps = np.maximum(steps, _largest_pair(weight) / (MOST_OF_A_PAIR - 1))
-    scale = steps.astype(np.float32)
+    scale = np.maximum(steps, least).astype(np.float32)
     columns = scale.reshape(-1, *[1] * (weight.ndim - 1))
     numbers = np.clip(np.rint(weight / columns), -MOST, MOST).astype(np.int8)
     return numbers, scale
@@ -107,6 +115,14 @@ def rounded_bias(bias: Weights, steps: Weights) -> npt.NDArray[np.int32]:
     """A bias in the steps of the sums it is added to, one step for each channel."""
     most = np.iinfo(np.int32).max
     return np.clip(np.rint(bias.astype(np.float64) / steps), -most, most).astype(np.int32)
+
+
+def least_scale(bias: Weights, grid: Grid) -> npt.NDArray[np.float64]:
+    """The least scale of the weights behind which a bias is a whole number of 32 bits.
+
+    A channel of nearly no weights would have smaller steps. ``grid`` is that of the inputs.
+    """
+    return np.abs(bias.astype(np.float64)) / (2.0**30 * grid.scale)
 
 
 def _single(number: float) -> float:

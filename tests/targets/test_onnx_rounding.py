@@ -18,14 +18,16 @@ INT16 = 2**15 - 1
 ends = st.floats(-1e4, 1e4, width=32)
 
 
-@given(ends, ends)
-def test_a_grid_holds_its_range_and_zero(one, other):
+@given(ends, ends, st.sampled_from([("uint8", 255), ("uint16", 65535)]))
+def test_a_grid_holds_its_range_and_zero(one, other, kind_and_most):
     low, high = sorted((one, other))
-    grid = grid_of((low, high))
-    assert 0 <= grid.zero_point <= 255
+    kind, most = kind_and_most
+    grid = grid_of((low, high), kind)
+    assert grid.kind == kind
+    assert 0 <= grid.zero_point <= most
     assert grid.scale == np.float32(grid.scale) > 0
     for number in (low, 0.0, high):
-        nearest = np.clip(np.rint(number / grid.scale) + grid.zero_point, 0, 255)
+        nearest = np.clip(np.rint(number / grid.scale) + grid.zero_point, 0, most)
         away = abs(grid.scale * (nearest - grid.zero_point) - number)
         assert away <= (0 if number == 0 else 1.01 * grid.scale)
 

@@ -1,7 +1,9 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from float_graphs import CONFIG, int8_form, noise, rounded
+from networks import trained
 from onnx import numpy_helper
 
 from levit_deploy.errors import VerificationError
@@ -37,6 +39,18 @@ def test_bytes_of_a_picture_stand_for_themselves():
     form = int8_form(input="uint8")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     check_rounding(rounded(form, pixels), form.unrounded())
+
+
+def test_a_channel_of_nearly_no_weights_keeps_its_bias():
+    model = trained(CONFIG)
+    with torch.no_grad():
+        for head in (model.head, model.head_dist):
+            head.bn.weight.fill_(1)
+            head.bn.bias.zero_()
+            head.l.weight[0] *= 1e-12
+            head.l.bias[0] = 3.0
+    form = int8_form(model=model)
+    check_rounding(rounded(form, noise(2)), form.unrounded())
 
 
 def initializer(model, name):
