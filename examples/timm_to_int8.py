@@ -38,7 +38,7 @@ def main() -> None:
     before = sum(file.stat().st_size for file in checkpoint.files)
     print(f"{published.path}: {published.size_bytes / 1e6:.2f} MB of {before / 1e6:.2f}")
     print(f"speed: {how.speed.median:.2f} x the best float32 file on this machine")
-    print(f"the same answer to {how.accuracy.agreement:.2f} % of {how.accuracy.pictures} pictures")
+    print(how.accuracy.sentence)
     if how.accuracy.float_top1 is not None:
         print(f"top-1: {how.accuracy.float_top1:.2f} %, in int8 {how.accuracy.int8_top1:.2f} %")
     print(f"left in float32: {', '.join(how.left_in_float) or 'nothing'}")

@@ -65,6 +65,16 @@ class Evaluation:
     preprocessing: Preprocessing
     doubts: tuple[str, ...]
 
+    @property
+    def changed_for_better(self) -> int:
+        """The number of pictures that the artifact gets right, and the original wrong."""
+        return sum(d.artifact.index == d.expected for d in self.disagreements)
+
+    @property
+    def changed_for_worse(self) -> int:
+        """The number of pictures that the artifact gets wrong, and the original right."""
+        return sum(d.original.index == d.expected for d in self.disagreements)
+
 
 def evaluate(
     artifact: str | Path,

@@ -166,6 +166,12 @@ def test_every_disagreement_is_told_with_both_answers(folder, biased, tmp_path):
     labels = np.array([int(path.parent.name) for path in paths])
     assert found.original_top1 == 100 * (theirs == labels).mean()
     assert found.top1 == 100 * (ours == labels).mean()
+    assert (found.changed_for_better, found.changed_for_worse) == (0, 0)  # both are wrong
+    one, two, three, *_ = found.disagreements
+    right = dataclasses.replace(one, expected=one.artifact.index)
+    wrong = [dataclasses.replace(d, expected=d.original.index) for d in (two, three)]
+    found = dataclasses.replace(found, disagreements=(right, *wrong))
+    assert (found.changed_for_better, found.changed_for_worse) == (1, 2)
 
 
 def test_the_original_is_the_head_that_the_artifact_has(folder, tmp_path):
@@ -286,9 +292,12 @@ def test_the_command_prints_and_reports(folder, biased, tmp_path):
     assert f"original {data['original_top1']:.2f} %" in words
     assert "doubtful: " in words  # the demo's artifact does not know what it was made from
     assert "are right" not in words
+    better, worse = data["changed_for_better"], data["changed_for_worse"]
     assert (
-        f"classified differently from the original: {len(data['disagreements'])} pictures" in words
+        f"classified differently from the original: {len(data['disagreements'])} pictures, "
+        f"{better} for the better, {worse} for the worse" in words
     )
+    assert 100 * (better - worse) / N == pytest.approx(data["top1"] - data["original_top1"])
     assert data["checkpoint"]["sha256"] == scans.demo_checkpoint().sha256
     first = data["disagreements"][0]
     number = first["original"]["index"]
@@ -304,6 +313,7 @@ def test_the_command_prints_and_reports(folder, biased, tmp_path):
     code, out, _ = run(*arguments, "--json", "-")
     assert code == 0
     assert json.loads(out)["disagreements"] == []
+    assert json.loads(out)["changed_for_worse"] is None
     assert json.loads(out)["checkpoint"] is None
     code, _, err = run(*arguments, "--weights", "ema")
     assert code == 2

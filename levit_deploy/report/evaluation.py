@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 def evaluation_data(evaluation: Evaluation, checkpoint: Checkpoint | None = None) -> Data:
     """Every figure of an evaluation, with versions."""
     data = dataclasses.asdict(evaluation)
+    compared = evaluation.original_top1 is not None
     data["path"] = as_utf8(evaluation.path)
+    data["changed_for_better"] = evaluation.changed_for_better if compared else None
+    data["changed_for_worse"] = evaluation.changed_for_worse if compared else None
     for disagreement in data["disagreements"]:
         disagreement["path"] = as_utf8(disagreement["path"])
     data["checkpoint"] = checkpoint and {"path": str(checkpoint.path), "sha256": checkpoint.sha256}
@@ -47,7 +50,11 @@ def print_evaluation(data: Data, console: Console) -> None:
     if data["checkpoint"] is None:
         return
     pictures = data["disagreements"]
-    console.print(f"classified differently from the original: {counted(len(pictures), 'picture')}")
+    print_line(
+        console,
+        f"classified differently from the original: {counted(len(pictures), 'picture')}, "
+        f"{data['changed_for_better']} for the better, {data['changed_for_worse']} for the worse",
+    )
     for picture in pictures:
         ours, original = (in_words(Answer(**picture[by])) for by in ("artifact", "original"))
         print_line(console, printable(f"{picture['path']}: artifact {ours}, original {original}"))
