@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from levit_deploy.arrays import Images
-from levit_deploy.bench.contenders import Contender, contenders, given_artifact
+from levit_deploy.bench.contender import Contender
+from levit_deploy.bench.contenders import contenders, given_artifact
 from levit_deploy.bench.matmul import products_alone
 from levit_deploy.choices import Input
 from levit_deploy.config import LeViTConfig

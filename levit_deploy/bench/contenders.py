@@ -2,19 +2,19 @@
 
 import dataclasses
 import importlib.util
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from levit_deploy.arrays import Images
-from levit_deploy.bench.plain_export import plain_export, plain_int8
-from levit_deploy.choices import Input, Layout
+from levit_deploy.arrays import FloatArray, Images
+from levit_deploy.bench.contender import AnyRun, Contender, opened
+from levit_deploy.bench.plain_export import plain_dynamic_int8, plain_export, plain_int8
+from levit_deploy.choices import Layout
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.interface import INPUT_NAME, Interface
@@ -25,37 +25,16 @@ from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.runtime.sessions import onnx_session
 from levit_deploy.targets.formats import TARGETS
-from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.load import load_artifact
-from levit_deploy.targets.onnx import ONNX
+from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
 from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET
 from levit_deploy.targets.onnx_rounding import Rounding
-from levit_deploy.targets.target import Target
+from levit_deploy.targets.target import ExportOptions, Target
 from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 PLAIN = "plain export"
 CALIBRATING = 4  # images
-
-AnyRun = Callable[[Images], object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """One way to run the network: ``run`` takes float32 (batch, channels, height, width).
-
-    If ``input`` is 'uint8', it takes bytes instead, as in ``Interface``. ``size_bytes`` is the
-    size of the file, if there is one, and ``load_s`` the time to load it. ``batch_size`` is None if
-    any will do.
-    """
-
-    name: str
-    runtime: str
-    run: AnyRun
-    size_bytes: int | None = None
-    load_s: float | None = None
-    batch_size: int | None = None
-    input: Input = "float32"
 
 
 def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> Iterator[Contender]:
@@ -64,7 +43,8 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     ``model`` is the original, in evaluation mode. torch's own threads must have been set.
     """
     plain = plain_export(model, (config.in_channels, *config.image_size))
-    yield _opened(PLAIN, "onnxruntime", plain, threads, _onnxruntime)
+    in_onnxruntime = partial(_onnxruntime, threads=threads)
+    yield opened(PLAIN, "onnxruntime", plain, in_onnxruntime)
     yield Contender(name="original, eager", runtime="torch", run=_torch_run(model))
     yield _original_torchscript(model, config)
 
@@ -88,25 +68,28 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     onnx_files = files_of(ONNX)
     onnx_files |= _int8(plain, networks, provenance)
     for name, data in onnx_files.items():
-        yield _opened(name, "onnxruntime", data, threads, _onnxruntime)
+        yield opened(name, "onnxruntime", data, in_onnxruntime)
     for target in TARGETS.values():
         if target is not ONNX:
             for name, data in files_of(target).items():
                 yield _loaded(target, name, data, threads)
     if importlib.util.find_spec("openvino") is not None:
-        for name, data in {PLAIN: plain, **onnx_files}.items():
-            yield _opened(name, "OpenVINO", data, threads, _openvino)
+        from levit_deploy.bench.in_openvino import in_openvino
+
+        single = {"tokens": _for_a_single_image(networks["tokens"], provenance)}
+        files = {PLAIN: plain, **onnx_files}
+        yield from in_openvino(files, single, PLAIN, _noise(config), threads)
 
 
 def _int8(
     plain: bytes, networks: Mapping[Layout, LeViT], provenance: Provenance
 ) -> dict[str, bytes]:
     """The int8 files, calibrated on noise: for the time they take, that does not matter."""
-    config = provenance.config
-    images = np.random.default_rng(0).standard_normal(
-        (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
-    )
-    files = {f"{PLAIN}, int8": plain_int8(plain, images)}
+    images = _noise(provenance.config)
+    files = {
+        f"{PLAIN}, int8": plain_int8(plain, images),
+        f"{PLAIN}, dynamic int8": plain_dynamic_int8(plain),
+    }
     if not provenance.interface.has_classes:
         return files
     for opset in (DEFAULT_OPSET, ATTENTION_OPSET):
@@ -114,6 +97,16 @@ def _int8(
         rounding = Rounding(ranges=observed_ranges(form, images)["MinMax"], cpu="any")
         files[f"int8, opset {opset}"] = form.rounded(rounding).SerializeToString()
     return files
+
+
+def _noise(config: LeViTConfig) -> FloatArray:
+    return np.random.default_rng(0).standard_normal(
+        (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
+    )
+
+
+def _for_a_single_image(network: LeViT, provenance: Provenance) -> bytes:
+    return ONNX_FOR_OPENVINO.serialize(network, provenance, ExportOptions(batch_size=1))
 
 
 def _loaded(target: Target, name: str, data: bytes, threads: int) -> Contender:
@@ -130,32 +123,9 @@ def _loaded(target: Target, name: str, data: bytes, threads: int) -> Contender:
     )
 
 
-def _opened(
-    name: str, runtime: str, data: bytes, threads: int, open: Callable[[bytes, int], AnyRun]
-) -> Contender:
-    start = time.perf_counter()
-    run = open(data, threads)
-    taken = time.perf_counter() - start
-    return Contender(name=name, runtime=runtime, run=run, size_bytes=len(data), load_s=taken)
-
-
 def _onnxruntime(data: bytes, threads: int) -> AnyRun:
     session = onnx_session(data, threads)
     return lambda images: session.run(None, {INPUT_NAME: images})
-
-
-def _openvino(data: bytes, threads: int) -> AnyRun:
-    import openvino
-
-    core = openvino.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    compiled = core.compile_model(core.read_model(io.BytesIO(data)), "CPU", settings)
-    request = compiled.create_infer_request()
-    return lambda images: request.infer([images])
 
 
 def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
@@ -190,7 +160,7 @@ def given_artifact(
         )
     return Contender(
         name=str(path),
-        runtime=TARGETS.get(artifact.format, FUSED).runtime,
+        runtime=artifact.runtime,
         run=artifact.run,
         size_bytes=path.stat().st_size,
         load_s=taken,

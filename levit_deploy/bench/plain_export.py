@@ -53,6 +53,20 @@ def plain_int8(data: bytes, images: FloatArray) -> bytes:
         return made.read_bytes()
 
 
+def plain_dynamic_int8(data: bytes) -> bytes:
+    """An export quantized by onnxruntime's dynamic quantization, with its defaults.
+
+    It rounds weights here and activations as they come, so it needs no images.
+    """
+    from onnxruntime.quantization import quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder, in_silence():
+        given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        given.write_bytes(data)
+        quantize_dynamic(given, made)
+        return made.read_bytes()
+
+
 def _image_reader(images: FloatArray) -> Any:
     """Images as onnxruntime's tool asks for them, one by one."""
     from onnxruntime.quantization import CalibrationDataReader

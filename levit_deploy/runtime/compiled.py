@@ -12,13 +12,28 @@ import numpy as np
 from levit_deploy.arrays import FloatArray, Images
 
 
-def compiled(model: bytes, threads: int | None = None, precision: str = "f32") -> Any:
-    """Compile an ONNX file for the CPU; raises OpenVINO's own exceptions.
+def openvino_runner(
+    model: bytes, threads: int | None = None, precision: str = "f32"
+) -> Callable[[Images], list[FloatArray]]:
+    """Compile an ONNX file of one input: a function from images to its outputs, by place.
 
-    ``precision`` is that of the products which the file leaves in floats: 'f32' or 'bf16'. Without
-    it OpenVINO takes bfloat16 if the processor has that.
+    The other arguments and the errors are those of ``compiled``.
     """
-    openvino = _openvino()
+    network = imported_openvino().Core().read_model(io.BytesIO(model))
+    request = compiled(network, threads, precision).create_infer_request()
+
+    def run(images: Images) -> list[FloatArray]:
+        return [np.array(output) for output in request.infer([images]).values()]
+
+    return run
+
+
+def compiled(network: Any, threads: int | None = None, precision: str = "f32") -> Any:
+    """Compile a network of OpenVINO's for the CPU; raises its own exceptions.
+
+    ``precision`` is that of what the network leaves in floats: 'f32' or 'bf16'. Without it OpenVINO
+    takes bfloat16 if the processor has that.
+    """
     settings: dict[str, object] = {
         "INFERENCE_PRECISION_HINT": precision,
         "NUM_STREAMS": 1,  # one batch at a time, with all threads
@@ -27,23 +42,16 @@ def compiled(model: bytes, threads: int | None = None, precision: str = "f32") -
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
-    return core.compile_model(core.read_model(io.BytesIO(model)), "CPU", settings)
+    return imported_openvino().Core().compile_model(network, "CPU", settings)
 
 
-def openvino_runner(
-    model: bytes, threads: int | None = None, precision: str = "f32"
-) -> Callable[[Images], list[FloatArray]]:
-    """Compile an ONNX file of one input: a function from images to its outputs, by place."""
-    request = compiled(model, threads, precision).create_infer_request()
-
-    def run(images: Images) -> list[FloatArray]:
-        return [np.array(output) for output in request.infer([images]).values()]
-
-    return run
+def has_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16, by OpenVINO's word."""
+    core = imported_openvino().Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _openvino() -> Any:
+def imported_openvino() -> Any:
     """Import OpenVINO without its telemetry.
 
     By default its import writes to the home folder and calls a server. It does neither if the

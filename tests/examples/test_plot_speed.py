@@ -20,7 +20,7 @@ def report(tmp_path):
             "ratio": FASTER,
             "verdict": "faster",
         }
-        for runtime in ("onnxruntime", "onnxruntime", "OpenVINO")
+        for runtime in ("onnxruntime", "onnxruntime", "openvino")
     ]
     path = tmp_path / "speed.json"
     data = {"network": "LeViT-256", "threads": 1, "processor": "a processor", "rows": rows}
@@ -31,7 +31,7 @@ def report(tmp_path):
 def test_plot_speed_draws_one_runtime(report, tmp_path):
     pytest.importorskip("matplotlib", reason="it draws")
     heights = []
-    for runtime in ("onnxruntime", "OpenVINO"):
+    for runtime in ("onnxruntime", "openvino"):
         script("plot_speed.py", report, tmp_path / "speed.png", "--runtime", runtime)
         with Image.open(tmp_path / "speed.png") as drawn:
             heights.append(drawn.height)
@@ -41,5 +41,5 @@ def test_plot_speed_draws_one_runtime(report, tmp_path):
 
 def test_plot_speed_names_the_runtimes_of_the_report(refused, report, tmp_path):
     arguments = (report, tmp_path / "speed.png", "--runtime", "torch")
-    assert "Choose from ['OpenVINO', 'onnxruntime']" in refused("plot_speed.py", *arguments)
+    assert "Choose from ['openvino', 'onnxruntime']" in refused("plot_speed.py", *arguments)
     assert not (tmp_path / "speed.png").exists()
