@@ -1,5 +1,8 @@
 """Prove that an int8 graph is its float graph with rounding added, and nothing else."""
 
+from __future__ import annotations
+
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -10,22 +13,30 @@ from onnx import numpy_helper
 
 from levit_deploy.errors import VerificationError
 from levit_deploy.targets.onnx_opsets import MOVEMENTS, ROUNDING_OPS
-from levit_deploy.targets.onnx_rounding import BYTE, Grid, gate_grid
+from levit_deploy.targets.onnx_rounding import BYTE, MOST, Grid, gate_grid
 
 GATE = {"alpha": np.float32(1 / 6), "beta": np.float32(0.5)}
+HALF_A_STEP = 0.5001  # the scale was itself rounded to float32, and weights are up to 127 of it
+LEAST_OF_BYTES = 63  # of 127: pairs of neighbours may have to share the range
+LEAST_OF_32_BITS = 2.0**29  # of a bias for which its channel's weights have larger steps
+LEAST_WEIGHT = MOST * np.finfo(np.float32).tiny  # below it a step is no normal number
 
 
 def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
     """Raise VerificationError if a quantized graph is not its float graph, rounded.
 
     Every node must be there as it was, and take the same values but for rounding to bytes and back.
-    Every rounded weight must be within half a step of the float one.
+    A rounded weight is a byte within half a step of the float one. The largest of a channel is 63
+    steps or more, so that no step is too coarse. A rounded bias is a whole number of the steps of
+    its product, the input's times the weight's. Only if a bias of nearly 32 bits asks for larger
+    steps, its channel's weights have them.
 
     Bytes may be moved before they are read. And one node may be missing, by an exact identity: the
     gate of a HardSwish, clip((x + 3) / 6, 0, 1). If x is rounded with zero point z and the step
     3 / z, it is 3 (b - z) / z for the byte b. So the gate is clip(b, 0, 2 z) / (2 z): the bytes,
     clipped, and read with zero point 0 and the step 1 / (2 z).
     """
+    _require_own_names(quantized, plain)
     graph = _Rounded(quantized, plain)
     originals = {node.name: node for node in plain.graph.node}
     nodes = {n.name: n for n in quantized.graph.node if n.name in originals or not _is_rounding(n)}
@@ -39,24 +50,39 @@ def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
         _refuse("they have other inputs")
     if list(quantized.graph.output) != list(plain.graph.output):
         _refuse("they have other outputs")
+    if list(quantized.opset_import) != list(plain.opset_import):
+        _refuse("they have other operator sets")
     for name, other in nodes.items():
         node = originals[name]
         if _signature(other) != _signature(node):
             _refuse(f"{name} is another operation")
         for given, expected in zip(other.input, node.input, strict=True):
             if expected in weights:
-                value, step = graph.weight(given)
-                apart = np.abs(value - weights[expected].astype(np.float64))
-                # the scale was itself rounded to float32, and weights are up to 127 steps of it
-                if value.shape != weights[expected].shape or not np.all(apart <= 0.5001 * step):
+                if not graph.is_weight(given, weights[expected], other):
                     _refuse(f"{expected} is not the checkpoint's, rounded")
             elif graph.source(given, other) != expected:
                 _refuse(f"{name} takes {given} instead of {expected}")
 
 
+def _require_own_names(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
+    """Refuse names that are given twice, and values of the float graph that come from elsewhere."""
+    graph, originals = quantized.graph, {node.name for node in plain.graph.node}
+    added = [node for node in graph.node if node.name not in originals]
+    nodes = [node.name for node in graph.node if node.name in originals]
+    stored = [value.name for value in graph.initializer]
+    values = [value.name for value in graph.input] + stored
+    values += [name for node in graph.node for name in node.output]
+    computed = {name for node in plain.graph.node for name in node.output}
+    elsewhere = computed & {*stored, *(name for node in added for name in node.output)}
+    twice = [name for names in (nodes, values) for name, n in Counter(names).items() if n > 1]
+    if wrong := [*twice, *sorted(elsewhere), *(t.values.name for t in graph.sparse_initializer)]:
+        _refuse(f"{wrong[0]} comes from two places, or from another")
+
+
 def _is_rounding(node: onnx.NodeProto) -> bool:
     """Whether a node may be in the rounded graph only."""
-    return node.op_type in (*ROUNDING_OPS, "Clip")
+    is_standard = not node.domain and {a.name for a in node.attribute} <= {"axis"}
+    return is_standard and node.op_type in (*ROUNDING_OPS, "Clip")
 
 
 def _is_gate(node: onnx.NodeProto) -> bool:
@@ -139,37 +165,106 @@ class _Rounded:
         if number is None or number.most is not None:
             return None
         if node.op_type == "Clip":
-            least, most = (self.constants.get(end, np.array(-1)) for end in node.input[1:])
-            return _Bytes(number.source, number.grid, int(most) if int(least) == 0 else -1)
+            ends = [self.constants.get(end) for end in node.input[1:]]
+            least, most = (_byte(end) for end in ends) if len(ends) == 2 else (None, None)
+            return _Bytes(number.source, number.grid, -1 if least != 0 or most is None else most)
         return _Bytes(name, number.grid)
 
     def _grid(self, node: onnx.NodeProto) -> Grid:
         scale, zero_point = self._steps(node)
-        if scale.ndim or zero_point.dtype != np.uint8 or not (np.isfinite(scale) and scale > 0):
+        zero = _byte(zero_point)
+        if scale.ndim or zero is None or not (np.isfinite(scale) and scale > 0):
             _refuse(f"{node.name} rounds to no grid of bytes")
-        return Grid(float(scale), int(zero_point))
+        return Grid(float(scale), zero)
 
     def _steps(self, node: onnx.NodeProto) -> tuple[npt.NDArray[Any], ...]:
         if len(node.input) != 3 or not self.constants.keys() >= set(node.input[1:]):
             _refuse(f"{node.name} has no constant scale and zero point")
         return tuple(self.constants[name] for name in node.input[1:])
 
-    def weight(self, name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """A constant in float64, and the step it was rounded to, zero for a float one."""
+    def is_weight(self, name: str, weight: npt.NDArray[Any], reader: onnx.NodeProto) -> bool:
+        """Whether a value is a weight of the float graph, or that weight rounded."""
         if name in self.constants:
-            return self.constants[name].astype(np.float64), np.zeros(())
+            value = self.constants[name]
+            return value.dtype == weight.dtype and np.array_equal(value, weight)
+        rounded = self._weight(name)
+        if rounded.numbers.shape != weight.shape:
+            return False
+        apart = np.abs(rounded.numbers * rounded.step - weight.astype(np.float64))
+        if not np.all(apart <= HALF_A_STEP * rounded.step):
+            return False
+        if rounded.is_bias:
+            return self._is_in_steps_of(rounded, reader)
+        return bool(np.all(rounded.fills_bytes(weight) | self._has_long_bias(rounded, reader)))
+
+    def _is_in_steps_of(self, bias: _RoundedWeight, product: onnx.NodeProto) -> bool:
+        """Whether a bias is in the steps of the sums it is added to."""
+        maker = self.makers.get(product.input[0])
+        if maker is None or maker.op_type != "DequantizeLinear":
+            return False
+        step = self._grid(maker).scale * self._weight(product.input[1]).step.ravel()
+        return bool(np.allclose(bias.step, step, rtol=1e-6, atol=0))
+
+    def _has_long_bias(
+        self, rounded: _RoundedWeight, product: onnx.NodeProto
+    ) -> npt.NDArray[np.bool_]:
+        """Whether the bias of each channel needs nearly all of its 32 bits."""
+        if len(product.input) < 3 or product.input[2] in self.constants or rounded.axis != 0:
+            return np.zeros((), bool)
+        numbers = self._weight(product.input[2]).numbers
+        return np.asarray(np.abs(numbers) >= LEAST_OF_32_BITS)
+
+    def _weight(self, name: str) -> _RoundedWeight:
+        """The numbers behind a float value that was a weight."""
         node = self.makers.get(name)
-        rounded = node is not None and node.op_type == "DequantizeLinear"
-        if node is None or not rounded or node.input[0] not in self.constants:
+        is_read = node is not None and node.op_type == "DequantizeLinear"
+        if node is None or not is_read or node.input[0] not in self.constants:
             _refuse(f"{name} is computed, and was a weight")
         scale, zero = self._steps(node)
-        numbers = self.constants[node.input[0]]
-        step = scale.astype(np.float64)
+        numbers, step = self.constants[node.input[0]], scale.astype(np.float64)
         if not np.all(np.isfinite(step) & (step > 0)):
             _refuse(f"{name} is rounded in steps that are no positive numbers")
-        if step.ndim == 1 and numbers.ndim > 1:
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            sides = [1] * numbers.ndim
-            sides[axis] = -1
+        is_bias = numbers.dtype == np.int32
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1) if step.ndim else None
+        if (
+            step.ndim > 1
+            or zero.shape != step.shape
+            or numbers.dtype not in (np.int8, np.uint8, np.int32)
+            or zero.dtype != numbers.dtype
+            or (is_bias and zero.any())
+            or (axis is not None and numbers.shape[axis : axis + 1] != step.shape)
+        ):
+            _refuse(f"{name} is rounded to no bytes, or not by one step for each of its channels")
+        if axis is not None:
+            sides = [len(step) if side == axis else 1 for side in range(numbers.ndim)]
             step, zero = step.reshape(sides), zero.reshape(sides)
-        return (numbers.astype(np.float64) - zero.astype(np.float64)) * step, step
+        return _RoundedWeight(numbers.astype(np.float64) - zero, step, axis, is_bias)
+
+
+@dataclass(frozen=True)
+class _RoundedWeight:
+    """Whole numbers with the zero point taken off, and their steps.
+
+    ``axis`` is that of the channels, None if all have one step. A bias has 32 bits.
+    """
+
+    numbers: npt.NDArray[np.float64]
+    step: npt.NDArray[np.float64]
+    axis: int | None
+    is_bias: bool
+
+    def fills_bytes(self, weight: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether the numbers of each channel are large enough; zeros may be in any steps."""
+        largest, own = (self._largest(numbers) for numbers in (self.numbers, weight))
+        return np.asarray((largest >= LEAST_OF_BYTES) | (own <= LEAST_WEIGHT))
+
+    def _largest(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        sides = tuple(side for side in range(numbers.ndim) if side != self.axis)
+        return np.asarray(np.abs(numbers).max(sides))
+
+
+def _byte(number: npt.NDArray[Any] | None) -> int | None:
+    """The value of one unsigned byte; None for anything else."""
+    if number is None or number.ndim or number.dtype != np.uint8:
+        return None
+    return int(number)

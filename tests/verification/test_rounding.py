@@ -137,7 +137,177 @@ def move_another(model):
     moves[0].input[0], moves[1].input[0] = moves[1].input[0], moves[0].input[0]
 
 
+def missing_gate(model, plain):
+    """The name of a gate that is bytes, and those who read it."""
+    there = {name for node in model.graph.node for name in node.output}
+    gate = next(n.output[0] for n in plain.graph.node if n.output[0] not in there)
+    product = next(n for n in plain.graph.node if gate in n.input)
+    return gate, next(n for n in model.graph.node if n.name == product.name)
+
+
+def gate_from(model, plain, op_type, inputs, name="gate", **attributes):
+    """Compute a gate that is missing in another way."""
+    gate, product = missing_gate(model, plain)
+    model.graph.node.append(onnx.helper.make_node(op_type, inputs, [gate], name, **attributes))
+    product.input[1] = gate
+    return gate, product
+
+
+def gate_by_a_second_node_of_one_name(model, plain):
+    # what is looked up by its name is the second, and the first is what computes
+    gate_from(model, plain, "Sigmoid", ["head.gemm"], plain.graph.node[-1].name)
+    node = model.graph.node.pop()
+    model.graph.node.insert(0, node)
+
+
+def stored_gate(model, plain):
+    gate, product = missing_gate(model, plain)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1), np.float32), gate))
+    product.input[1] = gate
+
+
+def sparse_gate(model, plain):
+    gate, product = missing_gate(model, plain)
+    values = numpy_helper.from_array(np.ones(1, np.float32), gate)
+    indices = numpy_helper.from_array(np.zeros(1, np.int64), "indices")
+    model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, indices, [1]))
+    product.input[1] = gate
+
+
+def gate_through_other_bytes(model, plain):
+    other = named(model, "DequantizeLinear")
+    gate, product = gate_from(model, plain, "DequantizeLinear", other.input)
+    grid = list(other.input[1:])
+    there = onnx.helper.make_node("QuantizeLinear", [gate, *grid], ["there"], "there")
+    back = onnx.helper.make_node("DequantizeLinear", ["there", *grid], ["back"], "back")
+    model.graph.node.extend([there, back])
+    product.input[1] = "back"
+
+
+def rounded_again(model, name, factor):
+    """A weight in steps that are larger by a factor."""
+    scale = numpy_helper.to_array(initializer(model, f"{name}_scale"))
+    steps = scale.reshape(-1, *[1] * (len(initializer(model, f"{name}_quantized").dims) - 1))
+    change(
+        model, f"{name}_quantized", lambda a: np.rint((a * steps) / (steps * np.float32(factor)))
+    )
+    change(model, f"{name}_scale", lambda a: a * np.float32(factor))
+
+
+def rounded_to_nothing(model, name):
+    """A float weight in steps of which it is less than a half."""
+    tensor = initializer(model, name)
+    numbers = np.zeros(tensor.dims, np.int8)
+    for constant, end in ((numbers, "n"), (np.float32(1e6), "s"), (np.int8(0), "z")):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(constant), end))
+    model.graph.node.append(
+        onnx.helper.make_node("DequantizeLinear", ["n", "s", "z"], ["nothing"], "nothing")
+    )
+    for node in model.graph.node:
+        node.input[:] = ["nothing" if given == name else given for given in node.input]
+
+
+def attribute(node, **attributes):
+    node.attribute.extend(onnx.helper.make_attribute(*pair) for pair in attributes.items())
+
+
+def weight_reader(model, name="head.weight"):
+    return next(n for n in model.graph.node if f"{name}_quantized" in n.input)
+
+
+def stored(model, name, array):
+    initializer(model, name).CopyFrom(numpy_helper.from_array(array, name))
+
+
+IN_PLACE_OF_A_GATE = {
+    "a second node of one name": gate_by_a_second_node_of_one_name,
+    "a constant": stored_gate,
+    "a sparse constant": sparse_gate,
+    "floats, clipped": lambda m, plain: gate_from(m, plain, "Clip", ["blocks.0.m.norm"]),
+    "other bytes": lambda m, plain: gate_from(
+        m, plain, "DequantizeLinear", named(m, "DequantizeLinear").input
+    ),
+    "other bytes, rounded again": gate_through_other_bytes,
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE_OF_A_GATE)
+def test_nothing_stands_in_for_a_gate_that_is_bytes(plain, quantized, name):
+    model = copied(quantized)
+    IN_PLACE_OF_A_GATE[name](model, plain)
+    with pytest.raises(VerificationError, match="comes from two places, or from another"):
+        check_rounding(model, plain)
+
+
 SABOTAGE = {
+    "a weight in coarser steps": lambda m: rounded_again(m, "head.weight", 4),
+    "one channel in coarser steps": lambda m: rounded_again(
+        m, "head.weight", np.where(np.arange(CONFIG.num_classes) == 2, 4, 1)[:, None]
+    ),
+    "a bias in coarser steps": lambda m: rounded_again(m, "head.bias", 1e6),
+    "a bias in finer steps": lambda m: rounded_again(m, "head.bias", 0.5),
+    "a bias that is nothing": lambda m: rounded_to_nothing(m, "blocks.0.m.attention_bias"),
+    "a bias with a zero point": lambda m: (
+        change(m, "head.bias_zero_point", lambda a: a + 5),
+        change(m, "head.bias_quantized", lambda a: a + 5),
+    ),
+    "a weight of another shape": lambda m: change(m, "head.weight_quantized", lambda a: a[:, 1:]),
+    "a weight of other numbers": lambda m: stored(
+        m,
+        "head.weight_quantized",
+        numpy_helper.to_array(initializer(m, "head.weight_quantized")).astype(np.int16),
+    ),
+    "a float weight of another type": lambda m: stored(
+        m,
+        "blocks.0.m.attention_bias",
+        numpy_helper.to_array(initializer(m, "blocks.0.m.attention_bias")).astype(np.float64),
+    ),
+    "one scale too many": lambda m: change(m, "head.weight_scale", lambda a: np.append(a, a[:1])),
+    "one zero point for all channels": lambda m: change(
+        m, "head.weight_zero_point", lambda a: a[0]
+    ),
+    "scales in blocks": lambda m: (
+        change(m, "head.weight_scale", lambda a: a[:, None]),
+        change(m, "head.weight_zero_point", lambda a: a[:, None]),
+    ),
+    "an axis that is none": lambda m: setattr(weight_reader(m).attribute[0], "i", 7),
+    "another axis": lambda m: setattr(weight_reader(m).attribute[0], "i", 1),
+    "blocks of a weight": lambda m: attribute(weight_reader(m), block_size=2),
+    "an operation of another domain": lambda m: setattr(
+        named(m, "QuantizeLinear"), "domain", "com.microsoft"
+    ),
+    "a signed zero point": lambda m: stored(
+        m, reader(m, named(m, "QuantizeLinear")).input[2], np.int8(3)
+    ),
+    "two zero points": lambda m: stored(
+        m, reader(m, named(m, "QuantizeLinear")).input[2], np.array([3, 3], np.uint8)
+    ),
+    "no zero point": lambda m: reader(m, named(m, "QuantizeLinear")).input.pop(),
+    "a clip with one end": lambda m: named(m, "Clip").input.pop(),
+    "a clip at a list": lambda m: stored(m, named(m, "Clip").input[2], np.array([9, 9], np.uint8)),
+    "a clip of clipped bytes": lambda m: setattr_input(
+        [n for n in m.graph.node if n.op_type == "Clip"][1], 0, named(m, "Clip").output[0]
+    ),
+    "bytes taken for floats": lambda m: setattr_input(
+        named(m, "Gemm"), 0, named(m, "QuantizeLinear").output[0]
+    ),
+    "floats moved for bytes": lambda m: setattr_input(
+        reader(m, named(m, "QuantizeLinear")), 0, "patch_embed.0.conv"
+    ),
+    "bytes read and rounded again": lambda m: setattr_input(
+        [n for n in m.graph.node if n.op_type == "QuantizeLinear"][1],
+        0,
+        reader(m, named(m, "QuantizeLinear")).output[0],
+    ),
+    "a value of the input's name": lambda m: m.graph.initializer.append(
+        numpy_helper.from_array(np.zeros(1, np.float32), "pixel_values")
+    ),
+    "two constants of one name": lambda m: m.graph.initializer.append(m.graph.initializer[0]),
+    "two values of one name": lambda m: m.graph.node.append(
+        onnx.helper.make_node("Clip", named(m, "Clip").input, named(m, "Clip").output, "again")
+    ),
+    "another operator set": lambda m: setattr(m.opset_import[0], "version", 18),
+    "two operator sets": lambda m: m.opset_import.append(onnx.helper.make_opsetid("ai.onnx", 12)),
     "a weight one step off": lambda m: change(m, "head.weight_quantized", one_step_off),
     "a bias off": lambda m: change(m, "head.bias_quantized", lambda a: a + 1000),
     "a scale off by 2 %": lambda m: change(m, "head.weight_scale", lambda a: a * 1.02),
