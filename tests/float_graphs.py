@@ -10,6 +10,7 @@ from levit_deploy.interface import Interface
 from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
+from levit_deploy.pictures.preprocessing import IMAGENET
 from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.targets.onnx_int8_writer import Int8Form
@@ -44,7 +45,15 @@ def float_graph(config=CONFIG, layout="tokens", model=None, **options) -> onnx.M
     )
 
 
-def int8_form(config=CONFIG, layout="tokens", model=None, input="float32", **options) -> Int8Form:
+def int8_form(
+    config=CONFIG,
+    layout="tokens",
+    model=None,
+    input="float32",
+    output="logits",
+    preprocessing=IMAGENET,
+    **options,
+) -> Int8Form:
     model = to_plain(model or trained(config), "mean")
     return Int8Form(
         model=to_spatial(model) if layout == "spatial" else model,
@@ -53,7 +62,8 @@ def int8_form(config=CONFIG, layout="tokens", model=None, input="float32", **opt
             config=config,
             head="mean",
             layout=layout,
-            interface=Interface(input=input),
+            interface=Interface(input=input, output=output),
+            preprocessing=preprocessing,
         ),
         opset=options.pop("opset", 17),
         **options,

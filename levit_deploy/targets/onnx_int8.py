@@ -58,6 +58,12 @@ def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -
     return g.rounded(g.like("Mul", [x, gate], f"{name}.hardswish"), part)
 
 
+def _relu(g: GraphBuilder, _module: nn.ReLU, x: ir.Value, name: str) -> ir.Value:
+    """Gives bytes: onnxruntime joins it to the product before it, which is in float otherwise."""
+    assert isinstance(g, Int8Builder)
+    return g.rounded(g.like("Relu", [x], f"{name}.relu"), g.behind(name)[0])
+
+
 def _rounded_convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.Value:
     """A convolution gives bytes: onnxruntime has none from bytes to floats."""
     assert isinstance(g, Int8Builder)
@@ -238,6 +244,7 @@ INT8_EMITTERS: dict[type[nn.Module], Emitter] = {
     **LAYER_EMITTERS,
     **ATTENTION_EMITTERS,
     nn.Hardswish: _hardswish,
+    nn.ReLU: _relu,
     nn.Conv2d: _rounded_convolution,
     Attention: _attention,
     AttentionSubsample: _attention_subsample,

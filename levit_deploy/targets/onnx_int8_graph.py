@@ -155,10 +155,10 @@ class Int8Builder(GraphBuilder):
         return floats
 
     def row(self, numbers: npt.NDArray[np.float32], name: str, part: str) -> ir.Value:
-        """Add numbers below zero, rounded if ``part`` is."""
+        """Add numbers of 0 or below, rounded if ``part`` is."""
         if not self.rounds(part):
             return self.weight(numbers, name)
-        scale = np.float32(-numbers.min() / BYTE)
+        scale = np.float32(-numbers.min() / BYTE or 1)
         bytes_ = BYTE - np.clip(np.rint(-numbers / scale), 0, BYTE)
         return self.parameter(bytes_.astype(np.uint8), np.array(scale), name, zero_point=BYTE)
 

@@ -20,6 +20,7 @@ Weights = npt.NDArray[np.float32]
 
 BYTE = 255  # the largest unsigned byte
 MOST = 127  # the largest weight; -128 is left out, so that the grid is symmetric
+LEAST_SCALE = float(np.finfo(np.float32).tiny)  # smaller numbers lose their digits, or are 0
 MOST_OF_A_PAIR = 128  # 255 * 128 is the most that a 16-bit sum of two products holds
 
 
@@ -59,15 +60,19 @@ class Rounding:
 def grid_of(between: Range, kind: Kind = "uint8") -> Grid:
     """The grid for values that lie in a range; 0 is on every grid."""
     low, high, most = min(between[0], 0.0), max(between[1], 0.0), int(np.iinfo(kind).max)
-    scale = _single((high - low) / most) or 1.0  # all values are 0, or nearly
+    scale = _single((high - low) / most)
+    scale = scale if scale >= LEAST_SCALE else 1.0  # all values are 0, or nearly
     return Grid(scale, min(max(round(-low / scale), 0), most), kind)
 
 
 def gated_grid(between: Range) -> Grid:
     """The grid for values that go into a HardSwish: byte 0 is -3, and 0 is a byte of its own.
 
-    So 3 is a whole number of steps. HardSwish is 0 below -3: numbers there may be cut off.
+    So 3 is a whole number of steps. HardSwish is 0 below -3: numbers there may be cut off. If the
+    largest value is beyond 254 steps of 3, there is no such grid, and it is a usual one.
     """
+    if between[1] > 3 * (BYTE - 1):
+        return grid_of((-3.0, between[1]))
     zero_point = min(max(int(3 * BYTE / (max(between[1], 0.0) + 3)), 1), BYTE - 1)
     return Grid(_single(3 / zero_point), zero_point)
 
@@ -89,7 +94,7 @@ def rounded_weight(
     """
     flat = weight.reshape(len(weight), -1).astype(np.float64)
     steps = np.abs(flat).max(1)
-    steps = np.where(steps > 0, steps / MOST, 1.0)
+    steps = np.where(steps >= MOST * LEAST_SCALE, steps / MOST, 1.0)
     if cpu == "any":
         steps = np.maximum(steps, _largest_pair(weight) / (MOST_OF_A_PAIR - 1))
     scale = np.maximum(steps, least).astype(np.float32)

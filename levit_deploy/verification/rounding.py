@@ -13,13 +13,12 @@ from onnx import numpy_helper
 
 from levit_deploy.errors import VerificationError
 from levit_deploy.targets.onnx_opsets import MOVEMENTS, ROUNDING_OPS
-from levit_deploy.targets.onnx_rounding import BYTE, MOST, Grid, gate_grid
+from levit_deploy.targets.onnx_rounding import BYTE, LEAST_SCALE, MOST, Grid, gate_grid
 
 GATE = {"alpha": np.float32(1 / 6), "beta": np.float32(0.5)}
 HALF_A_STEP = 0.5001  # the scale was itself rounded to float32, and weights are up to 127 of it
 LEAST_OF_BYTES = 63  # of 127: pairs of neighbours may have to share the range
 LEAST_OF_32_BITS = 2.0**29  # of a bias for which its channel's weights have larger steps
-LEAST_WEIGHT = MOST * np.finfo(np.float32).tiny  # below it a step is no normal number
 
 
 def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
@@ -256,7 +255,7 @@ class _RoundedWeight:
     def fills_bytes(self, weight: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Whether the numbers of each channel are large enough; zeros may be in any steps."""
         largest, own = (self._largest(numbers) for numbers in (self.numbers, weight))
-        return np.asarray((largest >= LEAST_OF_BYTES) | (own <= LEAST_WEIGHT))
+        return np.asarray((largest >= LEAST_OF_BYTES) | (own < MOST * LEAST_SCALE))
 
     def _largest(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
         sides = tuple(side for side in range(numbers.ndim) if side != self.axis)

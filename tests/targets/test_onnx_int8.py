@@ -10,6 +10,7 @@ from float_graphs import CONFIG, int8_form, noise, rounded
 from networks import trained
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from optimised import float_products, optimised
 
 from levit_deploy.runtime.sessions import runner
 from levit_deploy.targets.onnx_int8 import _for_four_pixels
@@ -23,39 +24,10 @@ FORMS = [
     {"config": CONFIG.replace(image_size=(36, 50))},  # a row is no multiple of four pixels
     {"config": CONFIG.replace(image_size=(35, 48), activation="silu")},
     {"config": CONFIG.replace(activation="gelu"), "layout": "spatial"},
+    {"config": CONFIG.replace(activation="relu")},
     {"config": CONFIG.replace(attention_activation="relu"), "opset": 23},
     {"config": CONFIG.replace(norm="layernorm", stem_activation="none")},
 ]
-
-
-def optimised(model, tmp_path):
-    """The graph that onnxruntime runs."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return onnx.load(tmp_path / "optimised.onnx")
-
-
-def float_products(model):
-    """The products of weights that are computed in float."""
-    weights = {t.name for t in model.graph.initializer}
-    weights |= {
-        name
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in weights
-        for name in node.output
-    }
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type in ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Conv", "FusedConv")
-        and weights & set(node.input[:2])
-    ]
 
 
 @pytest.mark.parametrize("options", FORMS)

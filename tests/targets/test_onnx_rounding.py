@@ -42,6 +42,23 @@ def test_minus_three_is_byte_zero_of_a_gated_grid_and_three_another_byte(high):
     assert grid.zero_point == 254 or one_more < high  # no finer grid reaches as high
 
 
+def test_values_too_large_for_a_gated_grid_are_not_cut_off():
+    grid = gated_grid((-1.0, 1000.0))
+    assert not grid.is_gated
+    assert grid.scale * (255 - grid.zero_point) == pytest.approx(1000, rel=0.01)
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-45, 1e-39])
+def test_next_to_nothing_is_rounded_to_zeros(least):
+    weight = np.full((2, 3), least, np.float32)
+    weight[1] = 1
+    numbers, scale = rounded_weight(weight, "any")
+    assert numbers[0].tolist() == [0, 0, 0]
+    assert numbers[1].min() >= 63
+    assert np.all(scale >= np.finfo(np.float32).tiny)
+    assert grid_of((-least, least)).scale == 1
+
+
 def test_clipped_bytes_are_the_gate():
     grid = gated_grid((-4.0, 6.0))
     bytes_ = np.arange(256)
