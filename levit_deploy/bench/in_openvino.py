@@ -3,16 +3,12 @@
 import importlib.util
 import io
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
-
-import numpy as np
 
 from levit_deploy.arrays import FloatArray
 from levit_deploy.bench.contender import AnyRun, Contender, opened
-from levit_deploy.errors import ArtifactError, BackendError
+from levit_deploy.choices import Runtime
 from levit_deploy.quantization.calibration import in_silence
 from levit_deploy.runtime.compiled import (
     compiled,
@@ -20,9 +16,9 @@ from levit_deploy.runtime.compiled import (
     imported_openvino,
     openvino_runner,
 )
-from levit_deploy.targets.load import open_isolated
+from levit_deploy.targets.load import runs
 
-RUNTIME = "openvino"
+RUNTIME: Runtime = "openvino"
 
 
 def in_openvino(
@@ -41,7 +37,8 @@ def in_openvino(
     in_bfloat16 = partial(openvino_runner, threads=threads, precision="bf16")
     for name, data in files.items():
         yield opened(name, RUNTIME, data, run)
-    single = {name: data for name, data in single.items() if _runs(data)}
+    # it crashes on some, and would take this process along
+    single = {name: data for name, data in single.items() if runs(data, RUNTIME)}
     for name, data in single.items():
         yield opened(f"{name}, batch 1", RUNTIME, data, run, batch_size=1)
     if has_bfloat16():
@@ -51,19 +48,6 @@ def in_openvino(
     if importlib.util.find_spec("nncf") is not None:
         by_nncf = partial(_by_nncf, images=images, threads=threads)
         yield opened(f"{plain}, int8 by NNCF, batch 1", RUNTIME, files[plain], by_nncf, 1)
-
-
-def _runs(data: bytes) -> bool:
-    """Whether OpenVINO runs a file: it crashes on some, and would take this process along."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(data)
-        try:
-            with open_isolated(path, runtime="openvino") as artifact:
-                artifact.run(np.zeros((1, *artifact.image_shape), np.float32))
-        except (ArtifactError, BackendError):
-            return False
-    return True
 
 
 def _by_nncf(data: bytes, images: FloatArray, threads: int) -> AnyRun:

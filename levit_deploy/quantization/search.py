@@ -12,9 +12,11 @@ from levit_deploy.errors import VerificationError
 from levit_deploy.interface import PROBABILITIES
 from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.calibration import METHODS, observed_ranges
-from levit_deploy.runtime.sessions import runner
+from levit_deploy.runtime.sessions import filled, runner
+from levit_deploy.targets.load import opened_in
 from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_rounding import Rounding
+from levit_deploy.targets.onnx_schemes import FOR_OPENVINO
 from levit_deploy.timing import Ratio
 from levit_deploy.verification.accuracy import Accuracy, accuracy, top1
 from levit_deploy.verification.budget import log_probabilities
@@ -90,7 +92,7 @@ def search(
     def judge(floats: Parts) -> _Judged:
         progress(f"judging with {_listed(floats, parts)} in float")
         model = rounded(method, floats)
-        answers = top1(runner(model.SerializeToString(), form.batch_size), pictures)
+        answers = _answers(model, form, pictures)
         figures = accuracy(float_answers, answers, pictures, max_drop, confident=confident)
         return _Judged(floats, model, figures)
 
@@ -120,6 +122,15 @@ def search(
         left_in_float=tuple(names[part] for part in best.floats),
         accuracy=best.accuracy,
     )
+
+
+def _answers(model: onnx.ModelProto, form: Int8Form, pictures: Judging) -> FloatArray:
+    """The answers of a network in the runtime that it is for."""
+    data: bytes = model.SerializeToString()
+    if form.scheme != FOR_OPENVINO:
+        return top1(runner(data, form.batch_size), pictures)
+    with opened_in(data, "openvino") as artifact:
+        return top1(filled(artifact.run, form.batch_size), pictures)
 
 
 def block_of(part: str) -> str:

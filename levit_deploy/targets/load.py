@@ -1,12 +1,15 @@
 """Open any artifact, in this process or in one of its own."""
 
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
 from levit_deploy.choices import RUNTIMES, Runtime, require_one_of
-from levit_deploy.errors import ArtifactError, UsageError
+from levit_deploy.errors import ArtifactError, BackendError, UsageError
 from levit_deploy.runtime.artifact import Artifact, Loader, read_artifact
 from levit_deploy.runtime.isolated import TIMEOUT_S, runtime_process
 from levit_deploy.targets.formats import target_of
@@ -60,6 +63,27 @@ def runtime_of(target: Target) -> Iterator[Callable[[Path], Artifact]]:
         return
     with runtime_process(target.load, target.runtime_modules) as load:
         yield load
+
+
+@contextmanager
+def opened_in(model: bytes, runtime: Runtime) -> Iterator[Artifact]:
+    """Load an ONNX file that has no name yet, as ``open_isolated`` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        with open_isolated(path, runtime=runtime) as artifact:
+            yield artifact
+
+
+def runs(model: bytes, runtime: Runtime) -> bool:
+    """Whether a runtime runs an ONNX file, tried in a process of its own, which it may crash."""
+    try:
+        with opened_in(model, runtime) as artifact:
+            shape = (artifact.batch_size or 1, *artifact.image_shape)
+            artifact.run(np.zeros(shape, artifact.interface.input))
+    except (ArtifactError, BackendError):
+        return False
+    return True
 
 
 def _loader(path: Path, start: bytes, runtime: Runtime | None) -> Loader:

@@ -87,7 +87,6 @@ ONNX_FOR_OPENVINO = replace(
     ONNX,
     runtime="openvino",
     auto_layout=lambda _precision, _options: "tokens",
-    precisions=("fp32", "fp16"),
     batch_size=1,
     runtime_modules=("onnx", "levit_deploy.runtime.compiled"),
     triton=None,

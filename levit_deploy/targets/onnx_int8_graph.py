@@ -26,7 +26,11 @@ from levit_deploy.targets.onnx_rounding import (
 )
 from levit_deploy.targets.onnx_schemes import ON_BYTES, Scheme
 
-KINDS: dict[Kind, ir.DataType] = {"uint8": ir.DataType.UINT8, "uint16": ir.DataType.UINT16}
+KINDS: dict[Kind, ir.DataType] = {
+    "int8": ir.DataType.INT8,
+    "uint8": ir.DataType.UINT8,
+    "uint16": ir.DataType.UINT16,
+}
 
 
 class Int8Builder(GraphBuilder):
@@ -55,12 +59,18 @@ class Int8Builder(GraphBuilder):
         self._bytes: dict[str, tuple[ir.Value, ir.Value, Grid]] = {}  # bytes, floats read from them
 
     def rounded(
-        self, x: ir.Value, part: str, *, gated: bool = False, within: Range | None = None
+        self,
+        x: ir.Value,
+        part: str,
+        *,
+        gated: bool = False,
+        within: Range | None = None,
+        kind: Kind | None = None,
     ) -> ir.Value:
         """Append the rounding of ``x`` for ``part``, unless that stays float, or ``x`` is rounded.
 
-        ``gated`` values go into a HardSwish, and ``within`` is their range if it is known. Returns
-        the floats read from the bytes.
+        ``gated`` values go into a HardSwish, and ``within`` is their range if it is known. ``kind``
+        is that of the numbers, if not the scheme's. Returns the floats read from the bytes.
         """
         assert x.name is not None
         if within is None:
@@ -69,7 +79,9 @@ class Int8Builder(GraphBuilder):
             return x
         if x.name not in self._bytes:
             between = within or self.rounding.ranges[x.name]
-            grid = gated_grid(between) if gated else grid_of(between, self.scheme.activations)
+            grid = (
+                gated_grid(between) if gated else grid_of(between, kind or self.scheme.activations)
+            )
             self._bytes[x.name] = self._round(x, grid)
         return self._bytes[x.name][1]
 
@@ -107,11 +119,15 @@ class Int8Builder(GraphBuilder):
     def op(
         self, op_type: str, inputs: list[ir.Value], name: str, shape: Shape, **attributes: Any
     ) -> ir.Value:
-        """Append a node; one that moves a rounded value moves its bytes."""
+        """Append a node; one that moves a rounded value moves its bytes, or the floats read."""
         known = self.bytes_of(inputs[0])
         if known is None or op_type not in MOVEMENTS:
             return super().op(op_type, inputs, name, shape, **attributes)
         number, grid = known
+        if not self.scheme.moves_bytes:
+            moved = super().op(op_type, inputs, name, shape, **attributes)
+            self._bytes[name] = number, moved, grid
+            return moved
         moved = super().op(op_type, [number, *inputs[1:]], name, shape, **attributes)
         return self._remember(moved, grid, name)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from levit_deploy.choices import Cpu
 
-Kind = Literal["uint8", "uint16"]  # of the numbers that stand for activations
+Kind = Literal["int8", "uint8", "uint16"]  # of the numbers that stand for activations
 Range = tuple[float, float]
 Weights = npt.NDArray[np.float32]
 
@@ -58,7 +58,9 @@ class Rounding:
 
 
 def grid_of(between: Range, kind: Kind = "uint8") -> Grid:
-    """The grid for values that lie in a range; 0 is on every grid."""
+    """The grid for values that lie in a range; 0 is on every grid, and 'int8' has no zero point."""
+    if kind == "int8":
+        return Grid(_single(max(map(abs, between)) / MOST) or 1.0, 0, kind)
     low, high, most = min(between[0], 0.0), max(between[1], 0.0), int(np.iinfo(kind).max)
     scale = _single((high - low) / most)
     scale = scale if scale >= LEAST_SCALE else 1.0  # all values are 0, or nearly

@@ -12,11 +12,14 @@ class Scheme:
     """What is rounded, and to which numbers.
 
     ``activations`` is the kind of their numbers. With ``every_value``, the outputs of all nodes are
-    rounded, and not only those that are worth it.
+    rounded, and not only those that are worth it. ``moves_bytes`` has bytes transposed before they
+    are read as floats, and not the floats.
     """
 
     activations: Kind = "uint8"
     every_value: bool = False
+    moves_bytes: bool = True
 
 
 ON_BYTES = Scheme()  # that onnxruntime runs fastest
+FOR_OPENVINO = Scheme(activations="int8", moves_bytes=False)

@@ -25,7 +25,8 @@ from levit_deploy.targets.formats import require_precision
 from levit_deploy.targets.onnx import opset_of
 from levit_deploy.targets.onnx_ends import require_names
 from levit_deploy.targets.onnx_int8_writer import Int8Form
-from levit_deploy.targets.onnx_opsets import CHANNEL_SCALES_OPSET, OPSETS
+from levit_deploy.targets.onnx_opsets import CHANNEL_SCALES_OPSET, DEFAULT_OPSET, OPSETS
+from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES
 from levit_deploy.targets.target import ExportOptions, Target
 
 
@@ -85,11 +86,15 @@ class Plan:
 
     def int8_form(self) -> Int8Form:
         """Return the form that an int8 artifact is the rounding of."""
+        for_openvino, options = self.target.runtime == "openvino", self.options
+        if for_openvino and options.opset is None:  # that form has no use for a later one
+            options = replace(options, opset=DEFAULT_OPSET)
         return Int8Form(
             model=self.network(),
             provenance=replace(self.provenance, precision="fp32"),
-            opset=opset_of(self.options, self.precision),
-            batch_size=self.options.fixed_batch,
+            opset=opset_of(options, self.precision),
+            batch_size=options.fixed_batch,
+            scheme=FOR_OPENVINO if for_openvino else ON_BYTES,
         )
 
     def fastest_in_float(self) -> Plan:

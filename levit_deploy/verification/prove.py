@@ -11,7 +11,7 @@ from levit_deploy.errors import ArtifactError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.provenance import claimed_precision, is_ours
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.targets.onnx import ONNX
+from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
 from levit_deploy.targets.onnx_opsets import OPSETS
 from levit_deploy.targets.plan import Plan
 from levit_deploy.targets.target import ExportOptions
@@ -98,9 +98,10 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
         )
     interface = artifact.interface
     head = known(artifact.metadata.get("head"), HEADS)
+    target = ONNX_FOR_OPENVINO if artifact.metadata.get("runtime") == "openvino" else ONNX
     form = Plan(
         checkpoint=checkpoint,
-        target=ONNX,
+        target=target,
         head="mean" if head is None or head == checkpoint.head else head,
         layout=layout,
         precision="int8",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from levit_deploy.choices import known
 from levit_deploy.errors import VerificationError
 from levit_deploy.targets.onnx_opsets import MOVEMENTS, ROUNDING_OPS
-from levit_deploy.targets.onnx_rounding import BYTE, LEAST_SCALE, MOST, Grid, gate_grid
+from levit_deploy.targets.onnx_rounding import BYTE, LEAST_SCALE, MOST, Grid, Kind, gate_grid
 
 GATE = {"alpha": np.float32(1 / 6), "beta": np.float32(0.5)}
 HALF_A_STEP = 0.5001  # the scale was itself rounded to float32, and weights are up to 127 of it
@@ -171,10 +172,11 @@ class _Rounded:
 
     def _grid(self, node: onnx.NodeProto) -> Grid:
         scale, zero_point = self._steps(node)
-        zero = _byte(zero_point)
-        if scale.ndim or zero is None or not (np.isfinite(scale) and scale > 0):
+        kind = known(zero_point.dtype.name, get_args(Kind))
+        one = not (scale.ndim or zero_point.ndim)
+        if not one or kind is None or not (np.isfinite(scale) and scale > 0):
             _refuse(f"{node.name} rounds to no grid of bytes")
-        return Grid(float(scale), zero)
+        return Grid(float(scale), int(zero_point), kind)
 
     def _steps(self, node: onnx.NodeProto) -> tuple[npt.NDArray[Any], ...]:
         if len(node.input) != 3 or not self.constants.keys() >= set(node.input[1:]):
@@ -199,6 +201,8 @@ class _Rounded:
     def _is_in_steps_of(self, bias: _RoundedWeight, product: onnx.NodeProto) -> bool:
         """Whether a bias is in the steps of the sums it is added to."""
         maker = self.makers.get(product.input[0])
+        while maker is not None and maker.op_type in MOVEMENTS:  # the floats, after they were read
+            maker = self.makers.get(maker.input[0])
         if maker is None or maker.op_type != "DequantizeLinear":
             return False
         step = self._grid(maker).scale * self._weight(product.input[1]).step.ravel()
