@@ -61,7 +61,7 @@ def measure_int8(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float.onnx"
         path.write_bytes(plain)
-        with open_isolated(path) as unrounded:
+        with open_isolated(path, runtime="onnxruntime") as unrounded:
             float_proof = measure(original, unrounded, extra=extra)
             float_answers = top1(filled(unrounded.run, batch), pictures)
     with open_isolated(artifact.path, literal=True, runtime="onnxruntime") as opened:

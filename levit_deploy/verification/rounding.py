@@ -176,6 +176,8 @@ class _Rounded:
         one = not (scale.ndim or zero_point.ndim)
         if not one or kind is None or not (np.isfinite(scale) and scale > 0):
             _refuse(f"{node.name} rounds to no grid of bytes")
+        if kind == "int8" and zero_point != 0:
+            _refuse(f"{node.name} rounds to signed bytes that are not around 0")
         return Grid(float(scale), int(zero_point), kind)
 
     def _steps(self, node: onnx.NodeProto) -> tuple[npt.NDArray[Any], ...]:

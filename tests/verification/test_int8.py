@@ -382,3 +382,17 @@ def test_int8_between_bytes_and_probabilities(checkpoint, folder, tmp_path):
     onnx.save(model, tmp_path / "wrong.onnx")
     with pytest.raises(VerificationError, match=r"pixels\.mean is not the checkpoint's"):
         verify(checkpoint, folder, tmp_path / "wrong.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.isolated  # OpenVINO crashes on the float network, which is tiny
+def test_an_artifact_for_openvino_is_judged_and_proven_there(checkpoint, folder, tmp_path):
+    published = export(checkpoint, folder, tmp_path / "ov.onnx", runtime="openvino")
+    how, proof = published.quantization, published.verification
+    assert (proof.runtime, proof.precision, proof.passed) == ("openvino", "int8", True)
+    assert proof.accuracy == how.accuracy  # both are OpenVINO's
+    artifact = load_artifact(published.path)
+    assert (artifact.runtime, artifact.batch_size, published.layout) == ("openvino", 1, "tokens")
+    assert verify(checkpoint, folder, published.path, max_drop=45).runtime == "openvino"
+    elsewhere = verify(checkpoint, folder, published.path, max_drop=45, runtime="onnxruntime")
+    assert (elsewhere.runtime, elsewhere.passed) == ("onnxruntime", True)
