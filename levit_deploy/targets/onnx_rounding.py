@@ -58,13 +58,13 @@ class Rounding:
 
 
 def grid_of(between: Range, kind: Kind = "uint8") -> Grid:
-    """The grid for values that lie in a range; 0 is on every grid, and 'int8' has no zero point."""
-    if kind == "int8":
-        return Grid(_single(max(map(abs, between)) / MOST) or 1.0, 0, kind)
+    """The grid for values that lie in a range; 0 is on every grid, and at 0 among signed bytes."""
     low, high, most = min(between[0], 0.0), max(between[1], 0.0), int(np.iinfo(kind).max)
-    scale = _single((high - low) / most)
+    is_signed = kind == "int8"
+    scale = _single(max(-low, high) / MOST if is_signed else (high - low) / most)
     scale = scale if scale >= LEAST_SCALE else 1.0  # all values are 0, or nearly
-    return Grid(scale, min(max(round(-low / scale), 0), most), kind)
+    zero_point = 0 if is_signed else min(max(round(-low / scale), 0), most)
+    return Grid(scale, zero_point, kind)
 
 
 def gated_grid(between: Range) -> Grid:

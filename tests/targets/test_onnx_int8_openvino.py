@@ -20,6 +20,7 @@ FORMS = [
     {"batch_size": None},
     {"config": CONFIG.replace(activation="gelu", image_size=(96, 64))},
     {"config": CONFIG.replace(norm="layernorm", attention_activation="none")},
+    {"config": CONFIG.replace(activation="relu", attention_activation="silu")},
     {"input": "uint8"},
 ]
 

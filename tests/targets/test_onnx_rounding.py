@@ -18,16 +18,16 @@ INT16 = 2**15 - 1
 ends = st.floats(-1e4, 1e4, width=32)
 
 
-@given(ends, ends, st.sampled_from([("uint8", 255), ("uint16", 65535)]))
-def test_a_grid_holds_its_range_and_zero(one, other, kind_and_most):
+@given(ends, ends, st.sampled_from([("uint8", 0, 255), ("uint16", 0, 65535), ("int8", -127, 127)]))
+def test_a_grid_holds_its_range_and_zero(one, other, kind_and_ends):
     low, high = sorted((one, other))
-    kind, most = kind_and_most
+    kind, least, most = kind_and_ends
     grid = grid_of((low, high), kind)
     assert grid.kind == kind
-    assert 0 <= grid.zero_point <= most
+    assert max(least, 0) <= grid.zero_point <= most
     assert grid.scale == np.float32(grid.scale) > 0
     for number in (low, 0.0, high):
-        nearest = np.clip(np.rint(number / grid.scale) + grid.zero_point, 0, most)
+        nearest = np.clip(np.rint(number / grid.scale) + grid.zero_point, least, most)
         away = abs(grid.scale * (nearest - grid.zero_point) - number)
         assert away <= (0 if number == 0 else 1.01 * grid.scale)
 
