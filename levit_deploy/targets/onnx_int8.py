@@ -49,13 +49,13 @@ def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -
     known = g.bytes_of(x)
     if known is None or not known[1].is_gated or not g.rounds(part):
         gate = g.op("HardSigmoid", [x], f"{name}.gate", dims(x), alpha=1 / 6, beta=0.5)
-        return g.rounded(g.like("Mul", [x, gate], f"{name}.hardswish"), part)
+        return g.like("Mul", [x, gate], f"{name}.hardswish")
     number, grid = known
     if 2 * grid.zero_point < BYTE:
         ends = [g.byte(0), g.byte(2 * grid.zero_point)]
         number = g.like("Clip", [number, *ends], f"{name}.clip")
     gate = g.read(number, gate_grid(grid), f"{name}.gate")
-    return g.rounded(g.like("Mul", [x, gate], f"{name}.hardswish"), part)
+    return g.like("Mul", [x, gate], f"{name}.hardswish")
 
 
 def _relu(g: GraphBuilder, _module: nn.ReLU, x: ir.Value, name: str) -> ir.Value:

@@ -56,7 +56,8 @@ class Int8Builder(GraphBuilder):
         self.points: set[str] = set()
         self.parts: dict[str, None] = {}
         self._modules = dict(model.named_modules())
-        self._bytes: dict[str, tuple[ir.Value, ir.Value, Grid]] = {}  # bytes, floats read from them
+        self._read: dict[str, ir.Value] = {}  # the floats read from the rounding of a value
+        self._bytes: dict[str, tuple[ir.Value, Grid]] = {}  # that such floats are read from
 
     def rounded(
         self,
@@ -77,13 +78,15 @@ class Int8Builder(GraphBuilder):
             self.points.add(x.name)
         if not self.rounds(part) or self.rounding is None:
             return x
-        if x.name not in self._bytes:
+        if x.name in self._bytes:
+            return x
+        if x.name not in self._read:
             between = within or self.rounding.ranges[x.name]
             grid = (
                 gated_grid(between) if gated else grid_of(between, kind or self.scheme.activations)
             )
-            self._bytes[x.name] = self._round(x, grid)
-        return self._bytes[x.name][1]
+            self._read[x.name] = self._round(x, grid)
+        return self._read[x.name]
 
     def rounds(self, part: str) -> bool:
         """Whether the part of this name computes with rounded numbers."""
@@ -98,8 +101,7 @@ class Int8Builder(GraphBuilder):
 
     def bytes_of(self, x: ir.Value) -> tuple[ir.Value, Grid] | None:
         """The bytes of a value that ``rounded`` returned, and their grid; None for a float one."""
-        known = self._bytes.get(x.name or "")
-        return None if known is None else (known[0], known[2])
+        return self._bytes.get(x.name or "")
 
     def byte(self, number: int) -> ir.Value:
         """Add an unsigned byte; equal ones are stored once."""
@@ -126,7 +128,7 @@ class Int8Builder(GraphBuilder):
         number, grid = known
         if not self.scheme.moves_bytes:
             moved = super().op(op_type, inputs, name, shape, **attributes)
-            self._bytes[name] = number, moved, grid
+            self._bytes[name] = number, grid
             return moved
         moved = super().op(op_type, [number, *inputs[1:]], name, shape, **attributes)
         return self._remember(moved, grid, name)
@@ -178,16 +180,15 @@ class Int8Builder(GraphBuilder):
         bytes_ = BYTE - np.clip(np.rint(-numbers / scale), 0, BYTE)
         return self.parameter(bytes_.astype(np.uint8), np.array(scale), name, zero_point=BYTE)
 
-    def _round(self, x: ir.Value, grid: Grid) -> tuple[ir.Value, ir.Value, Grid]:
+    def _round(self, x: ir.Value, grid: Grid) -> ir.Value:
         name = f"{x.name}_QuantizeLinear"
         number = super().op("QuantizeLinear", [x, *self._constants(grid)], name, dims(x))
         number.dtype = KINDS[grid.kind]
-        self._remember(number, grid, str(x.name))
-        return self._bytes[f"{x.name}_DequantizeLinear"]
+        return self._remember(number, grid, str(x.name))
 
     def _remember(self, number: ir.Value, grid: Grid, name: str) -> ir.Value:
         floats = self.read(number, grid, name)
-        self._bytes[str(floats.name)] = number, floats, grid
+        self._bytes[str(floats.name)] = number, grid
         return floats
 
     def _constants(self, grid: Grid) -> list[ir.Value]:
