@@ -1,7 +1,7 @@
 """Find the int8 network that is still right: the method, and the layers that stay float."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ from levit_deploy.errors import VerificationError
 from levit_deploy.interface import PROBABILITIES
 from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.calibration import METHODS, observed_ranges
+from levit_deploy.quantization.fit import fitted
 from levit_deploy.runtime.sessions import filled, runner
 from levit_deploy.targets.load import opened_in
 from levit_deploy.targets.onnx_int8_writer import Int8Form
@@ -69,29 +70,35 @@ def search(
 ) -> tuple[onnx.ModelProto, Quantization]:
     """Round a network by the method of least error, with no layer that costs too much.
 
-    Blocks go back to float in the order of their cost, as few as hold the drop. Then the layers of
-    these blocks are rounded again, as many as it allows. Blocks are told by ``block_names``, which
-    has another name for some. ``confident`` asks that the pictures show it with confidence. Raises
-    VerificationError if only the float network holds it.
+    The weights are fitted to the pictures if that makes the error smaller. Blocks go back to float
+    in the order of their cost, as few as hold the drop. Then the layers of these blocks are rounded
+    again, as many as it allows. Blocks are told by ``block_names``, which has another name for
+    some. ``confident`` asks that the pictures show it with confidence. Raises VerificationError if
+    only the float network holds it.
     """
     plain, parts = form.unrounded(), form.places().parts
     error = _error_against(plain, calibration, form.batch_size)
     progress("calibrating")
-    ranges = observed_ranges(form, calibration)
-
-    def rounded(method: str, floats: Parts = ()) -> onnx.ModelProto:
-        return form.rounded(Rounding(ranges=ranges[method], cpu=cpu, floats=floats))
-
+    observed = observed_ranges(form, calibration)
+    roundings = {method: Rounding(ranges=observed[method], cpu=cpu) for method in METHODS}
     errors = {}
-    for method in METHODS:
+    for method, rounding in roundings.items():
         progress(f"rounding by {method}")
-        errors[method] = error(rounded(method), len(calibration))
-    method = min(METHODS, key=lambda name: errors[name])
+        errors[method] = error(form.rounded(rounding), len(calibration))
+    method = min(errors, key=lambda name: errors[name])
+    progress(f"fitting the weights to {method}")
+    fit, name = fitted(form, roundings[method], calibration), f"{method} and least squares"
+    roundings[name], errors[name] = fit, error(form.rounded(fit), len(calibration))
+    method = min(errors, key=lambda name: errors[name])
+
+    def rounded(floats: Parts) -> onnx.ModelProto:
+        return form.rounded(replace(roundings[method], floats=floats))
+
     float_answers = top1(runner(plain.SerializeToString(), form.batch_size), pictures)
 
     def judge(floats: Parts) -> _Judged:
         progress(f"judging with {_listed(floats, parts)} in float")
-        model = rounded(method, floats)
+        model = rounded(floats)
         answers = _answers(model, form, pictures)
         figures = accuracy(float_answers, answers, pictures, max_drop, confident=confident)
         return _Judged(floats, model, figures)
@@ -102,7 +109,7 @@ def search(
         for candidate in candidates:
             progress(f"measuring the cost of {names[candidate]}")
             others = tuple(part for part in parts if not _is_in(part, candidate))
-            costs[candidate] = error(rounded(method, others), MOST_IN_A_LOOK)
+            costs[candidate] = error(rounded(others), MOST_IN_A_LOOK)
         return dict(sorted(costs.items(), key=lambda item: -item[1]))
 
     blocks = tuple(dict.fromkeys(block_of(part) for part in parts))

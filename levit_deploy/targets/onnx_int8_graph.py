@@ -143,7 +143,8 @@ class Int8Builder(GraphBuilder):
         known = self.bytes_of(x)
         assert known is not None
         least = least_scale(bias, known[1])
-        numbers, scale = rounded_weight(weight, self.rounding.cpu, least)
+        nearest, scale = rounded_weight(weight, self.rounding.cpu, least)
+        numbers = self.rounding.weights.get(name, nearest)
         step = np.float32(known[1].scale) * scale
         return [
             x,

@@ -6,7 +6,7 @@ A grid has a step, the ``scale``, and a ``zero_point``: a byte b is scale times 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -45,12 +45,14 @@ class Rounding:
 
     ``ranges`` has the smallest and largest value of each point, by its name in the float graph.
     ``cpu`` is one of CPUS. ``floats`` names the parts that stay float, by the start of their names:
-    a block as 'blocks.3', or one layer as 'blocks.3.m.qkv'.
+    a block as 'blocks.3', or one layer as 'blocks.3.m.qkv'. ``weights`` has the rounded weights of
+    products by name, if they are not the nearest.
     """
 
     ranges: Mapping[str, Range]
     cpu: Cpu
     floats: tuple[str, ...] = ()
+    weights: Mapping[str, npt.NDArray[np.int8]] = field(default_factory=dict)
 
     def rounds(self, name: str) -> bool:
         """Whether the part of this name is rounded."""

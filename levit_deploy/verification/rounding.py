@@ -17,7 +17,8 @@ from levit_deploy.targets.onnx_opsets import MOVEMENTS, ROUNDING_OPS
 from levit_deploy.targets.onnx_rounding import BYTE, LEAST_SCALE, MOST, Grid, Kind, gate_grid
 
 GATE = {"alpha": np.float32(1 / 6), "beta": np.float32(0.5)}
-HALF_A_STEP = 0.5001  # the scale was itself rounded to float32, and weights are up to 127 of it
+A_STEP = 1.0001  # the scale was itself rounded to float32, and weights are up to 127 of it
+HALF_A_STEP = 0.5001
 LEAST_OF_BYTES = 63  # of 127: pairs of neighbours may have to share the range
 LEAST_OF_32_BITS = 2.0**29  # of a bias for which its channel's weights have larger steps
 
@@ -26,10 +27,11 @@ def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
     """Raise VerificationError if a quantized graph is not its float graph, rounded.
 
     Every node must be there as it was, and take the same values but for rounding to bytes and back.
-    A rounded weight is a byte within half a step of the float one. The largest of a channel is 63
-    steps or more, so that no step is too coarse. A rounded bias is a whole number of the steps of
-    its product, the input's times the weight's. Only if a bias of nearly 32 bits asks for larger
-    steps, its channel's weights have them.
+    A rounded weight of a product is one of the two bytes beside the float one, and any other number
+    is the nearest. The largest weight of a channel is 63 steps or more, so that no step is too
+    coarse. A rounded bias is a whole number of the steps of its product, the input's times the
+    weight's. Only if a bias of nearly 32 bits asks for larger steps, its channel's weights have
+    them.
 
     Bytes may be moved before they are read. And one node may be missing, by an exact identity: the
     gate of a HardSwish, clip((x + 3) / 6, 0, 1). If x is rounded with zero point z and the step
@@ -194,7 +196,8 @@ class _Rounded:
         if rounded.numbers.shape != weight.shape:
             return False
         apart = np.abs(rounded.numbers * rounded.step - weight.astype(np.float64))
-        if not np.all(apart <= HALF_A_STEP * rounded.step):
+        nearest = rounded.is_bias or rounded.axis is None
+        if not np.all(apart <= (HALF_A_STEP if nearest else A_STEP) * rounded.step):
             return False
         if rounded.is_bias:
             return self._is_in_steps_of(rounded, reader)

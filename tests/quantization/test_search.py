@@ -44,7 +44,9 @@ def test_the_block_of_a_layer():
 @pytest.mark.slow
 def test_the_method_with_the_least_error_is_taken(form, pictures):
     model, how, told = found(form, pictures)
-    assert how.errors.keys() == set(METHODS)
+    assert how.errors.keys() > set(METHODS)
+    nearest = min(METHODS, key=lambda method: how.errors[method])
+    assert how.errors.keys() - set(METHODS) == {f"{nearest} and least squares"}
     assert how.errors[how.method] == min(how.errors.values())
     calibration = pictures[0]
     plain = form.unrounded()

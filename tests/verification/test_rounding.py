@@ -63,8 +63,8 @@ def change(model, name, function):
     tensor.CopyFrom(numpy_helper.from_array(function(array).astype(array.dtype), name))
 
 
-def one_step_off(array):
-    array.flat[array.size // 2] += 1 if array.flat[array.size // 2] < 0 else -1
+def two_steps_off(array):
+    array.flat[array.size // 2] += 2 if array.flat[array.size // 2] < 0 else -2
     return array
 
 
@@ -308,7 +308,8 @@ SABOTAGE = {
     ),
     "another operator set": lambda m: setattr(m.opset_import[0], "version", 18),
     "two operator sets": lambda m: m.opset_import.append(onnx.helper.make_opsetid("ai.onnx", 12)),
-    "a weight one step off": lambda m: change(m, "head.weight_quantized", one_step_off),
+    "a weight two steps off": lambda m: change(m, "head.weight_quantized", two_steps_off),
+    "a bias one step off": lambda m: change(m, "head.bias_quantized", lambda a: a + 1),
     "a bias off": lambda m: change(m, "head.bias_quantized", lambda a: a + 1000),
     "a scale off by 2 %": lambda m: change(m, "head.weight_scale", lambda a: a * 1.02),
     "a zero point off": lambda m: change(m, "head.weight_zero_point", lambda a: a + 2),
