@@ -1,7 +1,7 @@
 """What int8 costs the demo's network, and what saturating sums would, on real scanned digits.
 
     pip install -c constraints.txt . scikit-learn
-    python examples/quantize_digits.py
+    python examples/quantize_digits.py [--runtime openvino]
 
 Calibrates on 64 scans of the training part and answers the 360 held-out ones: in float32, and in
 int8 with weights whose sums fit 16 bits (``any``) and without that limit (``vnni``). The runtime
@@ -10,6 +10,7 @@ adds products in 16 bits, the two differ by the sums that saturate. Weights are 
 fitted to the calibration scans; the error is that of the literal logits, in float32's deviation.
 """
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from levit_deploy.arrays import FloatArray
-from levit_deploy.choices import CPUS
+from levit_deploy.choices import CPUS, RUNTIMES
 from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import held_out, to_input
 from levit_deploy.interface import INPUT_NAME
@@ -25,10 +26,12 @@ from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.quantization.fit import fitted
-from levit_deploy.runtime.sessions import onnx_session
+from levit_deploy.runtime.compiled import openvino_runner
+from levit_deploy.runtime.sessions import filled, onnx_session
 from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET
 from levit_deploy.targets.onnx_rounding import Rounding
+from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES
 
 CALIBRATING = 64
 
@@ -42,19 +45,32 @@ def calibration_scans() -> FloatArray:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runtime", choices=RUNTIMES, default="onnxruntime")
+    for_openvino = parser.parse_args().runtime == "openvino"
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = read_demo_checkpoint(Path(folder))
     provenance = Provenance(
         checkpoint_sha256=checkpoint.sha256, config=checkpoint.config, head="mean", layout="tokens"
     )
-    form = Int8Form(model=to_plain(checkpoint.model), provenance=provenance, opset=DEFAULT_OPSET)
+    form = Int8Form(
+        model=to_plain(checkpoint.model),
+        provenance=provenance,
+        opset=DEFAULT_OPSET,
+        batch_size=1 if for_openvino else None,
+        scheme=FOR_OPENVINO if for_openvino else ON_BYTES,
+    )
     digits = held_out()
     scans = calibration_scans()
     ranges = observed_ranges(form, scans)["MinMax"]
 
     def logits(data: bytes, literal: bool = False) -> FloatArray:
+        if for_openvino and not literal:
+            compiled = openvino_runner(data, 1)
+            return filled(lambda images: compiled(images)[0], form.batch_size)(digits.images)
         session = onnx_session(data, 1, literal=literal)
-        return np.asarray(session.run(None, {INPUT_NAME: digits.images})[0])
+        run = filled(lambda images: session.run(None, {INPUT_NAME: images})[0], form.batch_size)
+        return run(digits.images)
 
     def top1(found: FloatArray) -> str:
         return f"{(found.argmax(1) == digits.labels).mean():8.2%}"

@@ -30,6 +30,7 @@ from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
 from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET
 from levit_deploy.targets.onnx_rounding import Rounding
+from levit_deploy.targets.onnx_schemes import FOR_OPENVINO
 from levit_deploy.targets.target import ExportOptions, Target
 from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
@@ -76,7 +77,7 @@ def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> It
     if importlib.util.find_spec("openvino") is not None:
         from levit_deploy.bench.in_openvino import in_openvino
 
-        single = {"tokens": _for_a_single_image(networks["tokens"], provenance)}
+        single = _for_a_single_image(networks["tokens"], provenance)
         files = {PLAIN: plain, **onnx_files}
         yield from in_openvino(files, single, PLAIN, _noise(config), threads)
 
@@ -94,8 +95,7 @@ def _int8(
         return files
     for opset in (DEFAULT_OPSET, ATTENTION_OPSET):
         form = Int8Form(model=networks["tokens"], provenance=provenance, opset=opset)
-        rounding = Rounding(ranges=observed_ranges(form, images)["MinMax"], cpu="any")
-        files[f"int8, opset {opset}"] = form.rounded(rounding).SerializeToString()
+        files[f"int8, opset {opset}"] = _rounded(form, images)
     return files
 
 
@@ -105,8 +105,26 @@ def _noise(config: LeViTConfig) -> FloatArray:
     )
 
 
-def _for_a_single_image(network: LeViT, provenance: Provenance) -> bytes:
-    return ONNX_FOR_OPENVINO.serialize(network, provenance, ExportOptions(batch_size=1))
+def _for_a_single_image(network: LeViT, provenance: Provenance) -> dict[str, bytes]:
+    """The files for OpenVINO, float and int8."""
+    options = ExportOptions(batch_size=1)
+    files = {"tokens": ONNX_FOR_OPENVINO.serialize(network, provenance, options)}
+    if provenance.interface.has_classes:
+        form = Int8Form(
+            model=network,
+            provenance=provenance,
+            opset=DEFAULT_OPSET,
+            batch_size=1,
+            scheme=FOR_OPENVINO,
+        )
+        files["int8 for OpenVINO"] = _rounded(form, _noise(provenance.config))
+    return files
+
+
+def _rounded(form: Int8Form, images: FloatArray) -> bytes:
+    rounding = Rounding(ranges=observed_ranges(form, images)["MinMax"], cpu="any")
+    data: bytes = form.rounded(rounding).SerializeToString()
+    return data
 
 
 def _loaded(target: Target, name: str, data: bytes, threads: int) -> Contender:

@@ -20,6 +20,7 @@ from levit_deploy.targets.onnx_attention import (
     heads_first,
 )
 from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
+from levit_deploy.targets.onnx_int8 import MOST_KEYS
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS, convolution
 
@@ -85,8 +86,9 @@ def _attend(
     activation, projection = module.proj
     k = g.transpose(k, f"{name}.k_transposed", [0, 1, 3, 2])
     probabilities = attention_probabilities(g, module, q, k, name)
-    probabilities = g.rounded(probabilities, _part(name), within=(0.0, 1.0), kind="uint8")
     queries = int(dims(q)[2])
+    if not (MOST_KEYS < module.tokens > queries):  # a subsampling of many keys needs finer ones
+        probabilities = g.rounded(probabilities, _part(name), within=(0.0, 1.0), kind="uint8")
     shape = [g.batch, module.num_heads, queries, module.value_dim]
     x = g.op("MatMul", [probabilities, v], f"{name}.weighted", shape)
     x = g.rounded(g.emit(activation, x, f"{name}.proj.0"), f"{name}.proj.1")

@@ -111,7 +111,15 @@ def _largest_pair(weight: Weights) -> npt.NDArray[np.float64]:
     """The largest sum of two neighbours of one sign, by output channel.
 
     Convolutions go through their inputs position by position, with all channels of one together.
+    Some runtimes fill an odd number of channels up with zeros, and others do not.
     """
+    if weight.ndim > 2 and weight.shape[1] % 2:
+        even = np.pad(weight, [(0, 0), (0, 1), *[(0, 0)] * (weight.ndim - 2)])
+        return np.maximum(_largest_in_order(weight), _largest_in_order(even))
+    return _largest_in_order(weight)
+
+
+def _largest_in_order(weight: Weights) -> npt.NDArray[np.float64]:
     last = np.moveaxis(weight, 1, -1).reshape(len(weight), -1).astype(np.float64)
     last = np.pad(last, ((0, 0), (0, last.shape[1] % 2)))
     positive, negative = np.maximum(last, 0), np.maximum(-last, 0)

@@ -82,6 +82,16 @@ def test_openvino_runs_every_product_on_bytes(options):
     assert sum(attention.values()) == nodes["MatMul"]
 
 
+def test_probabilities_of_many_keys_stay_float_in_a_subsampling():
+    config = CONFIG.replace(image_size=(144, 128))  # 72 tokens
+    form = form_for_openvino(config=config)
+    model = rounded(form, noise(2, config))
+    check_rounding(model, form.unrounded())
+    weighted = {n.name: n for n in model.graph.node if n.name.endswith(".weighted")}
+    floats = [name for name, n in weighted.items() if not n.input[0].endswith("_DequantizeLinear")]
+    assert floats == [f"blocks.{2 * CONFIG.stages[0].depth}.weighted"]
+
+
 def test_what_is_moved_is_bytes():
     counts = layers(rounded(form_for_openvino(), noise(4)))
     moved = {key for key in counts if key[0] in ("Transpose", "Split", "StridedSlice")}

@@ -84,7 +84,11 @@ def pair_sums(weight):
 def test_no_two_products_overflow_16_bits_on_any_processor(shape):
     weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     numbers, scale = rounded_weight(weight, "any")
-    largest, smallest = pair_sums(numbers)
+    orders = [numbers]
+    if shape[1:] == (3, 3, 3):  # OpenVINO fills three channels up to four
+        orders.append(np.pad(numbers, ((0, 0), (0, 1), (0, 0), (0, 0))))
+    sums = [pair_sums(order) for order in orders]
+    largest, smallest = max(high for high, _ in sums), min(low for _, low in sums)
     assert largest <= INT16
     assert smallest >= -INT16 - 1
     assert max(largest, -smallest) > INT16 * 0.98  # and no coarser than that
