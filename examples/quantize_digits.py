@@ -75,7 +75,7 @@ def main() -> None:
     def top1(found: FloatArray) -> str:
         return f"{(found.argmax(1) == digits.labels).mean():8.2%}"
 
-    expected = logits(form.unrounded().SerializeToString())
+    expected = logits(form.unrounded().SerializeToString(), literal=True)
     print(f"float32:             top-1 {top1(expected)}")
     for cpu in CPUS:
         nearest = Rounding(ranges=ranges, cpu=cpu)
