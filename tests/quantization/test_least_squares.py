@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from levit_deploy.quantization import least_squares
 from levit_deploy.quantization.least_squares import Moments, rounded_together
 from levit_deploy.targets.onnx_rounding import rounded_weight
 
@@ -77,3 +78,12 @@ def test_inputs_that_are_always_zero_say_nothing():
     zeros = np.zeros((3, 2))
     numbers = rounded_together(weight, np.ones(1), moments(zeros, zeros))
     np.testing.assert_array_equal(numbers, [[1, -3]])
+
+
+def test_moving_many_numbers_at_once_changes_nothing(monkeypatch):
+    x = correlated(200, 70)
+    weight, scale = RNG.uniform(-9, 9, (5, 70)), np.ones(5)
+    found = rounded_together(weight, scale, moments(x, x))
+    for together in (1, 70):
+        monkeypatch.setattr(least_squares, "TOGETHER", together)
+        np.testing.assert_array_equal(rounded_together(weight, scale, moments(x, x)), found)
