@@ -13,6 +13,7 @@ from levit_deploy.arrays import Images
 from levit_deploy.checkpoint import Checkpoint, Source, checkpoint_of
 from levit_deploy.choices import (
     HEADS,
+    ROUNDED,
     Head,
     Layout,
     LayoutChoice,
@@ -85,7 +86,7 @@ def export(
         head: The mean of the two heads, or one of them.
         layout: The trunk's layout; 'auto' is the target's ``auto_layout``.
         precision: The number format inside the network: 'fp16' for ONNX, 'bf16' for TorchScript.
-            For int8 call ``quantize``.
+            For int8 and w8a16 call ``quantize``.
         options: The operator set, the batch size, bytes as input, and the output: logits,
             probabilities, features or feature maps.
         runtime: The runtime that an ONNX file is for, and is proven in.
@@ -108,10 +109,10 @@ def export(
         precision=precision,
         options=options,
     )
-    if plan.precision == "int8":
+    if plan.precision in ROUNDED:
         raise UsageError(
-            "int8 needs pictures to calibrate on and to judge by. Give --images DIR, a folder of "
-            "such as the network will meet; in Python, call quantize."
+            f"{plan.precision} needs pictures to calibrate on and to judge by. Give --images DIR, "
+            "a folder of such as the network will meet; in Python, call quantize."
         )
     extra += _picture_cases(plan.checkpoint, images)
     with staged_output(output, plan, force=force) as temporary, runtime_of(plan.target) as load:
@@ -124,6 +125,7 @@ def quantize(
     output: Destination,
     int8: Int8Options | str | Path,
     *,
+    precision: Precision = "int8",
     head: Head = "mean",
     layout: LayoutChoice = "auto",
     options: ExportOptions | None = None,
@@ -139,6 +141,7 @@ def quantize(
         output: As for ``export``.
         int8: The pictures to calibrate on and to judge by, and how right int8 must be. A path
             stands for the folder of pictures, with the defaults for the rest.
+        precision: 'int8', or 'w8a16' for NPUs: 16 bits for activations, which is not timed here.
         head: As for ``export``.
         layout: As for ``export``.
         options: As for ``export``.
@@ -153,12 +156,18 @@ def quantize(
         LevitDeployError: As for ``export``.
     """
     int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
+    require_one_of("precision", precision, ROUNDED)
+    if precision != "int8" and (int8.cpu != "any" or int8.even_if_slower):
+        raise UsageError(
+            f"--cpu and --even-if-slower are for int8. {precision} is for NPUs, and is not timed "
+            "here. Leave them out."
+        )
     plan = planned(
         checkpoint_of(checkpoint),
         target_named("onnx", runtime),
         head=head,
         layout=layout,
-        precision="int8",
+        precision=precision,
         options=options,
     )
     extra += _picture_cases(plan.checkpoint, int8.images)
@@ -166,7 +175,7 @@ def quantize(
         calibration, pictures = _split(plan, int8, progress)
         proto, quantization = quantized(
             plan.int8_form(),
-            plan.fastest_in_float().serialize(),
+            plan.fastest_in_float().serialize() if precision == "int8" else None,
             calibration,
             pictures,
             int8,
@@ -254,23 +263,24 @@ def verify(
     Raises:
         InputError: The checkpoint, the artifact or a picture cannot be read or compared.
         VerificationError: The artifact takes other images, gives other classes, names another use,
-            or is not the checkpoint's network, rounded to int8.
-        UsageError: An int8 artifact comes without ``images``, or ``max_drop`` or ``confident``
-            without int8.
+            or is not the checkpoint's network, rounded.
+        UsageError: A rounded artifact comes without ``images``, or ``max_drop`` or ``confident``
+            without int8 or w8a16.
         BackendError: The runtime crashes, hangs or runs out of memory.
     """
     require_drop(max_drop)
     checkpoint = checkpoint_of(checkpoint)
     extra += _picture_cases(checkpoint, images)
     with open_isolated(Path(path), runtime=runtime) as artifact:
-        is_int8 = artifact.metadata.get("precision") == "int8"
-        if (max_drop is not None or confident) and not is_int8:
+        is_rounded = artifact.metadata.get("precision") in ROUNDED
+        if (max_drop is not None or confident) and not is_rounded:
             option = "--confident" if max_drop is None else "--max-drop"
             raise UsageError(
-                f"{option} is for int8, and {path} does not compute in it. Leave the option out."
+                f"{option} is for int8 and w8a16, and {path} does not compute in them. Leave the "
+                "option out."
             )
         pictures = None
-        if images is not None and is_int8:
+        if images is not None and is_rounded:
             pictures = judging_pictures(
                 Path(images),
                 checkpoint.transform,

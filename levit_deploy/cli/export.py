@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from levit_deploy.choices import Cpu, Input, LayoutChoice, Output, Precision, Runtime
+from levit_deploy.choices import ROUNDED, Cpu, Input, LayoutChoice, Output, Precision, Runtime
 from levit_deploy.cli import options
 from levit_deploy.cli.paths import Inputs, beside
 from levit_deploy.cli.reading import ReadingWithUse
@@ -59,7 +59,7 @@ def export(
         LayoutChoice,
         typer.Option(
             help="How the trunk lays out its data. auto is spatial for onnxruntime, and tokens "
-            "for OpenVINO and TorchScript, for int8 and from opset 23."
+            "for OpenVINO and TorchScript, for int8 and from opset 23. w8a16 gets spatial."
         ),
     ] = "auto",
     head: options.Head = "mean",
@@ -81,7 +81,8 @@ def export(
         Precision,
         typer.Option(
             help="Precision of the computation; images and logits stay float32. fp16 is for ONNX, "
-            "bf16 for TorchScript. int8 is for ONNX, and needs --images."
+            "bf16 for TorchScript. int8 is for ONNX, and needs --images. w8a16, too: 8 bits for "
+            "weights, 16 for activations, for NPUs."
         ),
     ] = "fp32",
     max_drop: options.MaxDrop = None,
@@ -102,15 +103,16 @@ def export(
         typer.Option(
             metavar="auto|N",
             autocompletion=_completed_opset,
-            help="ONNX operator set, 11 to 23. auto is 17, and for int8 the faster one. From 23, "
-            "auto takes the tokens layout, with the Attention operator.",
+            help="ONNX operator set, 11 to 23. auto is 17, for int8 the faster one, and for w8a16 "
+            "21. From 23, auto takes the tokens layout, with the Attention operator.",
         ),
     ] = "auto",
     batch_size: Annotated[
         str,
         typer.Option(
             metavar="auto|dynamic|N",
-            help="Leave the batch size open, or fix it (ONNX). auto fixes it to 1 for OpenVINO.",
+            help="Leave the batch size open, or fix it (ONNX). auto fixes it to 1 for OpenVINO "
+            "and for w8a16.",
         ),
     ] = "auto",
     input_name: Annotated[
@@ -136,7 +138,7 @@ def export(
     shown = _checked(destination, format, inputs, reporting)
     batch = parsed_batch_size(batch_size)
     for_int8 = max_drop is not None or confident or cpu != "any" or even_if_slower
-    if precision != "int8" and for_int8:
+    if precision not in ROUNDED and for_int8:
         raise UsageError(
             "--max-drop, --confident, --cpu and --even-if-slower are for int8. Leave them out, or "
             "give --precision int8."
@@ -153,11 +155,12 @@ def export(
         reporting.evidence_of_failure(loaded, shown),
         status(f"writing and proving {shown}", quiet=reporting.quiet) as tell,
     ):
-        if precision == "int8" and format == "onnx" and images is not None:
+        if precision in ROUNDED and format == "onnx" and images is not None:
             published = pipeline.quantize(
                 loaded,
                 destination,
                 Int8Options(images, max_drop, cpu, even_if_slower, confident),
+                precision=precision,
                 head=head,
                 layout=layout,
                 options=choices,

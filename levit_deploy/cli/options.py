@@ -33,11 +33,13 @@ Images = Annotated[Path | None, _images()]
 CalibratingImages = Annotated[
     Path | None,
     _images(
-        "int8 is calibrated on a quarter of them (at most 64) and judged on the rest (at most "
-        "1,000)."
+        "int8 and w8a16 are calibrated on a quarter of them (at most 64) and judged on the rest "
+        "(at most 1,000)."
     ),
 ]
-JudgingImages = Annotated[Path | None, _images("int8 needs them, and is judged on at most 1,000.")]
+JudgingImages = Annotated[
+    Path | None, _images("int8 and w8a16 need them, and are judged on at most 1,000.")
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(

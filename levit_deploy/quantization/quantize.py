@@ -36,8 +36,8 @@ class Int8Options:
     ``images`` is a folder of pictures such as the network will meet. ``max_drop`` is the number of
     points of top-1 that may be lost, or of agreement without labels; None stands for the defaults.
     ``cpu`` is one of CPUS. ``even_if_slower`` publishes a network that is not faster than float
-    here. ``confident`` asks that the pictures show the drop with 95 % confidence. Raises UsageError
-    for a choice that does not exist.
+    here. w8a16, which is for other machines, takes neither. ``confident`` asks that the pictures
+    show the drop with 95 % confidence. Raises UsageError for a choice that does not exist.
     """
 
     images: str | Path
@@ -58,14 +58,14 @@ class Int8Options:
 
 def quantized(
     form: Int8Form,
-    rival: bytes,
+    rival: bytes | None,
     calibration: Images,
     pictures: Judging,
     options: Int8Options,
     block_names: Mapping[str, str],
     progress: Callable[[str], object] = lambda _doing: None,
 ) -> tuple[onnx.ModelProto, Quantization]:
-    """Round a network, and time it beside the fastest float32 file, its ``rival``.
+    """Round a network, and time it beside the fastest float32 file, its ``rival``, if it has one.
 
     ``block_names`` are those of ``search``. Raises VerificationError if no int8 network holds the
     drop, or it is not faster.
@@ -74,12 +74,14 @@ def quantized(
         form,
         calibration,
         pictures,
-        cpu=options.cpu,
+        cpu="vnni" if form.scheme.precision == "w8a16" else options.cpu,
         max_drop=options.max_drop,
         confident=options.confident,
         block_names=block_names,
         progress=progress,
     )
+    if rival is None:
+        return model, quantization
     data: bytes = model.SerializeToString(deterministic=True)
     batch = form.batch_size or 1
     images = calibration[np.arange(batch) % len(calibration)]

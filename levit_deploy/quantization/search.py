@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from levit_deploy.arrays import FloatArray, Images
-from levit_deploy.choices import Cpu
+from levit_deploy.choices import Cpu, Precision
 from levit_deploy.errors import VerificationError
 from levit_deploy.interface import PROBABILITIES
 from levit_deploy.pictures.split import Judging
@@ -34,11 +34,12 @@ class Quantization:
     ``errors`` has each method's error of the logits on the calibration pictures: a root mean square
     in units of the float logits' own deviation. For a network with probabilities it is the error of
     their logarithms. ``costs`` has the same for each block, with all others in float.
-    ``left_in_float`` has the layers that stay float, or whole blocks, the costliest first.
+    ``cpu`` is None for NPUs. ``left_in_float`` has the layers that stay float, or whole blocks, the
+    costliest first.
     ``speed`` is against the fastest float32 file on this machine, None if it was not measured.
     """
 
-    cpu: Cpu
+    cpu: Cpu | None
     calibrated_on: int
     method: str
     errors: dict[str, float]
@@ -76,6 +77,7 @@ def search(
     some. ``confident`` asks that the pictures show it with confidence. Raises VerificationError if
     only the float network holds it.
     """
+    precision = form.scheme.precision
     plain, parts = form.unrounded(), form.places().parts
     error = _error_against(plain, calibration, form.batch_size)
     progress("calibrating")
@@ -104,7 +106,7 @@ def search(
         return _Judged(floats, model, figures)
 
     def ranked(candidates: Sequence[str], names: Mapping[str, str]) -> dict[str, float]:
-        """The error of each candidate alone in int8, the largest first."""
+        """The error of each candidate alone if rounded, the largest first."""
         costs = {}
         for candidate in candidates:
             progress(f"measuring the cost of {names[candidate]}")
@@ -116,12 +118,12 @@ def search(
     names = {block: block_names.get(block, block) for block in blocks}
     names |= {part: _layer_name(part, names) for part in parts if part not in blocks}
     costs = ranked(blocks, names)
-    best = _fewest_floats(judge, tuple(costs))
+    best = _fewest_floats(judge, tuple(costs), precision)
     if best.floats:
         layers = [part for part in parts if any(_is_in(part, block) for block in best.floats)]
-        best = _fewest_floats(judge, tuple(ranked(layers, names)), best)
+        best = _fewest_floats(judge, tuple(ranked(layers, names)), precision, best)
     return best.model, Quantization(
-        cpu=cpu,
+        cpu=None if form.scheme.precision == "w8a16" else cpu,
         calibrated_on=len(calibration),
         method=method,
         errors=errors,
@@ -180,7 +182,10 @@ def _error_against(
 
 
 def _fewest_floats(
-    judge: Callable[[Parts], _Judged], ranked: Parts, holding: _Judged | None = None
+    judge: Callable[[Parts], _Judged],
+    ranked: Parts,
+    precision: Precision,
+    holding: _Judged | None = None,
 ) -> _Judged:
     """The network with the fewest parts in float that holds the drop.
 
@@ -190,7 +195,7 @@ def _fewest_floats(
     fails, holds, best = -1, len(ranked), holding
     if holding is None:
         first = judge(())
-        _refuse_if_nothing_is_judged(first)
+        _refuse_if_nothing_is_judged(first, precision)
         if not first.accuracy.failures:
             return first
         fails = 0
@@ -205,18 +210,18 @@ def _fewest_floats(
         too_few = first.accuracy.too_few_pictures
         reason = "is not shown to be accurate enough" if too_few else "costs this network too much"
         raise VerificationError(
-            f"int8 {reason}: {first.accuracy.failures[0]}. It stays so as long as any block is "
-            "int8. Nothing was published. Give more pictures such as the network meets, a larger "
-            "--max-drop, or another --precision."
+            f"{precision} {reason}: {first.accuracy.failures[0]}. It stays so as long as any block "
+            f"is {precision}. Nothing was published. Give more pictures such as the network "
+            "meets, a larger --max-drop, or another --precision."
         )
     return best
 
 
-def _refuse_if_nothing_is_judged(first: _Judged) -> None:
+def _refuse_if_nothing_is_judged(first: _Judged, precision: Precision) -> None:
     """Raise VerificationError if pictures allow any network; no block in float changes that."""
     if first.accuracy.constant_drop <= first.accuracy.allowed:
         raise VerificationError(
-            f"int8 cannot be judged. On {first.accuracy.pictures} pictures, "
+            f"{precision} cannot be judged. On {first.accuracy.pictures} pictures, "
             f"{first.accuracy.failures[0]}. Nothing was published. If the network is better than "
             "that, correct these options. Otherwise give pictures of all its classes, or a smaller "
             "--max-drop."

@@ -120,7 +120,7 @@ def print_verification(data: Data, console: Console) -> None:
         console.print(f"errors are of the {COMPARED[data['output']]}:")
     console.print(_errors(data))
     if data["accuracy"] is not None:
-        _print_accuracy(data["accuracy"], console)
+        _print_accuracy(data["accuracy"], data["precision"], console)
 
 
 def _errors(data: Data) -> Table:
@@ -157,12 +157,12 @@ def case_rows(data: Data) -> Iterator[tuple[str, tuple[str, ...], Data]]:
     yield "together", (images, "", "", *largest, *([""] if top1 else [])), worst
 
 
-def accuracy_rows(data: Data) -> Iterator[tuple[str, str]]:
-    """The figures of an int8 network on pictures, each with its name."""
+def accuracy_rows(data: Data, precision: str) -> Iterator[tuple[str, str]]:
+    """The figures of a rounded network on pictures, each with its name."""
     yield "the same top-1", f"{data['agreement']:.2f} %"
     if data["float_top1"] is not None:
         yield "top-1 in float32", f"{data['float_top1']:.2f} %"
-        yield "top-1 in int8", f"{data['int8_top1']:.2f} %"
+        yield f"top-1 in {precision}", f"{data['int8_top1']:.2f} %"
         yield "changed for the better", counted(data["changed_for_better"], "picture")
         yield "changed for the worse", counted(data["changed_for_worse"], "picture")
     yield "lost", f"{max(data['drop'], 0):.2f} points, {data['allowed']:g} allowed"
@@ -170,12 +170,12 @@ def accuracy_rows(data: Data) -> Iterator[tuple[str, str]]:
     yield "lost at most", f"{limit} points, with {100 * CONFIDENCE:g} % confidence"
 
 
-def _print_accuracy(data: Data, console: Console) -> None:
-    *figures, last = accuracy_rows(data)
+def _print_accuracy(data: Data, precision: str, console: Console) -> None:
+    *figures, last = accuracy_rows(data, precision)
     rows: list[list[str | Text]] = [[*row, ""] for row in figures]
     rows.append([*last, _verdict(data)])
     on = f"on {counted(data['pictures'], 'picture')}"
-    console.print(new_table("int8 beside float32", on, "verdict", rows=rows))
+    console.print(new_table(f"{precision} beside float32", on, "verdict", rows=rows))
     if data["float_top1"] is not None and (doubt := doubtful(data["float_top1"])):
         print_line(console, f"in float32 {doubt}")
 

@@ -77,10 +77,11 @@ def print_published(data: Data, console: Console) -> None:
 def _print_quantization(data: Data, console: Console) -> None:
     """Print how a network was quantized: method, cost of each block, blocks left in float."""
     errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
+    processors = _CPUS[data["cpu"]] if data["cpu"] else "NPUs"
     print_line(
         console,
         f"calibrated by {data['method']} on {counted(data['calibrated_on'], 'picture')}, "
-        f"for {_CPUS[data['cpu']]} (error of the logits: {errors})",
+        f"for {processors} (error of the logits: {errors})",
     )
     costs = sorted(data["costs"].items(), key=lambda item: -item[1])
     each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)

@@ -10,7 +10,12 @@ from levit_deploy.choices import Layout, Precision
 from levit_deploy.errors import UsageError
 from levit_deploy.targets.onnx_ends import renamed
 from levit_deploy.targets.onnx_load import load
-from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET, OPSETS
+from levit_deploy.targets.onnx_opsets import (
+    ATTENTION_OPSET,
+    DEFAULT_OPSET,
+    OPSETS,
+    SIXTEEN_BITS_OPSET,
+)
 from levit_deploy.targets.target import ExportOptions, Form, Target, TritonBackend
 
 if TYPE_CHECKING:
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
 def _auto_layout(precision: Precision, options: ExportOptions) -> Layout:
     # Measured (docs/performance.md): at batch 1, onnxruntime runs float32 4 to 11 % faster in the
     # spatial layout, and int8 faster in tokens. The Attention operator takes tokens.
+    if precision == "w8a16":
+        return "spatial"  # all layers but the head are convolutions, which every NPU has
     if precision == "int8" or opset_of(options, precision) >= ATTENTION_OPSET:
         return "tokens"
     return "spatial"
@@ -34,6 +41,8 @@ def opset_of(options: ExportOptions, precision: Precision) -> int:
     """
     if options.opset is not None:
         return options.opset
+    if precision == "w8a16":
+        return SIXTEEN_BITS_OPSET
     one_by_one = options.fixed_batch in (None, 1)
     return ATTENTION_OPSET if precision == "int8" and one_by_one else DEFAULT_OPSET
 
@@ -65,7 +74,7 @@ ONNX = Target(
     name="onnx",
     suffix=".onnx",
     runtime="onnxruntime",
-    precisions=("fp32", "fp16", "int8"),
+    precisions=("fp32", "fp16", "int8", "w8a16"),
     forms=(
         Form("tokens", "tokens"),
         Form("tokens, opset 23", "tokens", options=ExportOptions(opset=ATTENTION_OPSET)),
@@ -87,6 +96,7 @@ ONNX_FOR_OPENVINO = replace(
     ONNX,
     runtime="openvino",
     auto_layout=lambda _precision, _options: "tokens",
+    precisions=("fp32", "fp16", "int8"),
     batch_size=1,
     runtime_modules=("onnx", "levit_deploy.runtime.compiled"),
     triton=None,

@@ -16,7 +16,6 @@ from levit_deploy.layout import SpatialAttention, SpatialAttentionSubsample
 from levit_deploy.model import Attention, AttentionSubsample
 from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
 from levit_deploy.targets.onnx_layers import array, gemm
-from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET
 
 TokenAttention = Attention | AttentionSubsample
 MapAttention = SpatialAttention | SpatialAttentionSubsample
@@ -25,7 +24,7 @@ MapAttention = SpatialAttention | SpatialAttentionSubsample
 def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir.Value:
     parts = {"q": module.key_dim, "k": module.key_dim, "v": module.value_dim}
     x = g.emit(module.norm, x, f"{name}.norm")
-    if g.opset >= ATTENTION_OPSET:
+    if g.has_attention_operator:
         q, k, v = _side_by_side(g, module, module.qkv, parts, x, f"{name}.qkv")
         return attend_by_operator(g, module, q, k, v, name)
     qkv = heads_first(g, module, g.emit(module.qkv, x, f"{name}.qkv"), module.tokens, f"{name}.qkv")
@@ -38,7 +37,7 @@ def _attention_subsample(
 ) -> ir.Value:
     parts = {"k": module.key_dim, "v": module.value_dim}
     q = g.emit(module.q, x, f"{name}.q")
-    if g.opset >= ATTENTION_OPSET:
+    if g.has_attention_operator:
         q = g.reshape(q, f"{name}.q.tokens", [g.batch, module.out_tokens, dims(q)[1]])
         k, v = _side_by_side(g, module, module.kv, parts, x, f"{name}.kv")
         return attend_by_operator(g, module, q, k, v, name)

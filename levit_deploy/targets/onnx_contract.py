@@ -21,6 +21,7 @@ from levit_deploy.targets.onnx_opsets import ROUNDING_OPS, STANDARD_DOMAINS
 FORBIDDEN = ("BatchNormalization", "Gather", "Shape", "Constant", "Identity")
 MODULE_NAMES = ("patch_embed", "to_tokens", "blocks", "pool", "head")
 INT8_TYPES = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT32}
+INT8_TYPES |= {onnx.TensorProto.UINT16}
 
 
 def check_contract(path: Path) -> dict[str, int]:
@@ -58,8 +59,11 @@ def broken_clauses(model: onnx.ModelProto, interface: Interface = DEFAULT) -> li
     if len(casts) != len(border) or len(casts) not in (0, 1 + len(outputs)):
         broken.append(f"{len(casts)} Cast nodes instead of none, or of one at each border")
     last = outputs | {cast.input[0] for cast in casts if outputs & {*cast.output}}
+    for op in ("DequantizeLinear", "QuantizeLinear"):
+        last |= {n.input[0] for n in graph.node if n.op_type == op and last & {*n.output}}
+    behind = ("Cast", *ROUNDING_OPS)
     producers = [node.op_type for node in graph.node if last & {*node.output}]
-    if interface.has_classes and [op for op in producers if op != "Cast"] != ["Gemm"]:
+    if interface.has_classes and [op for op in producers if op not in behind] != ["Gemm"]:
         broken.append(f"{OUTPUT_NAME} comes from {producers}, not from one Gemm")
     if not interface.has_classes and any(node.name.startswith("head") for node in graph.node):
         broken.append("a head, and no logits")

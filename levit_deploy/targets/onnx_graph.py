@@ -9,6 +9,7 @@ import onnx_ir as ir
 from torch import nn
 
 from levit_deploy.errors import CheckpointError, LevitDeployError
+from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET
 
 Dim = int | str
 Shape = Sequence[Dim]
@@ -37,6 +38,11 @@ class GraphBuilder:
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.maps: dict[str, ir.Value] = {}  # of the stages, if the network gives them
+
+    @property
+    def has_attention_operator(self) -> bool:
+        """Whether attention is one node."""
+        return self.opset >= ATTENTION_OPSET
 
     def emit(self, module: nn.Module, x: ir.Value, name: str) -> ir.Value:
         """Append ``module``; its values are named after ``name``, its name in the checkpoint."""
@@ -118,6 +124,11 @@ class GraphBuilder:
     ) -> list[ir.Value]:
         """The inputs of a product: x, the weight (out, in, ...) and the bias (out,)."""
         return [x, self.weight(weight, f"{name}.weight"), self.weight(bias, f"{name}.bias")]
+
+    def finished(self, value: ir.Value, name: str) -> ir.Value:
+        """Give an output of the network its name."""
+        value.name = name
+        return value
 
     def integers(self, values: list[int]) -> ir.Value:
         """Add an int64 vector, such as a shape; equal vectors are stored once."""

@@ -30,7 +30,6 @@ from levit_deploy.targets.onnx_attention import (
 from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS, array, convolution, gemm
-from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET
 from levit_deploy.targets.onnx_rounding import BYTE, Grid, gate_grid
 
 FIRST = "patch_embed.0"
@@ -130,7 +129,7 @@ def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir
     parts = {"q": module.key_dim, "k": module.key_dim, "v": module.value_dim}
     x = g.emit(module.norm, x, f"{name}.norm")
     q, k, v = _products(g, module, module.qkv, parts, x, f"{name}.qkv")
-    if g.opset >= ATTENTION_OPSET:
+    if g.has_attention_operator:
         q, k, v = (_as_batch(g, value, module.tokens) for value in (q, k, v))
         return attend_by_operator(g, module, q, k, v, name)
     return _attend_on_bytes(g, module, q, k, v, module.tokens, name)

@@ -26,7 +26,7 @@ from levit_deploy.targets.onnx_rounding import (
 )
 from levit_deploy.targets.onnx_schemes import ON_BYTES, Scheme
 
-KINDS: dict[Kind, ir.DataType] = {
+TYPES: dict[Kind, ir.DataType] = {
     "int8": ir.DataType.INT8,
     "uint8": ir.DataType.UINT8,
     "uint16": ir.DataType.UINT16,
@@ -184,7 +184,7 @@ class Int8Builder(GraphBuilder):
     def _round(self, x: ir.Value, grid: Grid) -> ir.Value:
         name = f"{x.name}_QuantizeLinear"
         number = super().op("QuantizeLinear", [x, *self._constants(grid)], name, dims(x))
-        number.dtype = KINDS[grid.kind]
+        number.dtype = TYPES[grid.kind]
         return self._remember(number, grid, str(x.name))
 
     def _remember(self, number: ir.Value, grid: Grid, name: str) -> ir.Value:

@@ -10,12 +10,13 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import Provenance
+from levit_deploy.targets.onnx_every_value import EveryValueBuilder
 from levit_deploy.targets.onnx_int8 import INT8_EMITTERS, folded_std, pixels_on_bytes
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_int8_openvino import OPENVINO_EMITTERS
 from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES, Scheme
-from levit_deploy.targets.onnx_writer import built
+from levit_deploy.targets.onnx_writer import FLOAT_EMITTERS, built
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Int8Form:
 
     def _builder(self, rounding: Rounding | None = None) -> Int8Builder:
         batch: int | str = "batch" if self.batch_size is None else self.batch_size
+        if self.scheme.every_value:
+            arguments = (FLOAT_EMITTERS, self.model, rounding, self.scheme)
+            return EveryValueBuilder(self.opset, batch, *arguments)
         emitters = OPENVINO_EMITTERS if self.scheme == FOR_OPENVINO else INT8_EMITTERS
         return Int8Builder(self.opset, batch, emitters, self.model, rounding, self.scheme)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ Kind = Literal["int8", "uint8", "uint16"]  # of the numbers that stand for activ
 Range = tuple[float, float]
 Weights = npt.NDArray[np.float32]
 
+KINDS: tuple[Kind, ...] = get_args(Kind)
 BYTE = 255  # the largest unsigned byte
 MOST = 127  # the largest weight; -128 is left out, so that the grid is symmetric
 LEAST_SCALE = float(np.finfo(np.float32).tiny)  # smaller numbers lose their digits, or are 0
@@ -67,6 +68,20 @@ def grid_of(between: Range, kind: Kind = "uint8") -> Grid:
     scale = scale if scale >= LEAST_SCALE else 1.0  # all values are 0, or nearly
     zero_point = 0 if is_signed else min(max(round(-low / scale), 0), most)
     return Grid(scale, zero_point, kind)
+
+
+def range_of(grid: Grid) -> Range:
+    """The least and the largest number on a grid."""
+    ends = (0, int(np.iinfo(grid.kind).max))
+    return (ends[0] - grid.zero_point) * grid.scale, (ends[1] - grid.zero_point) * grid.scale
+
+
+def rounded_activations(numbers: Weights, grid: Grid) -> npt.NDArray[np.integer[Any]]:
+    """Numbers on a grid, as QuantizeLinear rounds them."""
+    steps = np.rint(numbers.astype(np.float64) / grid.scale) + grid.zero_point
+    steps = np.clip(steps, 0, np.iinfo(grid.kind).max)
+    whole: npt.NDArray[np.integer[Any]] = steps.astype(grid.kind)
+    return whole
 
 
 def gated_grid(between: Range) -> Grid:

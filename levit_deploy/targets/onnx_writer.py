@@ -7,6 +7,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import onnxsim
+from torch import nn
 
 from levit_deploy.choices import Precision
 from levit_deploy.interface import DEFAULT, OUTPUT_NAME, Interface
@@ -14,7 +15,7 @@ from levit_deploy.model import LeViT
 from levit_deploy.provenance import TOOL, Provenance
 from levit_deploy.targets.onnx_attention import ATTENTION_EMITTERS
 from levit_deploy.targets.onnx_contract import MODULE_NAMES, broken_clauses
-from levit_deploy.targets.onnx_graph import GraphBuilder
+from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder
 from levit_deploy.targets.onnx_interface import normalised_pixels, probabilities
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
 from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET, IR_VERSIONS
@@ -23,6 +24,7 @@ from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET, IR_VERSIONS
 Statistics = npt.NDArray[np.float64]  # a mean or a standard deviation, one for each channel
 PixelEmitter = Callable[[GraphBuilder, ir.Value, Statistics, Statistics], ir.Value]
 DTYPES: dict[Precision, ir.DataType] = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+FLOAT_EMITTERS: dict[type[nn.Module], Emitter] = {**LAYER_EMITTERS, **ATTENTION_EMITTERS}
 
 
 def to_onnx(
@@ -43,8 +45,7 @@ def to_onnx(
     mean and standard deviation are not known.
     """
     batch: int | str = "batch" if batch_size is None else batch_size
-    emitters = {**LAYER_EMITTERS, **ATTENTION_EMITTERS}
-    graph = GraphBuilder(opset, batch, emitters, DTYPES[provenance.precision])
+    graph = GraphBuilder(opset, batch, FLOAT_EMITTERS, DTYPES[provenance.precision])
     proto = ir.to_proto(built(graph, model, provenance, normalised_pixels))
     proto = smaller(proto, simplified(proto), provenance.interface)
     onnx.helper.set_model_props(proto, provenance.to_metadata())
@@ -72,8 +73,7 @@ def built(
             name: graph.cast(value, f"{_place(name)}.cast", ir.DataType.FLOAT)
             for name, value in outputs.items()
         }
-    for name, value in outputs.items():
-        value.name = name
+    outputs = {name: graph.finished(value, name) for name, value in outputs.items()}
     if interface.output == "probabilities":
         outputs = {interface.output: probabilities(graph, outputs[OUTPUT_NAME])}
     return ir.Model(

@@ -9,6 +9,7 @@ from levit_deploy.choices import (
     HEADS,
     LAYOUTS,
     PRECISIONS,
+    ROUNDED,
     Head,
     Layout,
     LayoutChoice,
@@ -25,8 +26,13 @@ from levit_deploy.targets.formats import require_precision
 from levit_deploy.targets.onnx import opset_of
 from levit_deploy.targets.onnx_ends import require_names
 from levit_deploy.targets.onnx_int8_writer import Int8Form
-from levit_deploy.targets.onnx_opsets import CHANNEL_SCALES_OPSET, DEFAULT_OPSET, OPSETS
-from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES
+from levit_deploy.targets.onnx_opsets import (
+    CHANNEL_SCALES_OPSET,
+    DEFAULT_OPSET,
+    OPSETS,
+    SIXTEEN_BITS_OPSET,
+)
+from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES, W8A16
 from levit_deploy.targets.target import ExportOptions, Target
 
 
@@ -85,16 +91,17 @@ class Plan:
         return self.target.serialize(self.network(), self.provenance, self.options)
 
     def int8_form(self) -> Int8Form:
-        """Return the form that an int8 artifact is the rounding of."""
+        """Return the form that a rounded artifact is the rounding of."""
         for_openvino, options = self.target.runtime == "openvino", self.options
         if for_openvino and options.opset is None:  # that form has no use for a later one
             options = replace(options, opset=DEFAULT_OPSET)
+        int8 = FOR_OPENVINO if for_openvino else ON_BYTES
         return Int8Form(
             model=self.network(),
             provenance=replace(self.provenance, precision="fp32"),
             opset=opset_of(options, self.precision),
             batch_size=options.fixed_batch,
-            scheme=FOR_OPENVINO if for_openvino else ON_BYTES,
+            scheme=W8A16 if self.precision == "w8a16" else int8,
         )
 
     def fastest_in_float(self) -> Plan:
@@ -115,8 +122,9 @@ def planned(
 ) -> Plan:
     """Check every choice; raise UsageError for one that this checkpoint or target does not have."""
     options = options or ExportOptions()
-    if options.batch_size is None:
-        options = replace(options, batch_size=target.batch_size)
+    if options.batch_size is None:  # NPUs are compiled for one
+        batch = 1 if precision == "w8a16" else target.batch_size
+        options = replace(options, batch_size=batch)
     require_one_of("precision", precision, PRECISIONS)
     require_precision(target, precision)
     require_one_of("layout", layout, ("auto", *LAYOUTS))
@@ -130,13 +138,22 @@ def planned(
     )
     _require_output(plan)
     _require_names(plan)
-    opset = plan.options.opset or CHANNEL_SCALES_OPSET
-    if plan.precision == "int8" and OPSETS[0] <= opset < CHANNEL_SCALES_OPSET:
-        raise UsageError(
-            f"--opset {opset} is not for int8. Its weights have a scale for each channel, which "
-            f"ONNX knows from opset {CHANNEL_SCALES_OPSET}. Choose that or a later one."
-        )
+    _require_opset(plan)
     return plan
+
+
+def _require_opset(plan: Plan) -> None:
+    """Raise UsageError if the operator set chosen cannot round as the precision does."""
+    least, reason = {
+        "int8": (CHANNEL_SCALES_OPSET, "Its weights have a scale for each channel"),
+        "w8a16": (SIXTEEN_BITS_OPSET, "It rounds to 16 bits"),
+    }.get(plan.precision, (OPSETS[0], ""))
+    opset = plan.options.opset or least
+    if OPSETS[0] <= opset < least:
+        raise UsageError(
+            f"--opset {opset} is not for {plan.precision}. {reason}, which ONNX knows from opset "
+            f"{least}. Choose that or a later one."
+        )
 
 
 def _require_names(plan: Plan) -> None:
@@ -159,10 +176,11 @@ def _require_output(plan: Plan) -> None:
                 f"--head {plan.head} chooses between logits, and --output-type {output} comes "
                 "before the heads. Leave one of the two out."
             )
-        if plan.precision == "int8":
+        if plan.precision in ROUNDED:
             raise UsageError(
-                f"int8 is judged by its answers to pictures, and {output} answer nothing. So "
-                "nothing would tell whether it is good enough. Choose another --precision."
+                f"{plan.precision} is judged by its answers to pictures, and {output} answer "
+                "nothing. So nothing would tell whether it is good enough. Choose another "
+                "--precision."
             )
         return
     if checkpoint.config.headless:

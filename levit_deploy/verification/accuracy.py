@@ -110,7 +110,7 @@ class Accuracy:
             options = "--preprocessing and --labels"
         return (
             f"{reason}. With {self.allowed:g} points allowed, these pictures cannot tell a good "
-            "int8 network from one that always answers the same. They were "
+            "rounded network from one that always answers the same. They were "
             f"{self.understood}, which you can change with {options}"
         )
 
@@ -130,10 +130,10 @@ def require_enough(pictures: Judging, max_drop: float | None) -> None:
     needed = pictures_needed(0, 0, n, allowed / 100)
     number = "No number" if needed is None else f"About {rounded_up(needed)}"
     raise VerificationError(
-        f"{counted(n, 'picture')} to judge by are too few for --confident. Even if int8 changed no "
-        f"answer, it could lose {rounded_up(limit)} points with {100 * CONFIDENCE:g} % confidence. "
-        f"{number} could show that it loses at most {allowed:g}. Give more pictures, a larger "
-        "--max-drop, or leave --confident out."
+        f"{counted(n, 'picture')} to judge by are too few for --confident. Even if rounding "
+        f"changed no answer, it could lose {rounded_up(limit)} points with {100 * CONFIDENCE:g} % "
+        f"confidence. {number} could show that it loses at most {allowed:g}. Give more "
+        "pictures, a larger --max-drop, or leave --confident out."
     )
 
 

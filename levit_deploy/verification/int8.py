@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx
 
+from levit_deploy.choices import Precision
 from levit_deploy.errors import UsageError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.runtime.artifact import Artifact
@@ -37,6 +38,7 @@ def measure_int8(
     artifact: Artifact,
     plain: bytes,
     *,
+    precision: Precision = "int8",
     pictures: Judging | None,
     max_drop: float | None = None,
     confident: bool = False,
@@ -51,8 +53,8 @@ def measure_int8(
     """
     if pictures is None:
         raise UsageError(
-            f"{artifact.path} computes in int8, and its accuracy shows on pictures only. Give a "
-            "folder of pictures with --images."
+            f"{artifact.path} computes in {precision}, and its accuracy shows on pictures only. "
+            "Give a folder of pictures with --images."
         )
     rounded = onnx.load(artifact.path, load_external_data=False)
     check_rounding(with_usual_names(rounded, artifact.interface), onnx.load_from_string(plain))
@@ -68,7 +70,7 @@ def measure_int8(
         proof = measure(
             original,
             artifact,
-            precision="int8",
+            precision=precision,
             extra=extra,
             literal=filled(opened.run, batch),
             blocks=blocks,

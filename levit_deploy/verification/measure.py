@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from levit_deploy.arrays import Run
-from levit_deploy.choices import DTYPES, Precision
+from levit_deploy.choices import DTYPES, ROUNDED, Precision
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationError
 from levit_deploy.interface import COMPARED, Interface
@@ -47,7 +47,7 @@ def measure(
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
     The reference is the original in float64, and the unit of error the original in ``precision``.
-    For int8 that unit is the error of ``literal``: the file computed node by node in floats. An
+    For one of ROUNDED it is the error of ``literal``: the file computed node by node in floats. An
     artifact that takes bytes is given bytes, and the original the same bytes, normalised.
     ``blocks`` asks for the error of each block of a right artifact as well. Returns the figures
     whatever they are. Raises VerificationError if the artifact takes other images or gives other
@@ -90,7 +90,7 @@ def measure(
         for output in zip(*(case.results for case in cases), strict=True):
             _refuse_if_nothing_is_proven(verification, output)
     # in int8, every block parts from the original, by the error of rounding
-    wrong = not verification.passed and precision != "int8"
+    wrong = not verification.passed and precision not in ROUNDED
     if not (wrong or blocks):
         return verification
     results = tuple(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import onnx
 
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.choices import HEADS, LAYOUTS, Precision, known
+from levit_deploy.choices import HEADS, LAYOUTS, ROUNDED, Precision, known
 from levit_deploy.errors import ArtifactError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.provenance import claimed_precision, is_ours
@@ -49,16 +49,17 @@ def prove(
     log.info(
         "proving %s: %s, %s, %s head", artifact.path, artifact.format, precision, original.head
     )
-    if precision == "int8" and not artifact.interface.has_classes:
+    if precision in ROUNDED and not artifact.interface.has_classes:
         raise ArtifactError(
-            f"{artifact.path} claims to give {artifact.interface.output} in int8, which nothing "
-            "here can judge. Expected an artifact that levit-deploy wrote. Export it again."
+            f"{artifact.path} claims to give {artifact.interface.output} in {precision}, which "
+            "nothing here can judge. Expected an artifact that levit-deploy wrote. Export it again."
         )
-    if precision == "int8":
+    if precision in ROUNDED:
         verification = measure_int8(
             original,
             artifact,
-            _float_form(checkpoint, artifact),
+            _float_form(checkpoint, artifact, precision),
+            precision=precision,
             pictures=pictures,
             max_drop=max_drop,
             confident=confident,
@@ -80,12 +81,12 @@ def _precision(artifact: Artifact) -> Precision:
         ) from error
 
 
-def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
-    """The float network of an int8 artifact, exported again with the options of the artifact."""
+def _float_form(checkpoint: Checkpoint, artifact: Artifact, precision: Precision) -> bytes:
+    """The float network of a rounded artifact, exported again with the options of the artifact."""
     if artifact.format != "onnx":
         raise ArtifactError(
-            f"{artifact.path} claims to compute in int8, but is not an ONNX file. Expected one "
-            "that levit-deploy export wrote. Export it again."
+            f"{artifact.path} claims to compute in {precision}, but is not an ONNX file. Expected "
+            "one that levit-deploy export wrote. Export it again."
         )
     proto = onnx.load(artifact.path, load_external_data=False)
     opset = next((used.version for used in proto.opset_import if used.domain == ""), None)
@@ -104,7 +105,7 @@ def _float_form(checkpoint: Checkpoint, artifact: Artifact) -> bytes:
         target=target,
         head="mean" if head is None or head == checkpoint.head else head,
         layout=layout,
-        precision="int8",
+        precision=precision,
         options=ExportOptions(opset, artifact.batch_size, interface.input, interface.output),
     ).int8_form()
     unrounded: bytes = form.unrounded().SerializeToString(deterministic=True)

@@ -28,6 +28,7 @@ REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp16": "Export with --precision fp32, or bf16 as TorchScript, which reach as far as float32.",
     "bf16": "Export with --precision fp32.",
     "int8": "Check the training run that wrote the file.",
+    "w8a16": "Check the training run that wrote the file.",
 }
 
 
@@ -48,8 +49,8 @@ class BlockOutput:
 class Reference:
     """The original network, in float64 and, as the unit of error, in an artifact's precision.
 
-    No original computes in int8: there the unit is the error of ``literal``, which maps images to
-    the logits of the artifact computed literally, in floats. For an artifact that takes bytes,
+    No original computes in one of ROUNDED: the unit is the error of ``literal``, which maps images
+    to the logits of the artifact computed literally, in floats. For an artifact that takes bytes,
     ``normalised(bytes, dtype=...)`` makes images of them: in float64, and in float32 for the unit,
     as the original's author does. ``output`` tells what takes the place of the logits here. For
     'probabilities' it is their logarithms: of a softmax in float64, and in float32 for the unit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from levit_deploy.choices import Precision
+from levit_deploy.choices import ROUNDED, Precision
 from levit_deploy.errors import VerificationError
 from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.text import counted
@@ -75,7 +75,7 @@ class Verification:
                 evidence=self,
             )
         place = str(self.parting or "No block can be named as the first to part.")
-        if self.precision == "int8":
+        if self.precision in ROUNDED:
             place = "Run levit-deploy export to see which blocks cost most."
         words = " ".join(filter(None, (place, *self.remarks, advice)))
         raise VerificationError(

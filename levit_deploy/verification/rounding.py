@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -14,32 +14,35 @@ from onnx import numpy_helper
 from levit_deploy.choices import known
 from levit_deploy.errors import VerificationError
 from levit_deploy.targets.onnx_opsets import MOVEMENTS, ROUNDING_OPS
-from levit_deploy.targets.onnx_rounding import BYTE, LEAST_SCALE, MOST, Grid, Kind, gate_grid
+from levit_deploy.targets.onnx_rounding import BYTE, KINDS, LEAST_SCALE, Grid, Kind, gate_grid
 
+READ = "DequantizeLinear"
 GATE = {"alpha": np.float32(1 / 6), "beta": np.float32(0.5)}
 A_STEP = 1.0001  # the scale was itself rounded to float32, and weights are up to 127 of it
 HALF_A_STEP = 0.5001
-LEAST_OF_BYTES = 63  # of 127: pairs of neighbours may have to share the range
+# steps of the largest number; pairs of neighbours may have to share the 127 of signed bytes
+LEAST = {"int8": 63, "uint8": 63, "uint16": 2**14}
+LEAST_WEIGHT = 2**16 * LEAST_SCALE  # smaller ones may be in any steps
 LEAST_OF_32_BITS = 2.0**29  # of a bias for which its channel's weights have larger steps
 
 
 def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
     """Raise VerificationError if a quantized graph is not its float graph, rounded.
 
-    Every node must be there as it was, and take the same values but for rounding to bytes and back.
-    A rounded weight of a product is one of the two bytes beside the float one, and any other number
-    is the nearest. The largest weight of a channel is 63 steps or more, so that no step is too
-    coarse. A rounded bias is a whole number of the steps of its product, the input's times the
-    weight's. Only if a bias of nearly 32 bits asks for larger steps, its channel's weights have
-    them.
+    Every node must be there as it was, and take the same values but for rounding to whole numbers
+    and back. So must the outputs be. A rounded weight of a product is one of the two bytes beside
+    the float one, and any other number is the nearest. The largest weight of a channel is 63 steps
+    or more, so that no step is too coarse, and that of a constant of 16 bits 2 ** 14. A rounded
+    bias is a whole number of the steps of its product, the input's times the weight's. Only if a
+    bias of nearly 32 bits asks for larger steps, its channel's weights have them.
 
     Bytes may be moved before they are read. And one node may be missing, by an exact identity: the
     gate of a HardSwish, clip((x + 3) / 6, 0, 1). If x is rounded with zero point z and the step
     3 / z, it is 3 (b - z) / z for the byte b. So the gate is clip(b, 0, 2 z) / (2 z): the bytes,
     clipped, and read with zero point 0 and the step 1 / (2 z).
     """
-    _require_own_names(quantized, plain)
     graph = _Rounded(quantized, plain)
+    _require_own_names(quantized, plain, {*graph.ends.values()})
     originals = {node.name: node for node in plain.graph.node}
     nodes = {n.name: n for n in quantized.graph.node if n.name in originals or not _is_rounding(n)}
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in plain.graph.initializer}
@@ -56,7 +59,8 @@ def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
         _refuse("they have other operator sets")
     for name, other in nodes.items():
         node = originals[name]
-        if _signature(other) != _signature(node):
+        given_names = tuple(graph.named(output) for output in other.output)
+        if (_signature(other), given_names) != (_signature(node), tuple(node.output)):
             _refuse(f"{name} is another operation")
         for given, expected in zip(other.input, node.input, strict=True):
             if expected in weights:
@@ -66,8 +70,11 @@ def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
                 _refuse(f"{name} takes {given} instead of {expected}")
 
 
-def _require_own_names(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:
-    """Refuse names that are given twice, and values of the float graph that come from elsewhere."""
+def _require_own_names(quantized: onnx.ModelProto, plain: onnx.ModelProto, ends: set[str]) -> None:
+    """Refuse names that are given twice, and values of the float graph that come from elsewhere.
+
+    ``ends`` are rounded outputs, which are read from values of another name.
+    """
     graph, originals = quantized.graph, {node.name for node in plain.graph.node}
     added = [node for node in graph.node if node.name not in originals]
     nodes = [node.name for node in graph.node if node.name in originals]
@@ -75,7 +82,7 @@ def _require_own_names(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> No
     values = [value.name for value in graph.input] + stored
     values += [name for node in graph.node for name in node.output]
     computed = {name for node in plain.graph.node for name in node.output}
-    elsewhere = computed & {*stored, *(name for node in added for name in node.output)}
+    elsewhere = computed & {*stored, *(name for node in added for name in node.output)} - ends
     twice = [name for names in (nodes, values) for name, n in Counter(names).items() if n > 1]
     if wrong := [*twice, *sorted(elsewhere), *(t.values.name for t in graph.sparse_initializer)]:
         _refuse(f"{wrong[0]} comes from two places, or from another")
@@ -94,12 +101,12 @@ def _is_gate(node: onnx.NodeProto) -> bool:
 
 def _signature(node: onnx.NodeProto) -> tuple[object, ...]:
     attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
-    return node.op_type, node.domain, len(node.input), tuple(node.output), tuple(attributes)
+    return node.op_type, node.domain, len(node.input), tuple(attributes)
 
 
 def _refuse(difference: str) -> NoReturn:
     raise VerificationError(
-        "The artifact is not the checkpoint's float network with its numbers rounded to int8: "
+        "The artifact is not the checkpoint's float network with its numbers rounded: "
         f"{difference}. It was made from another checkpoint, by another version, or changed since. "
         "Export it again."
     )
@@ -130,16 +137,37 @@ class _Rounded:
         }
         self.originals = {node.name for node in plain.graph.node}
         self.gates = {n.input[0]: n.output[0] for n in plain.graph.node if _is_gate(n)}
+        # rounded outputs, by the values that they are read from, each given by a node of the float
+        # graph: so it is compared with the node that gives the output there
+        self.ends: dict[str, str] = {}
+        for name in (name for node in plain.graph.node for name in node.output):
+            maker = self.makers.get(name)
+            if maker is not None and self._is_reading(maker):
+                source = str(self._read(maker))
+                if source in self.makers and self.makers[source].name in self.originals:
+                    self.ends[source] = name
+
+    def named(self, value: str) -> str:
+        """The name in the float graph of a value that is computed."""
+        return self.ends.get(value, value)
+
+    def _is_reading(self, node: onnx.NodeProto) -> bool:
+        """Whether a node reads what was rounded here, and not in the float graph."""
+        return node.op_type == READ and node.name not in self.originals
 
     def source(self, name: str, reader: onnx.NodeProto) -> str | None:
         """The float value that a value stands for, or the moved one if ``reader`` takes bytes."""
-        if reader.op_type in (*MOVEMENTS, "DequantizeLinear"):
+        source = self._source(name, reader)
+        return None if source is None else self.named(source)
+
+    def _source(self, name: str, reader: onnx.NodeProto) -> str | None:
+        if reader.op_type in (*MOVEMENTS, READ):
             moved = self._bytes(name)
             if moved is not None:
                 return moved.source if moved.most is None else None
         maker = self.makers.get(name)
-        if maker is not None and maker.op_type == "DequantizeLinear":
-            return name if maker.name in self.originals else self._read(maker)
+        if maker is not None and self._is_reading(maker):
+            return self._read(maker)
         return name if self._bytes(name) is None else None
 
     def _read(self, node: onnx.NodeProto) -> str | None:
@@ -174,10 +202,9 @@ class _Rounded:
 
     def _grid(self, node: onnx.NodeProto) -> Grid:
         scale, zero_point = self._steps(node)
-        kind = known(zero_point.dtype.name, get_args(Kind))
-        one = not (scale.ndim or zero_point.ndim)
-        if not one or kind is None or not (np.isfinite(scale) and scale > 0):
-            _refuse(f"{node.name} rounds to no grid of bytes")
+        kind = _kind(zero_point)
+        if scale.ndim or kind is None or not (np.isfinite(scale) and scale > 0):
+            _refuse(f"{node.name} rounds to no grid of whole numbers")
         if kind == "int8" and zero_point != 0:
             _refuse(f"{node.name} rounds to signed bytes that are not around 0")
         return Grid(float(scale), int(zero_point), kind)
@@ -196,19 +223,20 @@ class _Rounded:
         if rounded.numbers.shape != weight.shape:
             return False
         apart = np.abs(rounded.numbers * rounded.step - weight.astype(np.float64))
-        nearest = rounded.is_bias or rounded.axis is None
+        nearest = rounded.least is None or rounded.axis is None
         if not np.all(apart <= (HALF_A_STEP if nearest else A_STEP) * rounded.step):
             return False
-        if rounded.is_bias:
+        if rounded.least is None:
             return self._is_in_steps_of(rounded, reader)
-        return bool(np.all(rounded.fills_bytes(weight) | self._has_long_bias(rounded, reader)))
+        fills_range = rounded.fills_range(weight, rounded.least)
+        return bool(np.all(fills_range | self._has_long_bias(rounded, reader)))
 
     def _is_in_steps_of(self, bias: _RoundedWeight, product: onnx.NodeProto) -> bool:
         """Whether a bias is in the steps of the sums it is added to."""
         maker = self.makers.get(product.input[0])
         while maker is not None and maker.op_type in MOVEMENTS:  # the floats, after they were read
             maker = self.makers.get(maker.input[0])
-        if maker is None or maker.op_type != "DequantizeLinear":
+        if maker is None or maker.op_type != READ:
             return False
         step = self._grid(maker).scale * self._weight(product.input[1]).step.ravel()
         return bool(np.allclose(bias.step, step, rtol=1e-6, atol=0))
@@ -225,7 +253,7 @@ class _Rounded:
     def _weight(self, name: str) -> _RoundedWeight:
         """The numbers behind a float value that was a weight."""
         node = self.makers.get(name)
-        is_read = node is not None and node.op_type == "DequantizeLinear"
+        is_read = node is not None and node.op_type == READ
         if node is None or not is_read or node.input[0] not in self.constants:
             _refuse(f"{name} is computed, and was a weight")
         scale, zero = self._steps(node)
@@ -237,7 +265,7 @@ class _Rounded:
         if (
             step.ndim > 1
             or zero.shape != step.shape
-            or numbers.dtype not in (np.int8, np.uint8, np.int32)
+            or str(numbers.dtype) not in ("int32", *LEAST)
             or zero.dtype != numbers.dtype
             or (is_bias and zero.any())
             or (axis is not None and numbers.shape[axis : axis + 1] != step.shape)
@@ -246,25 +274,27 @@ class _Rounded:
         if axis is not None:
             sides = [len(step) if side == axis else 1 for side in range(numbers.ndim)]
             step, zero = step.reshape(sides), zero.reshape(sides)
-        return _RoundedWeight(numbers.astype(np.float64) - zero, step, axis, is_bias)
+        least = LEAST.get(str(numbers.dtype))
+        return _RoundedWeight(numbers.astype(np.float64) - zero, step, axis, least)
 
 
 @dataclass(frozen=True)
 class _RoundedWeight:
     """Whole numbers with the zero point taken off, and their steps.
 
-    ``axis`` is that of the channels, None if all have one step. A bias has 32 bits.
+    ``axis`` is that of the channels, None if all have one step. ``least`` is the number of steps
+    that the largest of a channel has at least, None for a bias of 32 bits.
     """
 
     numbers: npt.NDArray[np.float64]
     step: npt.NDArray[np.float64]
     axis: int | None
-    is_bias: bool
+    least: int | None
 
-    def fills_bytes(self, weight: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def fills_range(self, weight: npt.NDArray[Any], least: int) -> npt.NDArray[np.bool_]:
         """Whether the numbers of each channel are large enough; zeros may be in any steps."""
         largest, own = (self._largest(numbers) for numbers in (self.numbers, weight))
-        return np.asarray((largest >= LEAST_OF_BYTES) | (own < MOST * LEAST_SCALE))
+        return np.asarray((largest >= least) | (own < LEAST_WEIGHT))
 
     def _largest(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
         sides = tuple(side for side in range(numbers.ndim) if side != self.axis)
@@ -273,6 +303,9 @@ class _RoundedWeight:
 
 def _byte(number: npt.NDArray[Any] | None) -> int | None:
     """The value of one unsigned byte; None for anything else."""
-    if number is None or number.ndim or number.dtype != np.uint8:
-        return None
-    return int(number)
+    return int(number) if number is not None and _kind(number) == "uint8" else None
+
+
+def _kind(number: npt.NDArray[Any]) -> Kind | None:
+    """The kind of a whole number that activations may be rounded to; None for anything else."""
+    return None if number.ndim else known(str(number.dtype), KINDS)

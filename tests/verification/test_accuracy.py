@@ -70,7 +70,7 @@ def test_pictures_that_one_answer_would_do_for_judge_nothing(labels):
     found = accuracy(answers, np.zeros(1000, int), judging(labels), None)
     assert found.drop <= found.allowed
     assert "one answer to all" in found.failures[0]
-    assert "cannot tell a good int8 network from one" in found.failures[0]
+    assert "cannot tell a good rounded network from one" in found.failures[0]
 
 
 def test_a_wrong_float32_network_is_named_with_how_pictures_were_read():

@@ -305,6 +305,7 @@ def test_verify_refuses_a_drop_that_is_none(checkpoint, folder):
     ("options", "words"),
     [
         (["--precision", "int8"], "Give --images DIR"),
+        (["--precision", "w8a16"], "Give --images DIR"),
         (["--max-drop", "1"], "are for int8"),
         (["--cpu", "vnni"], "are for int8"),
         (["--confident"], "are for int8"),
@@ -315,6 +316,47 @@ def test_options_that_do_not_go_together_are_refused(folder, tmp_path, options, 
     code, _, err = run("export", folder / "ckpt.pth", "-o", tmp_path / "x.onnx", *options)
     assert code == 2
     assert words in err
+
+
+def test_w8a16_is_made_proven_and_verified_as_int8_is(checkpoint, folder, tmp_path):
+    from rich.console import Console
+
+    from levit_deploy.report import print_published, published_data
+
+    choices = {"int8": {"even_if_slower": False}, "precision": "w8a16"}
+    published = export(checkpoint, folder, tmp_path / "w8a16.onnx", **choices)
+    how, proof = published.quantization, published.verification
+    assert (published.layout, published.facts["opset"]) == ("spatial", 21)
+    assert (how.cpu, how.speed, how.left_in_float) == (None, None, ())  # it is for other machines
+    assert (proof.precision, proof.passed, proof.unrounded.passed) == ("w8a16", True, True)
+    artifact = load_artifact(published.path)
+    assert (artifact.metadata["precision"], artifact.batch_size) == ("w8a16", 1)
+    assert artifact.metadata["accuracy"] == proof.accuracy.sentence
+    assert verify(checkpoint, folder, published.path, max_drop=45).cases == proof.cases
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_published(published_data(published, checkpoint), console)
+    text = console.export_text()
+    for words in ("onnx in onnxruntime, w8a16, spatial layout", "for NPUs", "w8a16 beside float32"):
+        assert words in text
+    assert "speed here" not in text
+    with pytest.raises(UsageError, match="computes in w8a16"):
+        pipeline.verify(checkpoint, published.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"int8": {"cpu": "vnni"}}, "w8a16 is for NPUs, and is not timed"),
+        ({"int8": {"even_if_slower": True}}, "w8a16 is for NPUs, and is not timed"),
+        ({"options": ExportOptions(opset=20)}, "--opset 20 is not for w8a16.* from opset 21"),
+        ({"options": ExportOptions(output="features")}, "w8a16 is judged by its answers"),
+    ],
+)
+def test_what_w8a16_cannot_be_is_refused(checkpoint, folder, tmp_path, options, words):
+    options = {"int8": {"even_if_slower": False}, "precision": "w8a16", **options}
+    options["int8"] = {"even_if_slower": False, **options["int8"]}
+    with pytest.raises(UsageError, match=words):
+        export(checkpoint, folder, tmp_path / "x.onnx", **options)
 
 
 @pytest.mark.slow

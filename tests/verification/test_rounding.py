@@ -7,6 +7,7 @@ from networks import trained
 from onnx import numpy_helper
 
 from levit_deploy.errors import VerificationError
+from levit_deploy.targets.onnx_schemes import W8A16
 from levit_deploy.verification.rounding import check_rounding
 
 
@@ -30,6 +31,16 @@ def copied(model):
 )
 def test_nothing_but_rounding_is_found_in_what_was_rounded(options):
     form, images = int8_form(**options), noise(4, options.get("config", CONFIG))
+    plain = form.unrounded()
+    check_rounding(rounded(form, images, cpu="vnni"), plain)
+    check_rounding(rounded(form, images, floats=form.places().parts[::3]), plain)
+
+
+@pytest.mark.parametrize("options", [{}, {"layout": "spatial"}, {"input": "uint8"}])
+def test_16_bits_are_rounding_too(options):
+    form, images = int8_form(opset=21, batch_size=1, scheme=W8A16, **options), noise(2)
+    if "input" in options:
+        images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     plain = form.unrounded()
     check_rounding(rounded(form, images, cpu="vnni"), plain)
     check_rounding(rounded(form, images, floats=form.places().parts[::3]), plain)
@@ -235,7 +246,9 @@ IN_PLACE_OF_A_GATE = {
 def test_nothing_stands_in_for_a_gate_that_is_bytes(plain, quantized, name):
     model = copied(quantized)
     IN_PLACE_OF_A_GATE[name](model, plain)
-    with pytest.raises(VerificationError, match="comes from two places, or from another"):
+    # bytes that a node of the float graph gives are compared with that node
+    words = "comes from two places, or from another|is another operation"
+    with pytest.raises(VerificationError, match=words):
         check_rounding(model, plain)
 
 
@@ -356,6 +369,76 @@ def test_whatever_is_not_rounding_is_refused(plain, quantized, name):
     assert model != quantized
     with pytest.raises(VerificationError, match="not the checkpoint's float network"):
         check_rounding(model, plain)
+
+
+def quantize_of(model, value):
+    return next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and value in n.input)
+
+
+def answer_by(model, value):
+    """Round another value, and call it the logits."""
+    quantize_of(model, "head.gemm").input[0] = value
+
+
+def skip(model, op_type):
+    """Leave a node out: whoever takes its output takes its input."""
+    node = named(model, op_type)
+    for other in model.graph.node:
+        other.input[:] = [node.input[0] if n == node.output[0] else n for n in other.input]
+    model.graph.node.remove(node)
+
+
+def swap_split(model):
+    node = named(model, "Split")
+    node.output[0], node.output[1] = node.output[1], node.output[0]
+
+
+SABOTAGE_OF_16_BITS = {
+    "other logits": lambda m: answer_by(m, "pool.mean"),
+    "logits read with another scale": lambda m: other_constant(m, maker(m, "logits"), 1, 1.02),
+    "logits read with another zero point": lambda m: other_constant(m, maker(m, "logits"), 2, 1),
+    "moved values rounded to 8 bits of them": lambda m: other_constant(
+        m, quantize_of(m, "blocks.0.m.qkv.heads"), 1, 256
+    ),
+    "q and k swapped": swap_split,
+    "no HardSwish": lambda m: skip(m, "HardSwish"),
+    "no softmax": lambda m: skip(m, "Softmax"),
+    "an attention bias one step off": lambda m: change(
+        m, "blocks.0.m.attention_bias_quantized", one_step_off_of_16_bits
+    ),
+    "a weight two steps off": lambda m: change(m, "head.weight_quantized", two_steps_off),
+    "a scale of one channel off": lambda m: change(m, "head.weight_scale", first_off),
+    "scales of two channels exchanged": lambda m: change(
+        m, "blocks.0.m.qkv.weight_scale", lambda a: a[::-1]
+    ),
+    "a bias off": lambda m: change(m, "head.bias_quantized", lambda a: a + 2),
+}
+
+
+def one_step_off_of_16_bits(array):
+    array.flat[0] ^= 1
+    return array
+
+
+def first_off(array):
+    array[0] *= 1.02
+    return array
+
+
+@pytest.fixture(scope="module")
+def of_16_bits():
+    form = int8_form(opset=21, batch_size=1, scheme=W8A16)
+    return form.unrounded(), rounded(form, noise(2), cpu="vnni")
+
+
+@pytest.mark.parametrize("name", SABOTAGE_OF_16_BITS)
+def test_whatever_is_not_rounding_to_16_bits_is_refused(of_16_bits, name):
+    unrounded, sound = of_16_bits
+    model = copied(sound)
+    SABOTAGE_OF_16_BITS[name](model)
+    assert model != sound
+    with pytest.raises(VerificationError, match="not the checkpoint's float network"):
+        check_rounding(model, unrounded)
 
 
 def test_a_rounded_weight_that_is_computed_is_refused(plain, quantized):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from xml.etree.ElementTree import Element
 
-from levit_deploy.choices import DTYPES
+from levit_deploy.choices import DTYPES, ROUNDED
 from levit_deploy.interface import COMPARED
 from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.data import Data
@@ -27,7 +27,7 @@ def proof_page(data: Data) -> str:
     proof = data["verification"]
     sections = [_verdict(data), _compared(data)]
     if proof["accuracy"] is not None:
-        sections.append(_accuracy(proof["accuracy"]))
+        sections.append(_accuracy(proof["accuracy"], proof["precision"]))
     if proof["unrounded"] is not None:
         sections.append(_cases("The float network, before rounding", proof["unrounded"]))
         sections.append(_cases("The rounded network", proof))
@@ -111,10 +111,10 @@ def _compared(data: Data) -> Element:
     return _section("Compared files", table)
 
 
-def _accuracy(accuracy: Data) -> Element:
+def _accuracy(accuracy: Data, precision: str) -> Element:
     doubt = "" if accuracy["float_top1"] is None else doubtful(accuracy["float_top1"])
-    *figures, last = accuracy_rows(accuracy)
-    title = "Loss of accuracy by int8"
+    *figures, last = accuracy_rows(accuracy, precision)
+    title = f"Loss of accuracy by {precision}"
     table = _table(
         title,
         ("figure", f"on {counted(accuracy['pictures'], 'picture')}", "verdict"),
@@ -132,7 +132,7 @@ def _cases(title: str, proof: Data) -> Element:
         [name, _result(result), *figures] for name, figures, result in case_rows(proof)
     ]
     own = f"the original in {DTYPES[proof['precision']]}"
-    if proof["precision"] == "int8":
+    if proof["precision"] in ROUNDED:
         own = "the rounding itself"
     words = (
         f"Errors of {_of(proof)}. Allowed are twice the RMSE and four times the largest error of "
@@ -164,7 +164,9 @@ def _blocks(proof: Data) -> Element:
     title = "Block by block"
     if not proof["blocks"]:
         return _section(title, _soft("The values inside the artifact could not be read."))
-    held = proof["precision"] != "int8"  # in int8 the logits are held to a budget, not the blocks
+    held = (
+        proof["precision"] not in ROUNDED
+    )  # in int8 the logits are held to a budget, not the blocks
     images = "normal noise" if proof["passed"] else "the image or batch with the largest error"
     words = (
         f"On {images}: the error of the value that comes nearest to each block's output in the "
