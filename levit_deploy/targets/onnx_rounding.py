@@ -137,9 +137,8 @@ def _largest_pair(weight: Weights) -> npt.NDArray[np.float64]:
 def _largest_in_order(weight: Weights) -> npt.NDArray[np.float64]:
     last = np.moveaxis(weight, 1, -1).reshape(len(weight), -1).astype(np.float64)
     last = np.pad(last, ((0, 0), (0, last.shape[1] % 2)))
-    positive, negative = np.maximum(last, 0), np.maximum(-last, 0)
-    pairs = [side.reshape(len(last), -1, 2).sum(2).max(1) for side in (positive, negative)]
-    largest: npt.NDArray[np.float64] = np.maximum(*pairs)
+    pairs = [side[:, ::2] + side[:, 1::2] for side in (np.maximum(last, 0), np.minimum(last, 0))]
+    largest: npt.NDArray[np.float64] = np.maximum(pairs[0].max(1), -pairs[1].min(1))
     return largest
 
 
