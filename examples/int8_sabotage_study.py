@@ -28,14 +28,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from mutation_study import InapplicableError, choose, random_config, randomise
+from mutation_study import BATCHNORMS, InapplicableError, choose, random_config
 from onnx import numpy_helper
+from torch import nn
 
 from levit_deploy.arrays import Images
 from levit_deploy.errors import LevitDeployError
 from levit_deploy.interface import Interface
 from levit_deploy.layout import to_spatial
-from levit_deploy.model import LeViT
+from levit_deploy.model import AttentionBias, LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.pictures.split import Judging
 from levit_deploy.provenance import Provenance
@@ -52,7 +53,7 @@ from levit_deploy.verification.measure import measure
 from levit_deploy.verification.original import Original
 from levit_deploy.verification.rounding import check_rounding
 
-CALIBRATING, JUDGING = 16, 400
+CALIBRATING, JUDGING = 8, 300
 LEAST_ALLOWED = 0.5  # percent of answers, as without labels
 CHANCE = 2.0  # times the answers allowed to change
 
@@ -71,10 +72,10 @@ class Drawn(Judging):
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A float network and its right int8 file, with the answers to two sets of pictures.
+    """A float network and its right int8 files, with the answers to two sets of pictures.
 
-    ``allowed`` is the percentage of answers that may change. ``saturating`` is the file for
-    processors whose sums do not saturate, and ``floats`` are the layers that are not rounded.
+    ``quantized`` has some layers in float, ``whole`` has none, and ``saturating`` is for processors
+    whose sums do not saturate. ``allowed`` is the percentage of answers that may change.
     """
 
     number: int
@@ -82,8 +83,8 @@ class Network:
     form: Int8Form
     plain: onnx.ModelProto
     quantized: onnx.ModelProto
+    whole: onnx.ModelProto
     saturating: onnx.ModelProto
-    floats: tuple[str, ...]
     judging: Drawn
     other: Drawn
     answers: np.ndarray
@@ -100,7 +101,7 @@ def network(seed: int, number: int) -> Network:
         rng.choice(["tokens"] * 3 + ["spatial"]),
     )
     opset, batch = rng.choice([13, 17, 23]), rng.choice([None, None, None, 1, 4])
-    plain = to_plain(randomise(LeViT(config).eval(), rng), "mean")
+    plain = to_plain(trained(LeViT(config).eval(), rng), "mean")
     provenance = Provenance(
         checkpoint_sha256="",
         config=config,
@@ -119,21 +120,22 @@ def network(seed: int, number: int) -> Network:
     parts = form.places().parts
     floats = tuple(part for part in parts if rng.random() < rng.choice([0, 0, 0.2]))
     ranges = observed_ranges(form, images[0])[rng.choice(["MinMax", "Percentile"])]
-    files = {
-        cpu: form.rounded(Rounding(ranges=ranges, cpu=cpu, floats=floats))
-        for cpu in ("any", "vnni")
-    }
+    quantized, whole, saturating = (
+        form.rounded(Rounding(ranges=ranges, cpu=cpu, floats=left))
+        for cpu, left in (("any", floats), ("any", ()), ("vnni", floats))
+    )
     judging, other = (
         Drawn(paths=(Path(),) * len(part), labels=None, transform=provenance.transform, images=part)
         for part in images[1:]
     )
-    in_float, on_bytes = (
-        runner(m.SerializeToString(), batch, 1) for m in (form.unrounded(), files["any"])
+    in_float, *on_bytes = (
+        runner(m.SerializeToString(), batch, 1) for m in (form.unrounded(), quantized, whole)
     )
     answers, other_answers = (top1(in_float, part) for part in (judging, other))
     changed = [
-        disagreement(top1(on_bytes, part), own)
+        disagreement(top1(run, part), own)
         for part, own in ((judging, answers), (other, other_answers))
+        for run in on_bytes
     ]
     allowed = max(2 * max(changed), LEAST_ALLOWED)
     if accuracy(answers, answers, judging, 2 * allowed).failures:
@@ -143,15 +145,35 @@ def network(seed: int, number: int) -> Network:
         how=f"opset {opset}, {layout}, {input_type}, batch {batch}, {len(floats)} in float",
         form=form,
         plain=form.unrounded(),
-        quantized=files["any"],
-        saturating=files["vnni"],
-        floats=floats,
+        quantized=quantized,
+        whole=whole,
+        saturating=saturating,
         judging=judging,
         other=other,
         answers=answers,
         other_answers=other_answers,
         allowed=allowed,
     )
+
+
+@torch.no_grad()
+def trained(model: LeViT, rng: random.Random) -> LeViT:
+    """Give every parameter and statistic a random value, as small as training leaves them."""
+    torch.manual_seed(rng.getrandbits(32))
+    for module in model.modules():
+        if isinstance(module, (nn.LayerNorm, *BATCHNORMS)):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(0, 0.1)
+        if isinstance(module, BATCHNORMS):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.3, 2)
+        elif isinstance(module, AttentionBias):
+            module.biases.normal_(0, 0.3 / module.factor)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            module.weight.normal_(0, module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                module.bias.normal_(0, 0.1)
+    return model
 
 
 def pictures(draw: np.random.Generator, n: int, sides: tuple[int, int]) -> np.ndarray:
@@ -479,25 +501,24 @@ class Case:
     """What became of a file.
 
     ``kind`` is that of the sabotage, "" for a right file. ``excess`` is the number of answers to
-    other pictures that change, in units of those allowed, infinite if it does not run.
-    ``is_rounding`` tells whether it is another rounding of the network. ``step`` refused it.
+    other pictures that change, in units of those allowed, infinite if it does not run; None for
+    what is no rounding of the network, which must be refused. ``step`` refused it.
     """
 
     number: int
     kind: str
     how: str
-    is_rounding: bool
-    excess: float
+    excess: float | None
     step: str
     refusal: str
 
     @property
     def must_be_refused(self) -> bool:
-        return not self.is_rounding or self.excess > CHANCE
+        return self.excess is None or self.excess > CHANCE
 
 
-def clean(net: Network) -> Case:
-    return _case(net, "", net.quantized)
+def clean(net: Network, model: Model) -> Case:
+    return _case(net, "", model)
 
 
 def sabotage(net: Network, kind: str) -> Case:
@@ -515,8 +536,7 @@ def _case(net: Network, kind: str, model: Model) -> Case:
         number=net.number,
         kind=kind,
         how=net.how,
-        is_rounding=kind not in NO_ROUNDING,
-        excess=excess(net, model),
+        excess=None if kind in NO_ROUNDING else excess(net, model),
         step=step,
         refusal=refusal,
     )
@@ -536,7 +556,10 @@ def excess(net: Network, model: Model) -> float:
 def study(
     sabotaged: int, untouched: int, seed: int, progress: Callable[[int], object]
 ) -> tuple[list[Case], list[Case]]:
-    """Sabotage four files of each network, in each way in turn: the wrong ones, the right ones."""
+    """Leave two files of each network as they are and sabotage eight, in each way in turn.
+
+    Returns the wrong ones and the right ones.
+    """
     wrong: list[Case] = []
     right: list[Case] = []
     waiting = deque((*NO_ROUNDING, *ANOTHER_ROUNDING))
@@ -547,9 +570,8 @@ def study(
             net = network(seed, number)
         except InapplicableError:
             continue
-        if len(right) < untouched:
-            right.append(clean(net))
-        until = min(sabotaged, len(wrong) + 4)
+        right += [clean(net, m) for m in (net.quantized, net.whole)[: untouched - len(right)]]
+        until = min(sabotaged, len(wrong) + 8)
         for kind in list(waiting):
             if len(wrong) < until:
                 with suppress(InapplicableError):  # its turn comes with the next network

@@ -81,6 +81,21 @@ def test_mutation_study_sabotages_what_is_around_the_network(tmp_path):
     assert not any(case["refusal"] for case in result["clean"])
 
 
+@pytest.mark.parametrize(("sabotaged", "clean"), [(4, 1), study(200, 50)])
+def test_int8_sabotage_study_misses_nothing_and_raises_no_false_alarm(tmp_path, sabotaged, clean):
+    path = tmp_path / "study.json"
+    arguments = ("--sabotaged", sabotaged, "--clean", clean, "--json", path)
+    out = script("int8_sabotage_study.py", *arguments)
+    assert "MISSED" not in out
+
+    result = json.loads(path.read_text())
+    assert (len(result["sabotaged"]), len(result["clean"])) == (sabotaged, clean)
+    must = [case for case in result["sabotaged"] if case["must_be_refused"]]
+    assert len(must) > sabotaged / 2
+    assert all(case["refusal"] for case in must)
+    assert not any(case["refusal"] for case in result["clean"])
+
+
 @pytest.mark.parametrize("sizes", [(48,), study((64, 48))])
 def test_compare_image_sizes_measures_each(sizes):
     out = script("compare_image_sizes.py", *sizes)
