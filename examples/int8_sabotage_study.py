@@ -268,7 +268,7 @@ def shifted(rng: random.Random, most: int) -> Change:
 
 def one_off(rng: random.Random, by: int) -> Change:
     def function(numbers: np.ndarray) -> np.ndarray:
-        place = rng.randrange(numbers.size)
+        numbers, place = numbers.astype(int), rng.randrange(numbers.size)
         numbers.flat[place] -= by * (1 if numbers.flat[place] > 0 else -1)
         return numbers
 

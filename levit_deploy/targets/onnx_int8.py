@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from levit_deploy.model import Attention, AttentionSubsample, LeViT
+from levit_deploy.passes.pool_early import PooledResidual
 from levit_deploy.targets.onnx_attention import (
     ATTENTION_EMITTERS,
     TokenAttention,
@@ -58,9 +59,15 @@ def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -
 
 
 def _relu(g: GraphBuilder, _module: nn.ReLU, x: ir.Value, name: str) -> ir.Value:
-    """Gives bytes: onnxruntime joins it to the product before it, which is in float otherwise."""
+    """The usual one, but for the last: that is averaged, so that no bytes are behind it.
+
+    onnxruntime would join it to the product before it, and compute both in float. And OpenVINO
+    takes a wrong mean of bytes, so they are before it.
+    """
     assert isinstance(g, Int8Builder)
-    return g.rounded(g.like("Relu", [x], f"{name}.relu"), g.behind(name)[0])
+    if isinstance(g.module(name.rpartition(".m.")[0]), PooledResidual):
+        x = g.rounded(x, g.behind(name)[0])
+    return g.like("Relu", [x], f"{name}.relu")
 
 
 def _rounded_convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.Value:

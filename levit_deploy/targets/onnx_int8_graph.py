@@ -93,11 +93,15 @@ class Int8Builder(GraphBuilder):
         self.parts[part] = None
         return self.rounding is not None and self.rounding.rounds(part)
 
+    def module(self, name: str) -> nn.Module | None:
+        """The module of this name."""
+        return self._modules.get(name)
+
     def behind(self, name: str) -> tuple[str, nn.Module | None]:
         """The module behind the one of this name, with its own name, if that is in a sequence."""
         sequence, _, number = name.rpartition(".")
         following = f"{sequence}.{int(number) + 1}" if number.isdecimal() else ""
-        return following, self._modules.get(following)
+        return following, self.module(following)
 
     def bytes_of(self, x: ir.Value) -> tuple[ir.Value, Grid] | None:
         """The bytes of a value that ``rounded`` returned, and their grid; None for a float one."""

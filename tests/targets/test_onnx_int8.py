@@ -99,10 +99,13 @@ def test_every_hardswish_is_a_product_of_bytes(tmp_path):
     assert not {"HardSwish", "HardSigmoid"} & counts.keys()
 
 
-@pytest.mark.parametrize("opset", [17, 23])
-def test_openvino_computes_what_the_file_says(opset):
+@pytest.mark.parametrize(
+    ("opset", "activation"), [(17, "hardswish"), (23, "hardswish"), (17, "relu")]
+)
+def test_openvino_computes_what_the_file_says(opset, activation):
     """It takes a wrong mean of bytes, so that there must be none."""
-    config = CONFIG.replace(image_size=(96, 96))  # 36, 9 and 4 tokens
+    # 36, 9 and 4 tokens
+    config = CONFIG.replace(image_size=(96, 96), activation=activation)
     images = noise(3, config, seed=1)
     data = rounded(int8_form(config=config, opset=opset), noise(4, config)).SerializeToString()
     literal = onnx_session(data, literal=True)
