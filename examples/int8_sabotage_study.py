@@ -409,8 +409,8 @@ NO_ROUNDING: dict[str, Sabotage] = {
     "two channels' scales exchanged": lambda _, m, rng: change(
         m, f"{a_weight(m, rng)}_scale", swap(rng)
     ),
-    "weight one step off": lambda _, m, rng: change(
-        m, f"{a_weight(m, rng)}_quantized", one_off(rng, 1)
+    "weight two steps off": lambda _, m, rng: change(
+        m, f"{a_weight(m, rng)}_quantized", one_off(rng, 2)
     ),
     "weight of another channel": lambda _, m, rng: change(
         m, f"{a_weight(m, rng)}_quantized", lambda w: np.roll(w, 1, 0)
@@ -446,6 +446,10 @@ ANOTHER_ROUNDING: dict[str, Sabotage] = {
         m, a_grid(m, rng), 1, lambda scale: scale / 2 ** rng.uniform(1, 7)
     ),
     "rounding left out": rounding_left_out,
+    # up or down is a rounding, as weights are fitted
+    "weight one step off": lambda _, m, rng: change(
+        m, f"{a_weight(m, rng)}_quantized", one_off(rng, 1)
+    ),
     "sums that saturate": saturating,
 }
 
