@@ -15,7 +15,7 @@ from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.fused import module_values
-from levit_deploy.targets.onnx import onnx_values
+from levit_deploy.targets.onnx_load import onnx_values
 from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.targets.torchscript import torchscript_values
