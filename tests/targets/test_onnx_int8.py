@@ -127,6 +127,17 @@ def test_bytes_stay_bytes_to_the_end(tmp_path):
     assert 1e-4 < np.sqrt(np.mean((found - expected) ** 2)) / expected.std() < 0.3
 
 
+def test_the_grid_of_centred_bytes_is_no_wider_than_they_are():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    model = rounded(int8_form(input="uint8"), pixels)
+    there = next(n for n in model.graph.node if n.name == "pixels.centred_QuantizeLinear")
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    scale, zero_point = (constants[name] for name in there.input[1:])
+    # from black in the channel with the largest mean to white in that with the smallest (IMAGENET)
+    assert scale == pytest.approx((1 - 0.406 + 0.485) / 255, rel=1e-6)
+    assert zero_point == round(0.485 / scale)
+
+
 def test_bytes_in_are_normalised_as_floats_are():
     mean, std = (np.array(s) for s in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # IMAGENET
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
