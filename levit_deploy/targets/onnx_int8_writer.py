@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx
 import onnx_ir as ir
@@ -67,11 +68,15 @@ class Int8Form:
         emitters = OPENVINO_EMITTERS if self.scheme == FOR_OPENVINO else INT8_EMITTERS
         return Int8Builder(self.opset, batch, emitters, self.model, rounding, self.scheme)
 
+    @cached_property
+    def _network(self) -> LeViT:
+        """The model that is written, copied once if it takes bytes."""
+        if self.provenance.interface.input != "uint8":
+            return self.model
+        return folded_std(self.model, self.provenance.transform.statistics()[1])
+
     def _write(self, builder: Int8Builder) -> onnx.ModelProto:
-        model = self.model
-        if self.provenance.interface.input == "uint8":
-            model = folded_std(model, self.provenance.transform.statistics()[1])
-        built_model = built(builder, model, self.provenance, pixels_on_bytes)
+        built_model = built(builder, self._network, self.provenance, pixels_on_bytes)
         RemoveUnusedNodesPass()(built_model)
         proto = ir.to_proto(built_model)
         onnx.helper.set_model_props(proto, self.provenance.to_metadata())
