@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 
 def rounds_side_by_side(
@@ -16,20 +17,37 @@ def rounds_side_by_side(
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Return each callable's time in every round, in seconds.
+    """Return each callable's time in every round, in seconds by ``clock``, as ``in_turns`` does."""
+    timers = {name: partial(seconds_of, call, clock) for name, call in calls.items()}
+    return in_turns(timers, rounds=rounds, warmup=warmup, progress=progress)
 
-    The callables take turns, with one call each a round. So a change in the machine's speed affects
-    all of them alike. The first ``warmup`` rounds do not count. ``clock`` gives the time in
-    seconds, and ``progress`` is called after every round.
+
+def in_turns(
+    timers: Mapping[str, Callable[[], float]],
+    *,
+    rounds: int,
+    warmup: int = 3,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Return the seconds that each timer gives in every round.
+
+    A timer runs something once, and returns its time by a clock of its own choice. The timers take
+    turns, with one call each a round. So a change in the machine's speed affects all of them alike.
+    The first ``warmup`` rounds do not count, and ``progress`` is called after every round.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(warmup + rounds):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            times[name].append(clock() - start)
+        for name, timer in timers.items():
+            times[name].append(timer())
         progress()
     return {name: taken[warmup:] for name, taken in times.items()}
+
+
+def seconds_of(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the time that one call takes, in seconds by ``clock``."""
+    start = clock()
+    call()
+    return clock() - start
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
+import itertools
+import random
 import time
 
 import pytest
 
-from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
+from levit_deploy.timing import Ratio, in_turns, percentile, ratio, rounds_side_by_side
 
 
 def test_callables_take_turns_and_the_warmup_is_not_counted():
@@ -35,6 +37,20 @@ def test_by_the_processors_time_waiting_takes_none():
 def test_a_ratio_is_taken_round_by_round():
     found = ratio([2.0, 4.0, 6.0, 8.0, 10.0], [1.0, 1.0, 2.0, 8.0, 5.0])  # 2, 4, 3, 1, 2
     assert found == Ratio(2.0, 2.0, 3.0)
+
+
+def test_two_copies_are_level_on_a_machine_that_slows_down():
+    """And a form that is a tenth slower is told from them."""
+    chance, load = random.Random(0), itertools.count(1)
+
+    def timer(seconds):
+        return lambda: seconds * (1 + next(load) / 60) * chance.uniform(0.98, 1.04)
+
+    timers = {"one": timer(0.01), "copy": timer(0.01), "slower": timer(0.011)}
+    times = in_turns(timers, rounds=40)
+    assert ratio(times["one"], times["copy"]).verdict == "level"
+    assert ratio(times["one"], times["slower"]).verdict == "slower"
+    assert max(times["one"]) > 2 * min(times["one"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 from levit_deploy.bench.benchmark import pinned, processor_name, random_images
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.targets.load import open_isolated
-from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
+from levit_deploy.timing import Ratio, in_turns, ratio, seconds_of
 from levit_deploy.verification.original import original_of
 
 ROUNDS = 20
@@ -20,7 +20,7 @@ class BesideOriginal:
     """Sizes of the files, and median times for a batch of ``batch_size``, in seconds.
 
     ``original_bytes`` counts all files of the checkpoint. ``ratio`` is how many times as fast the
-    artifact is. Its time includes the way to its process and back.
+    artifact is. Its time is that of its own process, without the way there and back.
     """
 
     original_bytes: int
@@ -44,11 +44,11 @@ def time_beside_original(
         original = original_of(checkpoint, artifact)
         batch = artifact.batch_size or 1
         images = random_images(checkpoint.config, batch)
-        calls: dict[str, Callable[[], object]] = {
-            "original": partial(original.run, images["float32"]),
-            "artifact": partial(artifact.run, images[artifact.interface.input]),
+        timers: dict[str, Callable[[], float]] = {
+            "original": partial(seconds_of, partial(original.run, images["float32"])),
+            "artifact": partial(artifact.seconds, images[artifact.interface.input]),
         }
-        times = rounds_side_by_side(calls, rounds=rounds)
+        times = in_turns(timers, rounds=rounds)
     return BesideOriginal(
         original_bytes=sum(file.stat().st_size for file in checkpoint.files),
         artifact_bytes=path.stat().st_size,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError
 from levit_deploy.interface import Interface
 from levit_deploy.regular_files import open_regular
+from levit_deploy.timing import seconds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,8 @@ class Artifact:
     side. ``interface`` tells which. ``runtime`` is the one that runs it. ``batch_size`` is None if
     the batch is dynamic. ``image_shape`` is that of one image. ``values`` gives every value
     computed on the way, unnamed, each with the batch as its outer dimension. ``remarks`` are
-    sentences about a file of another tool, which belong into a proof of it.
+    sentences about a file of another tool, which belong into a proof of it. If another process runs
+    it, ``load_s`` is the time that opening it took there, and ``timer`` is its ``seconds``.
     """
 
     path: Path
@@ -34,6 +37,8 @@ class Artifact:
     run: Run
     values: Callable[[Images], Iterable[FloatArray]]
     remarks: tuple[str, ...] = ()
+    load_s: float | None = None
+    timer: Callable[[Images], float] | None = None
 
     @property
     def interface(self) -> Interface:
@@ -44,6 +49,13 @@ class Artifact:
     def maps(self) -> dict[str, tuple[int, ...]]:
         """The shape of each feature map of an image, by its metadata; empty if it gives none."""
         return claimed_maps(self.path, self.metadata)
+
+    def seconds(self, images: Images) -> float:
+        """Run the images, and return the seconds that it took in the process that runs them.
+
+        Another process is sent an array once, and times it again if it is asked for the same one.
+        """
+        return self.timer(images) if self.timer else seconds_of(partial(self.run, images))
 
 
 class Loader(Protocol):

@@ -2,7 +2,9 @@
 
 Frames go through standard input and output: a kind of one byte, a length, and a body. The child
 answers LOAD with HELLO, the artifact's facts, then each ARRAY with the ARRAY of its answers, and
-VALUES with an ARRAY for each value on the way, then END. Instead of any it may send ERROR.
+VALUES with an ARRAY for each value on the way, then END. It answers TIME with the TIME that a run
+took, in seconds: of the array in the body, or of the last one timed if the body is empty. Instead
+of any it may send ERROR.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.runtime.artifact import Loader, read_artifact
 
-LOAD, HELLO, ARRAY, VALUES, END, ERROR = b"L", b"H", b"A", b"V", b"Z", b"E"
-HEADER = struct.Struct("<cQ")
+LOAD, HELLO, ARRAY, VALUES, END, TIME, ERROR = b"L", b"H", b"A", b"V", b"Z", b"T", b"E"
+HEADER, SECONDS = struct.Struct("<cQ"), struct.Struct("<d")
 PR_SET_PDEATHSIG = 1  # of prctl, in linux/prctl.h
 
 
@@ -48,7 +50,10 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
         if (frame := read_frame(requests)) is None:
             return
         path = os.fsdecode(frame[1])
-        artifact = load(Path(path), read_artifact(Path(path)), threads, literal)
+        data = read_artifact(Path(path))
+        start = time.perf_counter()
+        artifact = load(Path(path), data, threads, literal)
+        load_s = time.perf_counter() - start
         if threads is not None and (torch := sys.modules.get("torch")):
             torch.set_num_threads(threads)  # the process's, which here is the artifact's own
         facts = {
@@ -59,11 +64,17 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
             "batch_size": artifact.batch_size,
             "image_shape": artifact.image_shape,
             "remarks": artifact.remarks,
+            "load_s": load_s,
         }
         write_frame(replies, HELLO, json.dumps(facts).encode())
+        timed: Images | None = None
         while (frame := read_frame(requests)) is not None:
-            images = bytes_to_array(frame[1])
-            if frame[0] == VALUES:
+            images = bytes_to_array(frame[1]) if frame[1] else timed
+            assert images is not None
+            if frame[0] == TIME:
+                timed = images
+                write_frame(replies, TIME, SECONDS.pack(artifact.seconds(images)))
+            elif frame[0] == VALUES:
                 for value in artifact.values(images):
                     write_frame(replies, ARRAY, array_to_bytes(value))
                 write_frame(replies, END, b"")

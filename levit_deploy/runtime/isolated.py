@@ -25,6 +25,8 @@ from levit_deploy.runtime.child import (
     ERROR,
     HELLO,
     LOAD,
+    SECONDS,
+    TIME,
     VALUES,
     array_to_bytes,
     bytes_to_array,
@@ -81,6 +83,7 @@ class _Child:
 
     def __init__(self, command: list[str], timeout_s: float) -> None:
         self.path, self.timeout_s = Path(), timeout_s
+        self.timed: Images | None = None  # the array that the child holds
         started: Future[subprocess.Popen[bytes]] = Future()
         self.requests: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
         self.replies: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
@@ -134,11 +137,17 @@ class _Child:
         self.requests.put((LOAD, os.fsencode(path)))
         facts = json.loads(self._reply(HELLO)[1])
         facts |= {name: tuple(facts[name]) for name in ("image_shape", "remarks")}
-        return Artifact(path=path, run=self.run, values=self.values, **facts)
+        return Artifact(path=path, run=self.run, values=self.values, timer=self.seconds, **facts)
 
     def run(self, images: Images) -> FloatArray:
         self.requests.put((ARRAY, array_to_bytes(images)))
         return bytes_to_array(self._reply(ARRAY)[1])
+
+    def seconds(self, images: Images) -> float:
+        self.requests.put((TIME, b"" if images is self.timed else array_to_bytes(images)))
+        self.timed = images
+        (taken,) = SECONDS.unpack(self._reply(TIME)[1])
+        return float(taken)
 
     def values(self, images: Images) -> Iterator[FloatArray]:
         self.requests.put((VALUES, array_to_bytes(images)))

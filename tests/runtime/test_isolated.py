@@ -23,6 +23,7 @@ from levit_deploy.runtime.child import array_to_bytes, bytes_to_array
 from levit_deploy.targets.load import load_artifact, open_isolated
 from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.torchscript_writer import to_torchscript
+from levit_deploy.timing import in_turns, seconds_of
 
 PROVENANCE = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")
 WRITERS = {
@@ -51,6 +52,67 @@ def ps(*options):
 def children():
     """The processes this one has started and that still are."""
     return set(ps("-o", "pid=", "--ppid", str(os.getpid())))
+
+
+def on_a_few_pixels(path):
+    """A graph that leaves out all but seven numbers of an image, and then computes for a while."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "wide": rng.standard_normal((7, 4096), np.float32),
+        "narrow": rng.standard_normal((4096, 7), np.float32),
+        "starts": np.zeros(3, np.int64),
+        "ends": np.array([1, 1, 7]),
+        "axes": np.array([1, 2, 3]),
+    }
+    nodes = [
+        helper.make_node("Slice", ["pixel_values", "starts", "ends", "axes"], ["few"]),
+        helper.make_node("Flatten", ["few"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "wide"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "narrow"], ["logits"]),
+    ]
+    taken = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, 64, 96])
+    given = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 7])
+    initial = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "few", [taken], [given], initial)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+
+
+def test_two_copies_are_level_here_and_in_a_child(tmp_path):
+    """The way to the child, with 38 MB of pictures, takes many times as long as the run."""
+    for name in ("here.onnx", "there.onnx"):
+        on_a_few_pixels(tmp_path / name)
+    batch = images(n=512).numpy()
+    here = load_artifact(tmp_path / "here.onnx", threads=1)
+    with open_isolated(tmp_path / "there.onnx", threads=1) as there:
+        took = in_turns(
+            {
+                "here": lambda: here.seconds(batch),
+                "there": lambda: there.seconds(batch),
+                "the whole way": lambda: seconds_of(lambda: there.run(batch)),
+            },
+            rounds=9,
+        )
+        assert here.load_s is None
+        assert there.load_s > 0
+    best = {name: min(seconds) for name, seconds in took.items()}  # other work disturbs it least
+    assert best["there"] < best["the whole way"] / 4
+    assert best["here"] / 2 < best["there"] < best["here"] * 2
+
+
+def test_a_child_times_the_batch_it_is_asked_for(tmp_path):
+    """It is sent a batch once, and holds it until another is timed."""
+    on_a_few_pixels(tmp_path / "a.onnx")
+    few, many = images(n=1).numpy(), images(n=512).numpy()
+    with open_isolated(tmp_path / "a.onnx", threads=1) as artifact:
+        order = [few, many, many, few, few, many]
+        took = []
+        for batch in order:
+            took.append(min(artifact.seconds(batch) for _ in range(5)))
+            artifact.run(few if batch is many else many)  # which is none of the timed
+    assert max(s for s, batch in zip(took, order, strict=True) if batch is few) < min(
+        s for s, batch in zip(took, order, strict=True) if batch is many
+    )
 
 
 @pytest.mark.parametrize("format", WRITERS)

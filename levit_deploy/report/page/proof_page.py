@@ -216,7 +216,7 @@ def _sizes_and_speeds(beside: Data) -> Element:
     ]
     words = (
         f"A short timing: medians of {beside['rounds']} rounds in turns, one thread, "
-        f"{beside['processor']}. The artifact's time includes the way to its process and back. The "
+        f"{beside['processor']}. The artifact's time is taken in a process of its own. The "
         "speed is the ratio of the two times of a round, here its quartiles. It is called faster "
         "or slower only if three of four rounds agree. levit-deploy bench measures for longer."
     )
