@@ -45,13 +45,13 @@ from levit_deploy.report import to_json
 from levit_deploy.runtime.sessions import filled, onnx_session, runner
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.onnx_contract import check_contract
+from levit_deploy.targets.onnx_int8_check import check_rounding
 from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_opsets import MOVEMENTS
 from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.verification.accuracy import accuracy, top1
 from levit_deploy.verification.measure import measure
 from levit_deploy.verification.original import Original
-from levit_deploy.verification.rounding import check_rounding
 
 CALIBRATING, JUDGING = 8, 300
 LEAST_ALLOWED = 0.5  # percent of answers, as without labels

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from levit_deploy.prediction.embeddings import Embedding, embed
     from levit_deploy.prediction.predict import Answer, Prediction, predict
     from levit_deploy.publish.triton import TritonModel
+    from levit_deploy.quantization.outcome import Quantization
     from levit_deploy.quantization.quantize import Int8Options
-    from levit_deploy.quantization.search import Quantization
     from levit_deploy.targets.target import ExportOptions
     from levit_deploy.verification.inputs import Case
     from levit_deploy.verification.result import Verification

@@ -18,7 +18,7 @@ Input = Literal["float32", "uint8"]
 Layout = Literal["tokens", "spatial"]
 LayoutChoice = Literal["auto", "tokens", "spatial"]
 Output = Literal["logits", "probabilities", "features", "feature-maps"]
-Precision = Literal["fp32", "fp16", "bf16", "int8", "w8a16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "w8a16"]
 Runtime = Literal["onnxruntime", "openvino"]  # of ONNX files
 
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
@@ -30,7 +30,8 @@ OUTPUTS: tuple[Output, ...] = get_args(Output)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
-ROUNDED: tuple[Precision, ...] = ("int8", "w8a16")  # which pictures are needed to make and judge
+# judged by pictures, and all but int8-dynamic calibrated on them, too
+ROUNDED: tuple[Precision, ...] = ("int8", "int8-dynamic", "w8a16")
 
 # products of rounded numbers are summed as integers and returned as float32
 DTYPES: dict[Precision, str] = {
@@ -38,6 +39,7 @@ DTYPES: dict[Precision, str] = {
     "fp16": "float16",
     "bf16": "bfloat16",
     "int8": "float32",
+    "int8-dynamic": "float32",
     "w8a16": "float32",
 }
 EPS: dict[Precision, float] = {  # one ulp at 1
@@ -45,6 +47,7 @@ EPS: dict[Precision, float] = {  # one ulp at 1
     "fp16": 2.0**-10,
     "bf16": 2.0**-7,
     "int8": 2.0**-23,
+    "int8-dynamic": 2.0**-23,
     "w8a16": 2.0**-23,
 }
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
 from levit_deploy.arrays import Images
 from levit_deploy.checkpoint import Checkpoint, Source, checkpoint_of
 from levit_deploy.choices import (
@@ -25,13 +23,12 @@ from levit_deploy.errors import UsageError
 from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
 from levit_deploy.publish.destination import Destination, path_of, staged_output
 from levit_deploy.publish.file import staged, sync
+from levit_deploy.quantization.outcome import Quantization
 from levit_deploy.quantization.quantize import Int8Options, quantized
-from levit_deploy.quantization.search import Quantization
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.targets.formats import Format, target_named
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.load import open_isolated, runtime_of
-from levit_deploy.targets.onnx_ends import renamed
 from levit_deploy.targets.plan import Plan, planned
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.accuracy import require_drop, require_enough
@@ -86,7 +83,7 @@ def export(
         head: The mean of the two heads, or one of them.
         layout: The trunk's layout; 'auto' is the target's ``auto_layout``.
         precision: The number format inside the network: 'fp16' for ONNX, 'bf16' for TorchScript.
-            For int8 and w8a16 call ``quantize``.
+            For int8, int8-dynamic and w8a16 call ``quantize``.
         options: The operator set, the batch size, bytes as input, and the output: logits,
             probabilities, features or feature maps.
         runtime: The runtime that an ONNX file is for, and is proven in.
@@ -111,8 +108,8 @@ def export(
     )
     if plan.precision in ROUNDED:
         raise UsageError(
-            f"{plan.precision} needs pictures to calibrate on and to judge by. Give --images DIR, "
-            "a folder of such as the network will meet; in Python, call quantize."
+            f"{plan.precision} needs pictures to judge by. Give --images DIR, a folder of such as "
+            "the network will meet; in Python, call quantize."
         )
     extra += _picture_cases(plan.checkpoint, images)
     with staged_output(output, plan, force=force) as temporary, runtime_of(plan.target) as load:
@@ -125,6 +122,7 @@ def quantize(
     output: Destination,
     int8: Int8Options | str | Path,
     *,
+    format: Format = "onnx",
     precision: Precision = "int8",
     head: Head = "mean",
     layout: LayoutChoice = "auto",
@@ -134,14 +132,17 @@ def quantize(
     extra: tuple[Case, ...] = (),
     progress: Callable[[str], object] = lambda _doing: None,
 ) -> Published:
-    """Export a checkpoint as ONNX that computes in int8, as right and faster, or not at all.
+    """Export a checkpoint that computes in int8, as right and faster, or not at all.
 
     Args:
         checkpoint: As for ``export``.
         output: As for ``export``.
         int8: The pictures to calibrate on and to judge by, and how right int8 must be. A path
             stands for the folder of pictures, with the defaults for the rest.
-        precision: 'int8', or 'w8a16' for NPUs: 16 bits for activations, which is not timed here.
+        format: The target.
+        precision: 'int8'. For ONNX also 'w8a16', for NPUs: 16 bits for activations, which is not
+            timed here. For ExecuTorch and LiteRT also 'int8-dynamic', which rounds the weights, and
+            the activations as they come.
         head: As for ``export``.
         layout: As for ``export``.
         options: As for ``export``.
@@ -157,14 +158,20 @@ def quantize(
     """
     int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
     require_one_of("precision", precision, ROUNDED)
-    if precision != "int8" and (int8.cpu != "any" or int8.even_if_slower):
+    target = target_named(format, runtime)
+    if precision == "w8a16" and int8.even_if_slower:
         raise UsageError(
-            f"--cpu and --even-if-slower are for int8. {precision} is for NPUs, and is not timed "
-            "here. Leave them out."
+            "--even-if-slower is for int8. w8a16 is for NPUs, and is not timed here. Leave the "
+            "option out."
+        )
+    if int8.cpu != "any" and (precision != "int8" or target.name != "onnx"):
+        raise UsageError(
+            f"--cpu {int8.cpu} is for int8 in ONNX, and neither for another precision nor for "
+            "another format. Leave the option out."
         )
     plan = planned(
         checkpoint_of(checkpoint),
-        target_named("onnx", runtime),
+        target,
         head=head,
         layout=layout,
         precision=precision,
@@ -173,19 +180,9 @@ def quantize(
     extra += _picture_cases(plan.checkpoint, int8.images)
     with staged_output(output, plan, force=force) as temporary, runtime_of(plan.target) as load:
         calibration, pictures = _split(plan, int8, progress)
-        proto, quantization = quantized(
-            plan.int8_form(),
-            plan.fastest_in_float().serialize() if precision == "int8" else None,
-            calibration,
-            pictures,
-            int8,
-            plan.checkpoint.block_names,
-            progress,
-        )
+        write, quantization = quantized(plan, calibration, pictures, int8, progress)
         provenance = replace(plan.provenance, accuracy=quantization.accuracy.sentence)
-        onnx.helper.set_model_props(proto, provenance.to_metadata())
-        proto = renamed(proto, *plan.options.names)
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        temporary.write_bytes(write(provenance))
         progress("proving it")
         return _proven(
             plan,
@@ -265,7 +262,7 @@ def verify(
         VerificationError: The artifact takes other images, gives other classes, names another use,
             or is not the checkpoint's network, rounded.
         UsageError: A rounded artifact comes without ``images``, or ``max_drop`` or ``confident``
-            without int8 or w8a16.
+            without one.
         BackendError: The runtime crashes, hangs or runs out of memory.
     """
     require_drop(max_drop)
@@ -276,8 +273,8 @@ def verify(
         if (max_drop is not None or confident) and not is_rounded:
             option = "--confident" if max_drop is None else "--max-drop"
             raise UsageError(
-                f"{option} is for int8 and w8a16, and {path} does not compute in them. Leave the "
-                "option out."
+                f"{option} is for {', '.join(ROUNDED)}, and {path} computes in none of them. Leave "
+                "the option out."
             )
         pictures = None
         if images is not None and is_rounded:
@@ -308,15 +305,21 @@ def _picture_cases(checkpoint: Checkpoint, folder: str | Path | None) -> tuple[C
 def _split(
     plan: Plan, int8: Int8Options, progress: Callable[[str], object]
 ) -> tuple[Images, Judging]:
-    """The pictures to calibrate on, and those to judge by, all of them readable."""
-    calibration, pictures = split_pictures(
+    """The pictures to calibrate on, and those to judge by, all of them readable.
+
+    Nothing is calibrated for int8-dynamic: all judge, and the first are given twice.
+    """
+    checkpoint, folder, classes = (
+        plan.checkpoint,
         Path(int8.images),
-        plan.checkpoint.transform,
         plan.checkpoint.config.num_classes,
-        plan.interface.input,
-        plan.checkpoint.labels,
-        every=int8.confident,
     )
+    prepared = (checkpoint.transform, classes, plan.interface.input, checkpoint.labels)
+    if plan.precision == "int8-dynamic":
+        pictures = judging_pictures(folder, *prepared, every=int8.confident)
+        calibration = next(pictures.batches())
+    else:
+        calibration, pictures = split_pictures(folder, *prepared, every=int8.confident)
     if int8.confident:
         require_enough(pictures, int8.max_drop)
     progress("reading the pictures")

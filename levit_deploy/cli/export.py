@@ -141,7 +141,7 @@ def export(
     if precision not in ROUNDED and for_int8:
         raise UsageError(
             "--max-drop, --confident, --cpu and --even-if-slower are for int8. Leave them out, or "
-            "give --precision int8."
+            "give --precision int8 or int8-dynamic."
         )
     loaded = reading.read(checkpoint, quiet=reporting.quiet)
     from levit_deploy import pipeline
@@ -155,11 +155,12 @@ def export(
         reporting.evidence_of_failure(loaded, shown),
         status(f"writing and proving {shown}", quiet=reporting.quiet) as tell,
     ):
-        if precision in ROUNDED and format == "onnx" and images is not None:
+        if precision in ROUNDED and images is not None:
             published = pipeline.quantize(
                 loaded,
                 destination,
                 Int8Options(images, max_drop, cpu, even_if_slower, confident),
+                format=format,
                 precision=precision,
                 head=head,
                 layout=layout,

@@ -34,11 +34,11 @@ CalibratingImages = Annotated[
     Path | None,
     _images(
         "int8 and w8a16 are calibrated on a quarter of them (at most 64) and judged on the rest "
-        "(at most 1,000)."
+        "(at most 1,000). int8-dynamic is judged on all."
     ),
 ]
 JudgingImages = Annotated[
-    Path | None, _images("int8 and w8a16 need them, and are judged on at most 1,000.")
+    Path | None, _images("int8, int8-dynamic and w8a16 need them, and are judged on at most 1,000.")
 ]
 MaxDrop = Annotated[
     float | None,

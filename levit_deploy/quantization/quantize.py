@@ -1,9 +1,9 @@
-"""From a float graph to an int8 one that answers as well and runs faster."""
+"""From a float network to a rounded one that answers as well and runs faster."""
 
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,20 @@ from levit_deploy.arrays import Images
 from levit_deploy.choices import CPUS, Cpu, require_one_of
 from levit_deploy.errors import UsageError, VerificationError
 from levit_deploy.pictures.split import Judging
-from levit_deploy.quantization.search import Quantization, search
+from levit_deploy.provenance import Provenance
+from levit_deploy.quantization.outcome import Quantization
+from levit_deploy.quantization.search import search
+from levit_deploy.quantization.whole import rounded_as_a_whole
 from levit_deploy.runtime.compiled import openvino_runner
 from levit_deploy.runtime.sessions import runner
-from levit_deploy.targets.load import runs
-from levit_deploy.targets.onnx_int8_writer import Int8Form
-from levit_deploy.targets.onnx_schemes import FOR_OPENVINO
+from levit_deploy.targets.load import open_data, runs
+from levit_deploy.targets.onnx_ends import renamed
+from levit_deploy.targets.onnx_int8_writer import int8_form
+from levit_deploy.targets.plan import Plan
 from levit_deploy.timing import Ratio, ratio, rounds_side_by_side
 from levit_deploy.verification.accuracy import require_drop
+
+AnyRun = Callable[[Images], object]
 
 ROUNDS = 40
 # the processor's time, which other programs do not add to; Windows counts it in steps of 16 ms
@@ -57,71 +63,103 @@ class Int8Options:
 
 
 def quantized(
-    form: Int8Form,
-    rival: bytes | None,
+    plan: Plan,
     calibration: Images,
     pictures: Judging,
     options: Int8Options,
-    block_names: Mapping[str, str],
     progress: Callable[[str], object] = lambda _doing: None,
-) -> tuple[onnx.ModelProto, Quantization]:
-    """Round a network, and time it beside the fastest float32 file, its ``rival``, if it has one.
+) -> tuple[Callable[[Provenance], bytes], Quantization]:
+    """Round a network, and time it beside the fastest float32 file for the same runtime.
 
-    ``block_names`` are those of ``search``. Raises VerificationError if no int8 network holds the
-    drop, or it is not faster.
+    Returns a function that writes the file with its provenance. Raises VerificationError if no
+    rounded network holds the drop, or it is not faster.
     """
-    model, quantization = search(
-        form,
-        calibration,
-        pictures,
-        cpu="vnni" if form.scheme.precision == "w8a16" else options.cpu,
-        max_drop=options.max_drop,
-        confident=options.confident,
-        block_names=block_names,
-        progress=progress,
-    )
-    if rival is None:
-        return model, quantization
-    data: bytes = model.SerializeToString(deterministic=True)
-    batch = form.batch_size or 1
-    images = calibration[np.arange(batch) % len(calibration)]
-    if form.scheme == FOR_OPENVINO:
-        speed = _speed_in_openvino(data, rival, images, progress)
+    if plan.target.rounded is not None:
+        write, quantization = rounded_as_a_whole(
+            plan,
+            calibration,
+            pictures,
+            max_drop=options.max_drop,
+            confident=options.confident,
+            progress=progress,
+        )
     else:
-        speed = _speed(data, rival, images, progress)
+        write, quantization = _searched(plan, calibration, pictures, options, progress)
+    if plan.precision == "w8a16":
+        return write, quantization
+    progress("timing it beside float32")
+    batch = plan.options.fixed_batch or 1
+    images = calibration[np.arange(batch) % len(calibration)]
+    speed = _SPEED.get(plan.target.runtime, _speed_in_children)(
+        write(plan.provenance), plan.fastest_in_float().serialize(), images
+    )
     if speed is not None and speed.verdict != "faster" and not options.even_if_slower:
         raise VerificationError(
-            f"int8 is not reliably faster than float here: {speed.median:.2f} times as fast as the "
-            f"best float32 file, with quartiles from {speed.low:.2f} to {speed.high:.2f}, by the "
-            "time of the processor on one thread. Expected three rounds of four to be faster. "
-            "Nothing was published. Export float32, or give --even-if-slower if it is for another "
-            "machine."
+            f"{plan.precision} is not reliably faster than float here: {speed.median:.2f} times as "
+            f"fast as the best float32 file, with quartiles from {speed.low:.2f} to "
+            f"{speed.high:.2f}, on one thread. Expected three rounds of four to be faster. Nothing "
+            "was published. Export float32, or give --even-if-slower if it is for another machine."
         )
-    return model, dataclasses.replace(quantization, speed=speed)
+    return write, dataclasses.replace(quantization, speed=speed)
 
 
-def _speed_in_openvino(
-    data: bytes, rival: bytes, images: Images, progress: Callable[[str], object]
-) -> Ratio | None:
+def _searched(
+    plan: Plan,
+    calibration: Images,
+    pictures: Judging,
+    options: Int8Options,
+    progress: Callable[[str], object],
+) -> tuple[Callable[[Provenance], bytes], Quantization]:
+    """An ONNX file with the layers in float that int8 would cost too much."""
+    model, quantization = search(
+        int8_form(plan.network(), plan.provenance, plan.options),
+        calibration,
+        pictures,
+        cpu="vnni" if plan.precision == "w8a16" else options.cpu,
+        max_drop=options.max_drop,
+        confident=options.confident,
+        block_names=plan.checkpoint.block_names,
+        progress=progress,
+    )
+
+    def write(provenance: Provenance) -> bytes:
+        onnx.helper.set_model_props(model, provenance.to_metadata())
+        data: bytes = renamed(model, *plan.options.names).SerializeToString(deterministic=True)
+        return data
+
+    return write, quantization
+
+
+def _speed_in_onnxruntime(data: bytes, rival: bytes, images: Images) -> Ratio:
+    """Time both on one thread, which is this one, so that other programs do not count."""
+    run = partial(runner, batch=len(images), threads=1)
+    return _speed(run(data), run(rival), images, CLOCK)
+
+
+def _speed_in_openvino(data: bytes, rival: bytes, images: Images) -> Ratio | None:
     """The same in OpenVINO, which has a thread of its own; None if it crashes on the rival."""
     if not runs(rival, "openvino"):
         return None
-    calls: dict[str, Callable[[], object]] = {
-        name: partial(openvino_runner(model, threads=1), images)
-        for name, model in (("int8", data), ("float32", rival))
-    }
-    progress("timing it beside float32")
-    times = rounds_side_by_side(calls, rounds=ROUNDS, clock=time.process_time)
-    return ratio(times["float32"], times["int8"])
+    run = partial(openvino_runner, threads=1)
+    return _speed(run(data), run(rival), images, time.process_time)
 
 
-def _speed(data: bytes, rival: bytes, images: Images, progress: Callable[[str], object]) -> Ratio:
-    """Time both on one thread, which is this one, so that other programs do not count."""
-    batch = len(images)
+def _speed_in_children(data: bytes, rival: bytes, images: Images) -> Ratio:
+    """The same in processes of their own, by the clock on the wall."""
+    with open_data(data, threads=1) as int8, open_data(rival, threads=1) as float32:
+        return _speed(int8.run, float32.run, images, time.perf_counter)
+
+
+_SPEED: dict[str, Callable[[bytes, bytes, Images], Ratio | None]] = {
+    "onnxruntime": _speed_in_onnxruntime,
+    "openvino": _speed_in_openvino,
+}
+
+
+def _speed(int8: AnyRun, float32: AnyRun, images: Images, clock: Callable[[], float]) -> Ratio:
     calls: dict[str, Callable[[], object]] = {
-        name: partial(runner(model, batch, threads=1), images)
-        for name, model in (("int8", data), ("float32", rival))
+        "int8": partial(int8, images),
+        "float32": partial(float32, images),
     }
-    progress("timing it beside float32")
-    times = rounds_side_by_side(calls, rounds=ROUNDS, clock=CLOCK)
+    times = rounds_side_by_side(calls, rounds=ROUNDS, clock=clock)
     return ratio(times["float32"], times["int8"])

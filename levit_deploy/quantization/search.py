@@ -8,45 +8,26 @@ import onnx
 
 from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.choices import Cpu, Precision
-from levit_deploy.errors import VerificationError
 from levit_deploy.interface import PROBABILITIES
 from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.calibration import METHODS, observed_ranges
 from levit_deploy.quantization.fit import fitted
+from levit_deploy.quantization.outcome import (
+    Quantization,
+    refuse_if_nothing_is_judged,
+    refuse_loss,
+)
 from levit_deploy.runtime.sessions import filled, runner
-from levit_deploy.targets.load import opened_in
+from levit_deploy.targets.load import open_data
 from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.onnx_schemes import FOR_OPENVINO
-from levit_deploy.timing import Ratio
 from levit_deploy.verification.accuracy import Accuracy, accuracy, top1
 from levit_deploy.verification.budget import log_probabilities
 
 MOST_IN_A_LOOK = 16  # pictures to tell how much one block costs
 
 Parts = tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quantization:
-    """How a network was quantized.
-
-    ``errors`` has each method's error of the logits on the calibration pictures: a root mean square
-    in units of the float logits' own deviation. For a network with probabilities it is the error of
-    their logarithms. ``costs`` has the same for each block, with all others in float.
-    ``cpu`` is None for NPUs. ``left_in_float`` has the layers that stay float, or whole blocks, the
-    costliest first.
-    ``speed`` is against the fastest float32 file on this machine, None if it was not measured.
-    """
-
-    cpu: Cpu | None
-    calibrated_on: int
-    method: str
-    errors: dict[str, float]
-    costs: dict[str, float]
-    left_in_float: tuple[str, ...]
-    accuracy: Accuracy
-    speed: Ratio | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +119,7 @@ def _answers(model: onnx.ModelProto, form: Int8Form, pictures: Judging) -> Float
     data: bytes = model.SerializeToString()
     if form.scheme != FOR_OPENVINO:
         return top1(runner(data, form.batch_size), pictures)
-    with opened_in(data, "openvino") as artifact:
+    with open_data(data, "openvino") as artifact:
         return top1(filled(artifact.run, form.batch_size), pictures)
 
 
@@ -195,7 +176,7 @@ def _fewest_floats(
     fails, holds, best = -1, len(ranked), holding
     if holding is None:
         first = judge(())
-        _refuse_if_nothing_is_judged(first, precision)
+        refuse_if_nothing_is_judged(first.accuracy, precision)
         if not first.accuracy.failures:
             return first
         fails = 0
@@ -207,22 +188,5 @@ def _fewest_floats(
         else:
             holds, best = middle, judged
     if best is None:
-        too_few = first.accuracy.too_few_pictures
-        reason = "is not shown to be accurate enough" if too_few else "costs this network too much"
-        raise VerificationError(
-            f"{precision} {reason}: {first.accuracy.failures[0]}. It stays so as long as any block "
-            f"is {precision}. Nothing was published. Give more pictures such as the network "
-            "meets, a larger --max-drop, or another --precision."
-        )
+        refuse_loss(first.accuracy, precision, f"It stays so as long as any block is {precision}. ")
     return best
-
-
-def _refuse_if_nothing_is_judged(first: _Judged, precision: Precision) -> None:
-    """Raise VerificationError if pictures allow any network; no block in float changes that."""
-    if first.accuracy.constant_drop <= first.accuracy.allowed:
-        raise VerificationError(
-            f"{precision} cannot be judged. On {first.accuracy.pictures} pictures, "
-            f"{first.accuracy.failures[0]}. Nothing was published. If the network is better than "
-            "that, correct these options. Otherwise give pictures of all its classes, or a smaller "
-            "--max-drop."
-        )

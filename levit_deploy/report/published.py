@@ -22,7 +22,7 @@ from levit_deploy.report.proof import (
 from levit_deploy.text import as_utf8, counted
 
 if TYPE_CHECKING:
-    from levit_deploy.quantization.search import Quantization
+    from levit_deploy.quantization.outcome import Quantization
 
 
 _CPUS = {"any": "any processor", "vnni": "processors with VNNI"}
@@ -76,6 +76,13 @@ def print_published(data: Data, console: Console) -> None:
 
 def _print_quantization(data: Data, console: Console) -> None:
     """Print how a network was quantized: method, cost of each block, blocks left in float."""
+    if not data["costs"]:  # rounded as a whole
+        calibrated = data["calibrated_on"]
+        how = f"calibrated on {counted(calibrated, 'picture')}" if calibrated else "not calibrated"
+        error = data["errors"][data["method"]]
+        print_line(console, f"rounded: {data['method']}, {how} (error of the logits: {error:.2%})")
+        _print_speed(data["speed"], console)
+        return
     errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
     processors = _CPUS[data["cpu"]] if data["cpu"] else "NPUs"
     print_line(
@@ -87,7 +94,11 @@ def _print_quantization(data: Data, console: Console) -> None:
     each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)
     print_line(console, f"cost of each block alone: {each}")
     print_line(console, f"left in float: {', '.join(data['left_in_float']) or 'nothing'}")
-    if speed := data["speed"]:
+    _print_speed(data["speed"], console)
+
+
+def _print_speed(speed: Data | None, console: Console) -> None:
+    if speed is not None:
         print_line(
             console,
             f"speed here: {speed['median']:.2f} x the best float32 file ({speed['verdict']}; "

@@ -66,19 +66,21 @@ def runtime_of(target: Target) -> Iterator[Callable[[Path], Artifact]]:
 
 
 @contextmanager
-def opened_in(model: bytes, runtime: Runtime) -> Iterator[Artifact]:
-    """Load an ONNX file that has no name yet, as ``open_isolated`` does."""
+def open_data(
+    data: bytes, runtime: Runtime | None = None, threads: int | None = None
+) -> Iterator[Artifact]:
+    """Load a file that has no name yet, as ``open_isolated`` does."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(model)
-        with open_isolated(path, runtime=runtime) as artifact:
+        path = Path(folder) / "artifact"
+        path.write_bytes(data)
+        with open_isolated(path, threads, runtime=runtime) as artifact:
             yield artifact
 
 
 def runs(model: bytes, runtime: Runtime) -> bool:
     """Whether a runtime runs an ONNX file, tried in a process of its own, which it may crash."""
     try:
-        with opened_in(model, runtime) as artifact:
+        with open_data(model, runtime) as artifact:
             shape = (artifact.batch_size or 1, *artifact.image_shape)
             artifact.run(np.zeros(shape, artifact.interface.input))
     except (ArtifactError, BackendError):

@@ -10,13 +10,8 @@ from levit_deploy.choices import Layout, Precision
 from levit_deploy.errors import UsageError
 from levit_deploy.targets.onnx_ends import renamed
 from levit_deploy.targets.onnx_load import load
-from levit_deploy.targets.onnx_opsets import (
-    ATTENTION_OPSET,
-    DEFAULT_OPSET,
-    OPSETS,
-    SIXTEEN_BITS_OPSET,
-)
-from levit_deploy.targets.target import ExportOptions, Form, Target, TritonBackend
+from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, OPSETS, opset_of
+from levit_deploy.targets.target import ExportOptions, Form, Int8Standard, Target, TritonBackend
 
 if TYPE_CHECKING:
     from levit_deploy.model import LeViT
@@ -33,20 +28,6 @@ def _auto_layout(precision: Precision, options: ExportOptions) -> Layout:
     return "spatial"
 
 
-def opset_of(options: ExportOptions, precision: Precision) -> int:
-    """The operator set that you chose, or the one that makes the faster file.
-
-    Measured (docs/int8.md): the Attention operator is faster than a subgraph on bytes for an image
-    at a time, and slower for batches.
-    """
-    if options.opset is not None:
-        return options.opset
-    if precision == "w8a16":
-        return SIXTEEN_BITS_OPSET
-    one_by_one = options.fixed_batch in (None, 1)
-    return ATTENTION_OPSET if precision == "int8" and one_by_one else DEFAULT_OPSET
-
-
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
     from levit_deploy.targets.onnx_writer import to_onnx
 
@@ -55,13 +36,18 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
         raise UsageError(
             f"--opset {opset} is not supported. Choose from {OPSETS[0]} to {OPSETS[-1]}."
         )
-    batch = options.fixed_batch
-    if batch is not None and batch < 1:
-        raise UsageError(f"--batch-size {batch} is not a positive number of images.")
-    proto = to_onnx(model, provenance, opset=opset, batch_size=batch)
+    proto = to_onnx(model, provenance, opset=opset, batch_size=options.fixed_batch)
     proto = renamed(proto, *options.names)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
+
+
+def _standard(
+    model: LeViT, provenance: Provenance, options: ExportOptions, path: Path, data: bytes
+) -> Int8Standard:
+    from levit_deploy.targets.onnx_int8_check import int8_standard
+
+    return int8_standard(model, provenance, options, path, data)
 
 
 def _check_file(path: Path) -> dict[str, int]:
@@ -83,6 +69,7 @@ ONNX = Target(
     ),
     auto_layout=_auto_layout,
     serialize=_serialize,
+    standard=_standard,
     check_file=_check_file,
     recognises=lambda start: start[:1] == b"\x08",  # the field that protobuf writes first
     load=load,

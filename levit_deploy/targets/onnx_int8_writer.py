@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx
@@ -15,9 +15,11 @@ from levit_deploy.targets.onnx_every_value import EveryValueBuilder
 from levit_deploy.targets.onnx_int8 import INT8_EMITTERS, folded_std, pixels_on_bytes
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_int8_openvino import OPENVINO_EMITTERS
+from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET, opset_of
 from levit_deploy.targets.onnx_rounding import Rounding
-from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES, Scheme
+from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES, W8A16, Scheme
 from levit_deploy.targets.onnx_writer import FLOAT_EMITTERS, built
+from levit_deploy.targets.target import ExportOptions
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,21 @@ class Int8Form:
         proto = ir.to_proto(built_model)
         onnx.helper.set_model_props(proto, self.provenance.to_metadata())
         return proto
+
+
+def int8_form(model: LeViT, provenance: Provenance, options: ExportOptions) -> Int8Form:
+    """Return the form that a rounded artifact of a plain network is the rounding of.
+
+    The provenance is the artifact's own, and tells the precision and the runtime.
+    """
+    for_openvino = provenance.runtime == "openvino"
+    if for_openvino and options.opset is None:  # that form has no use for a later one
+        options = replace(options, opset=DEFAULT_OPSET)
+    int8 = FOR_OPENVINO if for_openvino else ON_BYTES
+    return Int8Form(
+        model=model,
+        provenance=replace(provenance, precision="fp32"),
+        opset=opset_of(options, provenance.precision),
+        batch_size=options.fixed_batch,
+        scheme=W8A16 if provenance.precision == "w8a16" else int8,
+    )

@@ -23,16 +23,8 @@ from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.formats import require_precision
-from levit_deploy.targets.onnx import opset_of
 from levit_deploy.targets.onnx_ends import require_names
-from levit_deploy.targets.onnx_int8_writer import Int8Form
-from levit_deploy.targets.onnx_opsets import (
-    CHANNEL_SCALES_OPSET,
-    DEFAULT_OPSET,
-    OPSETS,
-    SIXTEEN_BITS_OPSET,
-)
-from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES, W8A16
+from levit_deploy.targets.onnx_opsets import CHANNEL_SCALES_OPSET, OPSETS, SIXTEEN_BITS_OPSET
 from levit_deploy.targets.target import ExportOptions, Target
 
 
@@ -90,19 +82,9 @@ class Plan:
         """Return the artifact, unless that needs pictures."""
         return self.target.serialize(self.network(), self.provenance, self.options)
 
-    def int8_form(self) -> Int8Form:
-        """Return the form that a rounded artifact is the rounding of."""
-        for_openvino, options = self.target.runtime == "openvino", self.options
-        if for_openvino and options.opset is None:  # that form has no use for a later one
-            options = replace(options, opset=DEFAULT_OPSET)
-        int8 = FOR_OPENVINO if for_openvino else ON_BYTES
-        return Int8Form(
-            model=self.network(),
-            provenance=replace(self.provenance, precision="fp32"),
-            opset=opset_of(options, self.precision),
-            batch_size=options.fixed_batch,
-            scheme=W8A16 if self.precision == "w8a16" else int8,
-        )
+    def in_float(self) -> Plan:
+        """Return the float32 artifact of this form."""
+        return replace(self, precision="fp32")
 
     def fastest_in_float(self) -> Plan:
         """Return the fastest float32 artifact with this input and output."""
@@ -136,10 +118,24 @@ def planned(
         precision=precision,
         options=options,
     )
+    _require_batch(plan)
     _require_output(plan)
     _require_names(plan)
     _require_opset(plan)
     return plan
+
+
+def _require_batch(plan: Plan) -> None:
+    """Raise UsageError if no file of the target takes such batches."""
+    batch = plan.options.batch_size
+    if isinstance(batch, int) and batch < 1:
+        raise UsageError(f"--batch-size {batch} is not a positive number of images.")
+    if batch == "dynamic" and not plan.target.dynamic_batch:
+        raise UsageError(
+            f"--batch-size dynamic is not for --format {plan.target.name}, whose files take "
+            "batches of one size. Give a number, or leave the option out for "
+            f"{plan.target.batch_size}."
+        )
 
 
 def _require_opset(plan: Plan) -> None:

@@ -20,6 +20,7 @@ from levit_deploy.choices import (
 from levit_deploy.interface import Interface
 
 if TYPE_CHECKING:  # these import torch or numpy, and ``--help`` reads the targets
+    from levit_deploy.arrays import Images, Run
     from levit_deploy.model import LeViT
     from levit_deploy.provenance import Provenance
     from levit_deploy.runtime.artifact import Loader
@@ -82,6 +83,18 @@ class Form:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Int8Standard:
+    """What a rounded file is held to, made again from the checkpoint.
+
+    ``unrounded`` is the float32 file of the same form. ``literal`` computes the rounded network in
+    floats, number by number. None stands for the file itself, opened as ``literal``.
+    """
+
+    unrounded: bytes
+    literal: Run | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """A format, from the plain network to a running file.
 
@@ -100,8 +113,27 @@ class Target:
     batch_size: int | None = None
     """The batch that is fixed unless you choose one; None leaves it dynamic."""
 
+    dynamic_batch: bool = True
+    """Whether a file can leave the batch open."""
+
     serialize: Callable[[LeViT, Provenance, ExportOptions], bytes]
     """The file of a plain network in either layout: the same bytes every time."""
+
+    rounded: (
+        Callable[[LeViT, Provenance, ExportOptions, Images], Callable[[Provenance], bytes]] | None
+    ) = None
+    """Round a plain network as a whole, for a target whose own library does that.
+
+    The provenance's precision tells how. 'int8' is calibrated on the images, which are as the file
+    takes them, and 'int8-dynamic' ignores them. Gives a function that writes the file with a
+    provenance that is known later: its accuracy.
+    """
+
+    standard: Callable[[LeViT, Provenance, ExportOptions, Path, bytes], Int8Standard] | None = None
+    """The standard for a rounded file with this content, from a plain network in its layout.
+
+    Raises VerificationError if the file is not that network, rounded.
+    """
 
     check_file: Callable[[Path], dict[str, int]]
     """Facts of a written file; raises VerificationError if it breaks the format's contract."""

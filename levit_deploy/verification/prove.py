@@ -3,18 +3,16 @@
 import logging
 from dataclasses import replace
 
-import onnx
-
 from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.choices import HEADS, LAYOUTS, ROUNDED, Precision, known
-from levit_deploy.errors import ArtifactError
+from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.provenance import claimed_precision, is_ours
-from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
-from levit_deploy.targets.onnx_opsets import OPSETS
+from levit_deploy.runtime.artifact import Artifact, read_artifact
+from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.onnx import ONNX_FOR_OPENVINO
 from levit_deploy.targets.plan import Plan
-from levit_deploy.targets.target import ExportOptions
+from levit_deploy.targets.target import ExportOptions, Int8Standard, Target
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.int8 import measure_int8
 from levit_deploy.verification.measure import measure
@@ -39,7 +37,8 @@ def prove(
 
     A file that is not ours gives what the checkpoint does, features if it has no head. The rest is
     as for ``measure`` and ``measure_int8``. Raises ArtifactError if it names no known head or
-    precision, and VerificationError if it names another use than the checkpoint does.
+    precision, VerificationError if it names another use than the checkpoint does, or is not its
+    network, rounded, and UsageError if there are no pictures to judge a rounded one by.
     """
     if checkpoint.config.headless and not is_ours(artifact.metadata):
         artifact = replace(artifact, metadata={**artifact.metadata, "output": "features"})
@@ -55,10 +54,16 @@ def prove(
             "nothing here can judge. Expected an artifact that levit-deploy wrote. Export it again."
         )
     if precision in ROUNDED:
+        target = _target_of_rounded(artifact, precision)
+        if pictures is None:
+            raise UsageError(
+                f"{artifact.path} computes in {precision}, and its accuracy shows on pictures "
+                "only. Give a folder of pictures with --images."
+            )
         verification = measure_int8(
             original,
             artifact,
-            _float_form(checkpoint, artifact, precision),
+            _standard(checkpoint, artifact, target, precision),
             precision=precision,
             pictures=pictures,
             max_drop=max_drop,
@@ -81,32 +86,40 @@ def _precision(artifact: Artifact) -> Precision:
         ) from error
 
 
-def _float_form(checkpoint: Checkpoint, artifact: Artifact, precision: Precision) -> bytes:
-    """The float network of a rounded artifact, exported again with the options of the artifact."""
-    if artifact.format != "onnx":
+def _target_of_rounded(artifact: Artifact, precision: Precision) -> Target:
+    """The target whose files compute in a rounded precision."""
+    target = TARGETS.get(artifact.format)
+    if artifact.format == "onnx" and artifact.metadata.get("runtime") == "openvino":
+        target = ONNX_FOR_OPENVINO
+    if target is None or precision not in target.precisions:
         raise ArtifactError(
-            f"{artifact.path} claims to compute in {precision}, but is not an ONNX file. Expected "
-            "one that levit-deploy export wrote. Export it again."
+            f"{artifact.path} claims to compute in {precision}, which no {artifact.format} file of "
+            "this tool does. Expected one that levit-deploy export wrote. Export it again."
         )
-    proto = onnx.load(artifact.path, load_external_data=False)
-    opset = next((used.version for used in proto.opset_import if used.domain == ""), None)
+    return target
+
+
+def _standard(
+    checkpoint: Checkpoint, artifact: Artifact, target: Target, precision: Precision
+) -> Int8Standard:
+    """The standard for a rounded artifact, made again with the options of the artifact."""
+    assert target.standard is not None  # as for every target with a rounded precision
     claimed = artifact.metadata.get("layout", "")
     layout = known(claimed, LAYOUTS)
-    if opset not in OPSETS or layout is None:
+    if layout is None:
         raise ArtifactError(
-            f"{artifact.path} has the layout {claimed!r} and opset {opset}. Expected one of "
-            f"{', '.join(LAYOUTS)}, and {OPSETS[0]} to {OPSETS[-1]}. Export it again."
+            f"{artifact.path} has the layout {claimed!r}. Expected one of {', '.join(LAYOUTS)}. "
+            "Export it again."
         )
     interface = artifact.interface
     head = known(artifact.metadata.get("head"), HEADS)
-    target = ONNX_FOR_OPENVINO if artifact.metadata.get("runtime") == "openvino" else ONNX
-    form = Plan(
+    plan = Plan(
         checkpoint=checkpoint,
         target=target,
         head="mean" if head is None or head == checkpoint.head else head,
         layout=layout,
         precision=precision,
-        options=ExportOptions(opset, artifact.batch_size, interface.input, interface.output),
-    ).int8_form()
-    unrounded: bytes = form.unrounded().SerializeToString(deterministic=True)
-    return unrounded
+        options=ExportOptions(None, artifact.batch_size, interface.input, interface.output),
+    )
+    data = read_artifact(artifact.path)
+    return target.standard(plan.network(), plan.provenance, plan.options, artifact.path, data)

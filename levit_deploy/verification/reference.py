@@ -28,6 +28,7 @@ REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp16": "Export with --precision fp32, or bf16 as TorchScript, which reach as far as float32.",
     "bf16": "Export with --precision fp32.",
     "int8": "Check the training run that wrote the file.",
+    "int8-dynamic": "Check the training run that wrote the file.",
     "w8a16": "Check the training run that wrote the file.",
 }
 

@@ -14,8 +14,8 @@ from levit_deploy.demo.digits import held_out
 from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.quantization.fit import _moments, _products, fitted
 from levit_deploy.runtime.sessions import runner
+from levit_deploy.targets.onnx_int8_check import check_rounding
 from levit_deploy.targets.onnx_rounding import Rounding
-from levit_deploy.verification.rounding import check_rounding
 
 
 def rounding_of(form, images, cpu="any"):

@@ -10,7 +10,7 @@ from levit_deploy.pictures.split import split_pictures
 from levit_deploy.quantization.calibration import METHODS
 from levit_deploy.quantization.search import block_of, search
 from levit_deploy.runtime.sessions import runner
-from levit_deploy.verification.rounding import check_rounding
+from levit_deploy.targets.onnx_int8_check import check_rounding
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from networks import trained
 
 from levit_deploy.runtime.compiled import imported_openvino, openvino_runner
 from levit_deploy.runtime.sessions import filled, onnx_session, runner
+from levit_deploy.targets.onnx_int8_check import check_rounding
 from levit_deploy.targets.onnx_schemes import FOR_OPENVINO
-from levit_deploy.verification.rounding import check_rounding
 
 FORMS = [
     {},

@@ -13,9 +13,9 @@ from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.runtime.sessions import runner
 from levit_deploy.targets.onnx_contract import broken_clauses
+from levit_deploy.targets.onnx_int8_check import check_rounding
 from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.onnx_schemes import ON_BYTES, W8A16
-from levit_deploy.verification.rounding import check_rounding
 
 PREPROCESSINGS = [
     Preprocessing(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -12,9 +13,14 @@ import onnx
 from onnx import numpy_helper
 
 from levit_deploy.choices import known
-from levit_deploy.errors import VerificationError
-from levit_deploy.targets.onnx_opsets import MOVEMENTS, ROUNDING_OPS
+from levit_deploy.errors import ArtifactError, VerificationError
+from levit_deploy.model import LeViT
+from levit_deploy.provenance import Provenance
+from levit_deploy.targets.onnx_ends import with_usual_names
+from levit_deploy.targets.onnx_int8_writer import int8_form
+from levit_deploy.targets.onnx_opsets import MOVEMENTS, OPSETS, ROUNDING_OPS
 from levit_deploy.targets.onnx_rounding import BYTE, KINDS, LEAST_SCALE, Grid, Kind, gate_grid
+from levit_deploy.targets.target import ExportOptions, Int8Standard
 
 READ = "DequantizeLinear"
 GATE = {"alpha": np.float32(1 / 6), "beta": np.float32(0.5)}
@@ -24,6 +30,26 @@ HALF_A_STEP = 0.5001
 LEAST = {"int8": 63, "uint8": 63, "uint16": 2**14}
 LEAST_WEIGHT = 2**16 * LEAST_SCALE  # smaller ones may be in any steps
 LEAST_OF_32_BITS = 2.0**29  # of a bias for which its channel's weights have larger steps
+
+
+def int8_standard(
+    model: LeViT, provenance: Provenance, options: ExportOptions, path: Path, data: bytes
+) -> Int8Standard:
+    """Return the float form of a rounded file, and the file itself, computed node by node.
+
+    The form is written again from the plain network, with the file's operator set. Raises
+    VerificationError as ``check_rounding`` does, ArtifactError if the file has no such set.
+    """
+    rounded = onnx.load_model_from_string(data)
+    opset = next((used.version for used in rounded.opset_import if used.domain == ""), None)
+    if opset not in OPSETS:
+        raise ArtifactError(
+            f"{path} has opset {opset}. Expected one of {OPSETS[0]} to {OPSETS[-1]}. Export it "
+            "again."
+        )
+    plain = int8_form(model, provenance, replace(options, opset=opset)).unrounded()
+    check_rounding(with_usual_names(rounded, provenance.interface), plain)
+    return Int8Standard(unrounded=plain.SerializeToString(deterministic=True))
 
 
 def check_rounding(quantized: onnx.ModelProto, plain: onnx.ModelProto) -> None:

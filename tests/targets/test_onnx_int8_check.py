@@ -7,8 +7,8 @@ from networks import trained
 from onnx import numpy_helper
 
 from levit_deploy.errors import VerificationError
+from levit_deploy.targets.onnx_int8_check import check_rounding
 from levit_deploy.targets.onnx_schemes import W8A16
-from levit_deploy.verification.rounding import check_rounding
 
 
 def copied(model):
