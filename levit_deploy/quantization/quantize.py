@@ -21,7 +21,7 @@ from levit_deploy.quantization.search import search
 from levit_deploy.quantization.whole import rounded_as_a_whole
 from levit_deploy.runtime.compiled import openvino_runner
 from levit_deploy.runtime.sessions import runner
-from levit_deploy.targets.load import open_data, runs
+from levit_deploy.targets.load import runs
 from levit_deploy.targets.onnx_ends import renamed
 from levit_deploy.targets.onnx_int8_writer import int8_form
 from levit_deploy.targets.plan import Plan
@@ -85,14 +85,7 @@ def quantized(
         )
     else:
         write, quantization = _searched(plan, calibration, pictures, options, progress)
-    if plan.precision == "w8a16":
-        return write, quantization
-    progress("timing it beside float32")
-    batch = plan.options.fixed_batch or 1
-    images = calibration[np.arange(batch) % len(calibration)]
-    speed = _SPEED.get(plan.target.runtime, _speed_in_children)(
-        write(plan.provenance), plan.fastest_in_float().serialize(), images
-    )
+    speed = quantization.speed
     if speed is not None and speed.verdict != "faster" and not options.even_if_slower:
         raise VerificationError(
             f"{plan.precision} is not reliably faster than float here: {speed.median:.2f} times as "
@@ -100,7 +93,7 @@ def quantized(
             f"{speed.high:.2f}, on one thread. Expected three rounds of four to be faster. Nothing "
             "was published. Export float32, or give --even-if-slower if it is for another machine."
         )
-    return write, dataclasses.replace(quantization, speed=speed)
+    return write, quantization
 
 
 def _searched(
@@ -110,7 +103,7 @@ def _searched(
     options: Int8Options,
     progress: Callable[[str], object],
 ) -> tuple[Callable[[Provenance], bytes], Quantization]:
-    """An ONNX file with the layers in float that int8 would cost too much."""
+    """An ONNX file, with those layers in float that rounding would cost too much."""
     model, quantization = search(
         int8_form(plan.network(), plan.provenance, plan.options),
         calibration,
@@ -127,7 +120,14 @@ def _searched(
         data: bytes = renamed(model, *plan.options.names).SerializeToString(deterministic=True)
         return data
 
-    return write, quantization
+    if plan.precision == "w8a16":
+        return write, quantization
+    progress("timing it beside float32")
+    batch = plan.options.fixed_batch or 1
+    images = calibration[np.arange(batch) % len(calibration)]
+    timed = _speed_in_openvino if plan.target.runtime == "openvino" else _speed_in_onnxruntime
+    speed = timed(write(plan.provenance), plan.fastest_in_float().serialize(), images)
+    return write, dataclasses.replace(quantization, speed=speed)
 
 
 def _speed_in_onnxruntime(data: bytes, rival: bytes, images: Images) -> Ratio:
@@ -142,18 +142,6 @@ def _speed_in_openvino(data: bytes, rival: bytes, images: Images) -> Ratio | Non
         return None
     run = partial(openvino_runner, threads=1)
     return _speed(run(data), run(rival), images, time.process_time)
-
-
-def _speed_in_children(data: bytes, rival: bytes, images: Images) -> Ratio:
-    """The same in processes of their own, by the clock on the wall."""
-    with open_data(data, threads=1) as int8, open_data(rival, threads=1) as float32:
-        return _speed(int8.run, float32.run, images, time.perf_counter)
-
-
-_SPEED: dict[str, Callable[[bytes, bytes, Images], Ratio | None]] = {
-    "onnxruntime": _speed_in_onnxruntime,
-    "openvino": _speed_in_openvino,
-}
 
 
 def _speed(int8: AnyRun, float32: AnyRun, images: Images, clock: Callable[[], float]) -> Ratio:

@@ -1,6 +1,7 @@
 """Judge a network that the library of its target rounds as a whole, with nothing left in float."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -16,9 +17,11 @@ from levit_deploy.quantization.outcome import (
 from levit_deploy.runtime.sessions import filled
 from levit_deploy.targets.load import open_data
 from levit_deploy.targets.plan import Plan
+from levit_deploy.timing import Ratio, in_turns, ratio
 from levit_deploy.verification.accuracy import accuracy, top1
 from levit_deploy.verification.budget import log_probabilities
 
+ROUNDS = 40
 METHOD = "the whole network"
 
 
@@ -41,12 +44,13 @@ def rounded_as_a_whole(
     progress(f"rounding the whole network to {plan.precision}")
     write = plan.target.rounded(plan.network(), plan.provenance, plan.options, calibration)
     progress(f"writing it in float32, to judge {plan.precision} by")
+    floats, rounded = plan.in_float().serialize(), write(plan.provenance)
     batch = plan.options.fixed_batch
-    with open_data(plan.in_float().serialize()) as artifact:
+    with open_data(floats) as artifact:
         run = filled(artifact.run, batch)
         expected, float_answers = run(calibration), top1(run, pictures)
     progress("judging it")
-    with open_data(write(plan.provenance)) as artifact:
+    with open_data(rounded) as artifact:
         run = filled(artifact.run, batch)
         given, answers = run(calibration), top1(run, pictures)
     figures = accuracy(float_answers, answers, pictures, max_drop, confident=confident)
@@ -56,6 +60,8 @@ def rounded_as_a_whole(
     if plan.interface.output == PROBABILITIES:
         expected, given = log_probabilities(expected), log_probabilities(given)
     error = float(np.sqrt(np.mean((given - expected) ** 2)) / expected.std())
+    progress("timing it beside float32")
+    speed = _speed(rounded, floats, calibration[np.arange(batch or 1) % len(calibration)])
     return write, Quantization(
         cpu="any",
         calibrated_on=0 if plan.precision == "int8-dynamic" else len(calibration),
@@ -64,4 +70,14 @@ def rounded_as_a_whole(
         costs={},
         left_in_float=(),
         accuracy=figures,
+        speed=speed,
     )
+
+
+def _speed(rounded: bytes, floats: bytes, images: Images) -> Ratio:
+    """Time both on one thread, in processes of their own."""
+    with open_data(rounded, threads=1) as int8, open_data(floats, threads=1) as float32:
+        opened = {"int8": int8, "float32": float32}
+        timers = {name: partial(artifact.seconds, images) for name, artifact in opened.items()}
+        times = in_turns(timers, rounds=ROUNDS)
+    return ratio(times["float32"], times["int8"])
