@@ -1,5 +1,6 @@
 """A loaded artifact: one interface to every format, from images to its answers."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,8 @@ from levit_deploy.errors import ArtifactError
 from levit_deploy.interface import Interface
 from levit_deploy.regular_files import open_regular
 from levit_deploy.timing import seconds_of
+
+MOST_BYTES = 2**31  # also the most that protobuf, and so ONNX, can hold in one file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +75,17 @@ class Loader(Protocol):
 
 
 def read_artifact(path: Path, size: int = -1) -> bytes:
-    """Return the first bytes of a file, or all; raise ArtifactError if they cannot be read."""
+    """Return the first bytes of a file, or all; raise ArtifactError if they cannot be read.
+
+    No file of more than MOST_BYTES is read.
+    """
     try:
         with open_regular(path) as file:
+            if (present := os.fstat(file.fileno()).st_size) > MOST_BYTES:
+                raise ArtifactError(
+                    f"{path} has {present:,} bytes. Expected at most {MOST_BYTES:,}, ten times the "
+                    "largest LeViT that was published. Check the path."
+                )
             return file.read(size)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}. Check the path.") from error

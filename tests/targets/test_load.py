@@ -17,6 +17,7 @@ from levit_deploy.checkpoint import fused
 from levit_deploy.errors import ArtifactError, BackendError
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
+from levit_deploy.runtime.artifact import MOST_BYTES
 from levit_deploy.targets.load import load_artifact, open_isolated
 from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.torchscript_writer import deprecation_accepted, to_torchscript
@@ -110,6 +111,14 @@ def test_what_never_ends_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         assert "not a regular file" in refusal(path)
+
+
+def test_a_file_too_large_for_any_levit_is_refused_unread(tmp_path):
+    path = tmp_path / "sparse.onnx"
+    path.write_bytes(b"\x08")
+    os.truncate(path, MOST_BYTES + 1)
+    with pytest.raises(ArtifactError, match="has 2,147,483,649 bytes"):
+        load_artifact(path)
 
 
 def test_a_folder_is_refused(tmp_path):
