@@ -94,7 +94,7 @@ def evaluate(
     classes, otherwise the classes in the order of the folders' names.
 
     Args:
-        artifact: The path of an ONNX, TorchScript or fused file.
+        artifact: The path of a file that was exported or fused.
         folder: The folder of the class folders.
         against: The checkpoint that the artifact was made from: the result of ``load``, or the path
             of one that needs no options. It answers the same inputs in float32.

@@ -82,7 +82,7 @@ def export(
             configs that Optimum loads. A ``TritonModel`` is one in a model repository of Triton's.
         head: The mean of the two heads, or one of them.
         layout: The trunk's layout; 'auto' is the target's ``auto_layout``.
-        precision: The number format inside the network: 'fp16' for ONNX, 'bf16' for TorchScript.
+        precision: The number format inside the network: 'fp16' for ONNX, 'bf16' for torch.
             For int8, int8-dynamic and w8a16 call ``quantize``.
         options: The operator set, the batch size, bytes as input, and the output: logits,
             probabilities, features or feature maps.
@@ -247,7 +247,7 @@ def verify(
 
     Args:
         checkpoint: As for ``export``.
-        path: An ONNX, TorchScript or fused file.
+        path: A file that was exported or fused, or an ONNX file of another tool.
         images: A folder; at most 64 of the pictures below it join the proof. An int8 artifact needs
             it, and is judged by up to 1,000 of them.
         extra: More inputs for the proof.

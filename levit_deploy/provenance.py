@@ -55,7 +55,7 @@ class Provenance:
         return Transform(self.config.image_size, self.config.in_channels, self.preprocessing)
 
     def to_metadata(self) -> dict[str, str]:
-        """As strings, for ONNX ``metadata_props``, TorchScript extra files or safetensors."""
+        """As strings, for ONNX ``metadata_props``, torch's extra files or safetensors."""
         return {
             "tool": f"{TOOL} {__version__}",
             "checkpoint_sha256": self.checkpoint_sha256,

@@ -83,7 +83,7 @@ TOY = Target(
     rounded=rounded,
     standard=standard,
     check_file=lambda path: {"bytes": path.stat().st_size},
-    recognises=lambda start: start == MAGIC,
+    recognises=lambda start: start.startswith(MAGIC),
     load=load,
     runtime_modules=("torch",),
 )

@@ -124,11 +124,13 @@ def _require_plain_archive(archive: zipfile.ZipFile, path: Path) -> None:
         for member in members:
             del member.CRC  # then, zipfile compares none
     names = [member.filename.lower() for member in members]
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise CheckpointError(
-            f"{path} is a TorchScript program, not a checkpoint. Expected a state dict from "
-            "torch.save. Give the checkpoint that the program was made from."
-        )
+    kinds = {"constants.pkl": "TorchScript program", "archive_format": "program of torch.export"}
+    for record, kind in kinds.items():
+        if any(name.endswith(f"/{record}") for name in names):
+            raise CheckpointError(
+                f"{path} is a {kind}, not a checkpoint. Expected a state dict from torch.save. "
+                "Give the checkpoint that the program was made from."
+            )
     problems = []
     if any(
         member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size

@@ -59,7 +59,7 @@ def export(
         LayoutChoice,
         typer.Option(
             help="How the trunk lays out its data. auto is spatial for onnxruntime, and tokens "
-            "for OpenVINO and TorchScript, for int8 and from opset 23. w8a16 gets spatial."
+            "for other runtimes, for int8 and from opset 23. w8a16 gets spatial."
         ),
     ] = "auto",
     head: options.Head = "mean",
@@ -81,8 +81,8 @@ def export(
         Precision,
         typer.Option(
             help="Precision of the computation; images and logits stay float32. fp16 is for ONNX, "
-            "bf16 for TorchScript. int8 is for ONNX, and needs --images. w8a16, too: 8 bits for "
-            "weights, 16 for activations, for NPUs."
+            "bf16 for pt2 and torchscript. int8 is for ONNX, and needs --images. w8a16, too: 8 "
+            "bits for weights, 16 for activations, for NPUs."
         ),
     ] = "fp32",
     max_drop: options.MaxDrop = None,
@@ -127,7 +127,7 @@ def export(
     images: options.CalibratingImages = None,
     reporting: Reporting,
 ) -> None:
-    """Export to ONNX or TorchScript; the file gets its name only once it is proven.
+    """Write a file for a runtime; it gets its name only once it is proven.
 
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """

@@ -18,7 +18,7 @@ Checkpoint = Annotated[
     ),
 ]
 Artifact = Annotated[
-    Path, typer.Argument(metavar="ARTIFACT", help="An ONNX, TorchScript or fused file.")
+    Path, typer.Argument(metavar="ARTIFACT", help="A file that was exported or fused.")
 ]
 Head = Annotated[choices.Head, typer.Option(help="Average the two heads, or keep one.")]
 

@@ -44,8 +44,8 @@ class Inputs:
         for artifact in self.artifacts:
             if artifact.is_dir():
                 raise InputError(
-                    f"{artifact} is a folder. Expected an artifact: an ONNX, TorchScript or fused "
-                    "file. Give the file inside the folder."
+                    f"{artifact} is a folder. Expected an artifact, a file that was exported "
+                    "or fused. Give the file inside the folder."
                 )
         if self.images is not None and not self.images.is_dir():
             raise InputError(f"{self.images} is a file. Expected a folder of pictures. Give one.")

@@ -69,7 +69,7 @@ def predict(
     The artifact runs in a process of its own, and other threads read ahead.
 
     Args:
-        artifact: The path of an ONNX, TorchScript or fused file.
+        artifact: The path of a file that was exported or fused.
         pictures: Files, and folders for all pictures below them.
         top_k: The number of answers to each picture.
         batch_size: The number of pictures run at once. None stands for BATCH_SIZE, or the fixed

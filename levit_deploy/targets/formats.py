@@ -7,12 +7,14 @@ from levit_deploy.errors import UsageError
 from levit_deploy.extras import require_openvino
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
+from levit_deploy.targets.pt2 import PT2
 from levit_deploy.targets.target import Target
 from levit_deploy.targets.torchscript import TORCHSCRIPT
 
-Format = Literal["onnx", "torchscript"]
+Format = Literal["onnx", "torchscript", "pt2"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-TARGETS: dict[str, Target] = {target.name: target for target in (ONNX, TORCHSCRIPT)}
+# pt2 comes before torchscript, which takes any zip archive for its own.
+TARGETS: dict[str, Target] = {target.name: target for target in (ONNX, PT2, TORCHSCRIPT)}
 
 
 def target_named(format: str, runtime: Runtime = "onnxruntime") -> Target:
@@ -33,7 +35,7 @@ def target_named(format: str, runtime: Runtime = "onnxruntime") -> Target:
 
 
 def target_of(start: bytes) -> Target:
-    """Return the target of a file that begins with these 16 bytes.
+    """Return the target of a file that begins with these START bytes.
 
     That is ONNX if nothing else knows them: its loader names the fault of the file.
     """

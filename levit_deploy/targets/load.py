@@ -14,7 +14,7 @@ from levit_deploy.runtime.artifact import Artifact, Loader, read_artifact
 from levit_deploy.runtime.isolated import TIMEOUT_S, runtime_process
 from levit_deploy.targets.formats import target_of
 from levit_deploy.targets.onnx_load import LOADERS
-from levit_deploy.targets.target import Target
+from levit_deploy.targets.target import START, Target
 
 
 def load_artifact(
@@ -32,7 +32,7 @@ def load_artifact(
     it cannot be opened in ``runtime``.
     """
     data = read_artifact(path)
-    return _loader(path, data[:16], runtime)(path, data, threads, literal)
+    return _loader(path, data[:START], runtime)(path, data, threads, literal)
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def open_isolated(
     of ``load_artifact``. Raises BackendError as well, also from ``run``, if the child crashes,
     hangs, or runs out of memory.
     """
-    loader = _loader(path, read_artifact(path, 16), runtime)
+    loader = _loader(path, read_artifact(path, START), runtime)
     with runtime_process(loader, (), threads, timeout_s, literal=literal) as load:
         yield load(path)
 
@@ -89,7 +89,7 @@ def runs(model: bytes, runtime: Runtime) -> bool:
 
 
 def _loader(path: Path, start: bytes, runtime: Runtime | None) -> Loader:
-    """The function that opens a file which begins with these 16 bytes."""
+    """The function that opens a file which begins with these START bytes."""
     _refuse_checkpoint(path, start)
     target = target_of(start)
     if runtime is None:

@@ -115,7 +115,7 @@ class GraphBuilder:
         if np.isinf(rounded).any():
             raise CheckpointError(
                 f"{name} holds {np.abs(array).max():.3g} once the layers are fused; the largest "
-                "number of float16 is 65504. Export with --precision fp32, or bf16 as TorchScript."
+                "number of float16 is 65504. Export with --precision fp32, or bf16 as PT2."
             )
         return self.constant(rounded, name)
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # these import torch or numpy, and ``--help`` reads the targe
     from levit_deploy.runtime.artifact import Loader
 
 
+START = 512  # bytes that tell the format of a file: they have the name of an archive's first member
+
+
 @dataclass(frozen=True)
 class ExportOptions:
     """Your choices for one artifact; None leaves one to the target.
@@ -139,7 +142,7 @@ class Target:
     """Facts of a written file; raises VerificationError if it breaks the format's contract."""
 
     recognises: Callable[[bytes], bool]
-    """Whether a file that begins with these 16 bytes is of this format."""
+    """Whether a file that begins with these START bytes is of this format."""
 
     load: Loader
     """Open a file; the artifact's ``values`` look inside."""
@@ -151,3 +154,14 @@ class Target:
     """Whether the file is a program, run in a process of its own."""
 
     triton: TritonBackend | None = None
+
+
+def first_member(start: bytes) -> str:
+    """Return the first name in a zip archive that begins so, without torch's outer folder.
+
+    It is empty if the file is no archive. Source: APPNOTE.TXT of PKWARE, 4.3.7.
+    """
+    if not start.startswith(b"PK\x03\x04"):
+        return ""
+    name = start[30 : 30 + int.from_bytes(start[26:28], "little")].decode(errors="replace")
+    return name.partition("/")[2] or name

@@ -1,5 +1,6 @@
 """An artifact that torch runs: a module, and the checks that torch leaves out."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -9,9 +10,26 @@ import torch
 from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, BackendError, first_line
+from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact, answers, claimed_interface, claimed_maps
 
 Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def claimed_metadata(path: Path, text: str, kind: str) -> tuple[dict[str, str], LeViTConfig]:
+    """Return the metadata in the text of an extra file, and the architecture in them.
+
+    Raises ArtifactError, which calls the file a ``kind``, if they are not of ours.
+    """
+    try:
+        metadata = json.loads(text)
+        return metadata, Provenance.from_metadata(metadata).config
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path} is a {kind} with missing or damaged provenance "
+            f"({type(error).__name__}: {error}). Expected one that levit-deploy wrote. Export it "
+            "again."
+        ) from error
 
 
 def torch_artifact(

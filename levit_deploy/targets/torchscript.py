@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,9 +43,9 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
     """
     import torch
 
-    from levit_deploy.provenance import Provenance
-    from levit_deploy.targets.torch_module import torch_artifact
-    from levit_deploy.targets.torchscript_writer import PROVENANCE_FILE, deprecation_accepted
+    from levit_deploy.targets.torch_archive import PROVENANCE_FILE
+    from levit_deploy.targets.torch_module import claimed_metadata, torch_artifact
+    from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
     extra = {PROVENANCE_FILE: ""}
     try:
@@ -57,15 +56,7 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
             f"{path} cannot be loaded as TorchScript: {first_line(error)}. Expected an artifact "
             "that levit-deploy wrote."
         ) from error
-    try:
-        metadata = json.loads(extra[PROVENANCE_FILE])
-        config = Provenance.from_metadata(metadata).config
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path} is a TorchScript program with missing or damaged provenance "
-            f"({type(error).__name__}: {error}). Expected one that levit-deploy wrote. Export it "
-            "again."
-        ) from error
+    metadata, config = claimed_metadata(path, extra[PROVENANCE_FILE], "TorchScript program")
     return torch_artifact(
         program,
         config,

@@ -25,7 +25,7 @@ MOST_AT_ONCE, SCORES_BYTES = 8, 2**26  # images, and what the scores of one atte
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp32": "Check the training run that wrote the file.",
-    "fp16": "Export with --precision fp32, or bf16 as TorchScript, which reach as far as float32.",
+    "fp16": "Export with --precision fp32, or bf16 as PT2, which reach as far as float32.",
     "bf16": "Export with --precision fp32.",
     "int8": "Check the training run that wrote the file.",
     "int8-dynamic": "Check the training run that wrote the file.",

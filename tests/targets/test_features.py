@@ -50,6 +50,9 @@ FORMS = [
     ("torchscript", "fp32", "tokens", None, None),
     pytest.param("torchscript", "fp32", "spatial", None, None, marks=pytest.mark.slow),
     ("torchscript", "bf16", "tokens", None, None),
+    ("pt2", "fp32", "tokens", None, None),
+    pytest.param("pt2", "fp32", "spatial", None, None, marks=pytest.mark.slow),
+    pytest.param("pt2", "bf16", "tokens", None, None, marks=pytest.mark.slow),
 ]
 
 
@@ -109,7 +112,7 @@ def test_features_leave_no_head_in_the_graph(tmp_path, timms):
     assert not any(tensor.name.startswith("head") for tensor in graphs[1].initializer)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
 def test_bytes_in_and_maps_out(tmp_path, square, format):
     options = ExportOptions(input="uint8", output="feature-maps")
     pipeline.export(square, format, tmp_path / "out", options=options)

@@ -1,6 +1,8 @@
 """A target is one file and one line: a toy one goes through everything."""
 
 import importlib.util
+import io
+import zipfile
 from typing import get_args
 
 import numpy as np
@@ -15,6 +17,7 @@ from levit_deploy.errors import UsageError, VerificationError
 from levit_deploy.publish.triton import TritonModel
 from levit_deploy.targets.formats import TARGETS, Format, target_of
 from levit_deploy.targets.fused import FUSED
+from levit_deploy.targets.target import START
 
 PREPROCESSING = "crop 1, bilinear, mean 0.5, std 0.5"
 
@@ -95,8 +98,15 @@ def test_a_target_without_a_backend_of_tritons_is_refused(folder):
 
 
 def test_a_precision_that_a_target_lacks_names_the_targets_that_have_it(folder):
-    with pytest.raises(UsageError, match=r"not for --format toy.* --format torchscript"):
+    with pytest.raises(UsageError, match=r"not for --format toy.* --format pt2 or torchscript"):
         levit_deploy.export(folder / "ckpt.pth", "toy", folder / "out", precision="bf16")
+
+
+def member(name: str) -> bytes:
+    """The start of an archive, by the module of Python's that writes them."""
+    with zipfile.ZipFile(file := io.BytesIO(), "w") as archive:
+        archive.writestr(name, b"")
+    return file.getvalue()[:START]
 
 
 def test_a_file_is_known_by_its_first_bytes():
@@ -104,5 +114,9 @@ def test_a_file_is_known_by_its_first_bytes():
     # a header of 0x..08 bytes begins like an ONNX file
     assert target_of(b"\x08\x11\0\0\0\0\0\0{") is FUSED
     assert target_of(b"PK\x03\x04").name == "torchscript"
+    assert target_of(member("any/data.pkl")).name == "torchscript"
+    assert target_of(member("any/extra/provenance.json")).name == "torchscript"
+    assert target_of(member("any/data/weights/weight_0")).name == "pt2"
+    assert target_of(member("any/data/aotinductor/model/c.wrapper.cpp")).name == "pt2"
     assert target_of(b"\x08\x08\x12\x0clevit-deploy").name == "onnx"
     assert target_of(b"anything else").name == "onnx"  # whose loader says what is wrong

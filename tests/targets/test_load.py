@@ -20,9 +20,10 @@ from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import MOST_BYTES
 from levit_deploy.targets.load import load_artifact, open_isolated
 from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.targets.pt2_writer import exported, to_pt2, torch_kept_quiet
 from levit_deploy.targets.torchscript_writer import deprecation_accepted, to_torchscript
 
-FORMATS = ("onnx", "torchscript", "fused")
+FORMATS = ("onnx", "torchscript", "pt2", "fused")
 PROVENANCE = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")
 
 
@@ -33,6 +34,8 @@ def contents(format: str) -> bytes:
         return to_onnx(model, PROVENANCE).SerializeToString()
     if format == "torchscript":
         return to_torchscript(model, PROVENANCE)
+    if format == "pt2":
+        return to_pt2(model, PROVENANCE)
     return fused.serialize(model, PROVENANCE)
 
 
@@ -221,16 +224,37 @@ def torchscript(extra: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        {},
-        {"provenance.json": ""},
-        {"provenance.json": "{"},
-        {"provenance.json": "[]"},
-        {"provenance.json": json.dumps("levit-deploy")},
-    ],
-    ids=["none", "empty", "cut off", "a list", "a string"],
-)
+EXTRA = {
+    "none": {},
+    "empty": {"provenance.json": ""},
+    "cut off": {"provenance.json": "{"},
+    "a list": {"provenance.json": "[]"},
+    "a string": {"provenance.json": json.dumps("levit-deploy")},
+}
+
+
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
 def test_a_torchscript_program_without_our_provenance_is_refused(extra, tmp_path):
     assert "provenance" in refusal(written(tmp_path / "a.pt", torchscript(extra)))
+
+
+@pytest.fixture(scope="module")
+def program():
+    """One that torch.export alone made of a network."""
+    with torch_kept_quiet():
+        return exported(to_plain(trained()), images(n=2))
+
+
+@pytest.mark.parametrize("extra", EXTRA.values(), ids=EXTRA)
+def test_a_program_of_torch_export_without_our_provenance_is_refused(extra, program, tmp_path):
+    path = tmp_path / "a.pt2"
+    with torch_kept_quiet():
+        torch.export.save(program, path, extra_files=extra)
+    assert "is a program of torch.export with missing or damaged provenance" in refusal(path)
+
+
+def test_a_program_of_torch_export_that_is_damaged_is_refused(tmp_path):
+    data = contents("pt2")
+    graph = data.replace(b"torch.ops.aten.conv2d", b"torch.ops.aten.conv9d")
+    path = written(tmp_path / "a.pt2", graph)
+    assert "cannot be loaded as a program of torch.export" in refusal(path)

@@ -24,6 +24,7 @@ from levit_deploy.verification import prove as prove_module
 REDUCED = [
     pytest.param("onnx", "fp16"),
     pytest.param("torchscript", "bf16", marks=pytest.mark.slow),
+    pytest.param("pt2", "bf16", marks=pytest.mark.slow),
 ]
 
 
@@ -122,7 +123,10 @@ SABOTAGE = [
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "sabotage"),
-    [*(("onnx", s) for s in SABOTAGE), *(("torchscript", s) for s in SABOTAGE[::4])],
+    [
+        *(("onnx", s) for s in SABOTAGE),
+        *((format, s) for format in ("torchscript", "pt2") for s in SABOTAGE[::4]),
+    ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_sabotage_before_the_export_is_refused(tmp_path, checkpoint, sabotage, format):

@@ -1,0 +1,103 @@
+"""PT2, the archive of torch.export, run by torch: the successor of TorchScript."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from levit_deploy.errors import ArtifactError, UsageError, first_line
+from levit_deploy.targets.target import ExportOptions, Form, Target, first_member
+
+if TYPE_CHECKING:
+    import torch
+
+    from levit_deploy.arrays import Images
+    from levit_deploy.model import LeViT
+    from levit_deploy.provenance import Provenance
+    from levit_deploy.runtime.artifact import Artifact
+
+
+def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
+    from levit_deploy.targets.pt2_writer import to_pt2
+
+    if options.opset is not None or options.fixed_batch is not None:
+        raise UsageError(
+            "--opset and --batch-size are for ONNX. A program of torch.export has no operator set "
+            "and takes any batch. Leave them out."
+        )
+    if any(options.names):
+        raise UsageError(
+            "--input-name and --output-name are for ONNX. The input and output of a program of "
+            "torch.export are known by their place. Leave them out."
+        )
+    return to_pt2(model, provenance)
+
+
+def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
+    """Open a program of torch.export of ours; raise ArtifactError if it is none.
+
+    torch has one number of threads for the whole process, and runs every program literally.
+    """
+    import torch
+
+    from levit_deploy.targets.pt2_writer import torch_kept_quiet
+    from levit_deploy.targets.torch_archive import extra_file
+    from levit_deploy.targets.torch_module import claimed_metadata, torch_artifact
+
+    # before the program is opened, which could run code of its own
+    metadata, config = claimed_metadata(path, extra_file(data), "program of torch.export")
+    try:
+        with torch_kept_quiet():
+            program = torch.export.load(io.BytesIO(data)).module()
+    except Exception as error:  # of any kind: a damaged record may break any part of torch's reader
+        raise ArtifactError(
+            f"{path} cannot be loaded as a program of torch.export: {first_line(error)}. Expected "
+            "an artifact that levit-deploy wrote. Export it again."
+        ) from error
+    return torch_artifact(
+        program,
+        config,
+        graph_values,
+        path=path,
+        format="pt2",
+        runtime="torch.export",
+        sha256=hashlib.sha256(data).hexdigest(),
+        metadata=metadata,
+    )
+
+
+def graph_values(program: torch.nn.Module, images: Images) -> Iterable[torch.Tensor]:
+    """Give the result of every operation of a graph module, by interpreting it."""
+    import torch
+
+    values: list[torch.Tensor] = []
+
+    class Keeping(torch.fx.Interpreter):
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            value = super().call_function(target, args, kwargs)
+            if isinstance(value, torch.Tensor):
+                values.append(value)
+            return value
+
+    assert isinstance(program, torch.fx.GraphModule)
+    with torch.inference_mode():
+        Keeping(program).run(torch.from_numpy(images))
+    return values
+
+
+PT2 = Target(
+    name="pt2",
+    suffix=".pt2",
+    runtime="torch.export",
+    precisions=("fp32", "bf16"),
+    forms=(Form("tokens", "tokens"), Form("spatial", "spatial"), Form("bf16", "tokens", "bf16")),
+    auto_layout=lambda _precision, _options: "tokens",
+    serialize=_serialize,
+    check_file=lambda _path: {},
+    recognises=lambda start: first_member(start).startswith(("data/", "models/", "archive_")),
+    load=load,
+    runtime_modules=("torch", "torch.export"),
+)
