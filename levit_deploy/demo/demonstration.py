@@ -15,7 +15,7 @@ from levit_deploy.demo.digits import LABELS, PREPROCESSING, held_out, scan_files
 from levit_deploy.errors import OutputError
 from levit_deploy.pipeline import Published, export, fuse
 from levit_deploy.publish.file import reserved
-from levit_deploy.targets.formats import FORMATS, TARGETS
+from levit_deploy.targets.formats import TARGETS, Format
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.timing import rounds_side_by_side
@@ -26,6 +26,8 @@ CHECKPOINT_NAME = "digits.pth"
 HELD_OUT = "held-out"
 ORIGINAL = "original"
 SCANS = "scans"
+# Of the formats, those that most programs read, and that every installation writes.
+SHOWN: tuple[Format, ...] = ("onnx", "torchscript")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ def _artifacts(checkpoint: Path) -> dict[str, Path]:
     """The files that ``publish_all`` writes beside the checkpoint, by target."""
     return {
         target.name: checkpoint.with_name(checkpoint.stem + target.suffix)
-        for target in (FUSED, *TARGETS.values())
+        for target in (FUSED, *(TARGETS[format] for format in SHOWN))
     }
 
 
@@ -118,7 +120,7 @@ def publish_all(checkpoint: Checkpoint, *, force: bool = False) -> Iterator[Publ
     extra = (image_case(HELD_OUT, held_out().images),)
     paths = _artifacts(checkpoint.path)
     yield fuse(checkpoint, paths[FUSED.name], force=force, extra=extra)
-    for format in FORMATS:
+    for format in SHOWN:
         yield export(checkpoint, format, paths[format], force=force, extra=extra)
 
 

@@ -16,10 +16,8 @@ from levit_deploy.errors import (
 )
 from levit_deploy.targets.formats import TARGETS
 
-# a process that runs TorchScript imports torch first, for seconds
-FORMATS = [
-    pytest.param(name, marks=pytest.mark.slow if name == "torchscript" else ()) for name in TARGETS
-]
+# a process that runs them imports torch first, for seconds
+FORMATS = [pytest.param(name, marks=() if name == "onnx" else pytest.mark.slow) for name in TARGETS]
 
 
 def test_a_drop_is_for_int8(checkpoint, exported):
