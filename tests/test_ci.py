@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# Stands for npm, pytest and the checks: it writes down its call, and fails if $FAILS is in it.
+# Stands for apt-get, npm, pip, pytest and the checks: it writes down its call, and fails if
+# $FAILS is in it.
 TOOL = """#!/bin/sh
 call="$(basename "$0") $*"
 echo "$call" >> calls
@@ -18,9 +19,9 @@ case "$call" in *"$FAILS"*) exit 1 ;; esac
 # What the README's command stands for: it lists the tree as it finds it, and brings the tools.
 NEWCOMER = """
 echo README >> calls
-ls -A . examples/node > tree
+ls -A . examples/* > tree
 mkdir -p .venv-test/bin
-for tool in python ruff mypy lint-imports; do cp bin/npm .venv-test/bin/$tool; done
+for tool in python pip ruff mypy lint-imports; do cp bin/npm .venv-test/bin/$tool; done
 """
 README = """
 ```sh
@@ -35,13 +36,15 @@ sh newcomer.sh
 @pytest.fixture
 def tree(tmp_path):
     """A checkout where an earlier run left its files, and tools that write down their calls."""
-    for folder in (".ci", ".venv-test", "bin", "examples/node/node_modules"):
+    packages = [f"examples/{name}/node_modules" for name in ("node", "web")]
+    for folder in (".ci", ".venv-test", "bin", *packages):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
     (tmp_path / "README.md").write_text(README)
     (tmp_path / "newcomer.sh").write_text(NEWCOMER)
-    (tmp_path / "bin" / "npm").write_text(TOOL)
-    (tmp_path / "bin" / "npm").chmod(0o755)
+    for name, does in (("npm", TOOL), ("apt-get", TOOL), ("id", "#!/bin/sh\necho 0\n")):
+        (tmp_path / "bin" / name).write_text(does)
+        (tmp_path / "bin" / name).chmod(0o755)
     return tmp_path
 
 
@@ -55,14 +58,32 @@ def test_nothing_is_done_to_the_tree_before_the_readmes_command(tree):
     assert ci(tree) == 0
     assert (tree / "tree").read_text().split() == [
         *(".:", ".ci", "README.md", "bin", "calls", "examples", "newcomer.sh", "tree"),
-        *("examples/node:",),
+        *("examples/node:", "examples/web:"),
     ]
-    readme, npm, *checks = (tree / "calls").read_text().splitlines()
-    assert readme == "README"
-    assert npm.startswith("npm install")
-    pytest = "python -m pytest -n auto -m node or cpp"
-    expected = ["ruff check .", "ruff format --check .", "lint-imports ", "mypy ", pytest]
-    assert sorted(checks) == sorted(expected)
+    calls = (tree / "calls").read_text().splitlines()
+    calls = [call for call in calls if not call.startswith("apt-get")]  # at any time
+    assert calls[0] == "README"
+    pytest = "python -m pytest -n auto -m"
+    assert [call for call in calls if call.startswith("python")] == [
+        f"{pytest} node or cpp or web",
+        f"{pytest} executorch or litert",
+    ]
+    assert [call.split()[:2] for call in calls if call.startswith(("npm", "pip"))] == [
+        ["npm", "install"],
+        ["npm", "install"],
+        ["pip", "install"],
+    ]
+    assert {"ruff check .", "ruff format --check .", "lint-imports ", "mypy "} < set(calls)
+
+
+def test_chromium_is_asked_of_apt_by_root_alone(tree):
+    ci(tree)
+    asked = "apt-get -qq install -y --no-install-recommends chromium"
+    assert asked in (tree / "calls").read_text()
+    (tree / "calls").unlink()
+    (tree / "bin" / "id").write_text("#!/bin/sh\necho 1000\n")
+    ci(tree)
+    assert "apt-get" not in (tree / "calls").read_text()
 
 
 @pytest.mark.parametrize("step", ["pytest", "ruff check", "ruff format", "mypy", "lint-imports"])
@@ -70,5 +91,6 @@ def test_a_step_that_fails_fails_it(tree, step):
     assert ci(tree, fails=step) != 0
 
 
-def test_a_registry_that_npm_cannot_reach_does_not_fail_it(tree):
-    assert ci(tree, fails="npm") == 0
+@pytest.mark.parametrize("tool", ["apt-get -qq update", "apt-get -qq install", "npm", "pip"])
+def test_a_registry_that_cannot_be_reached_does_not_fail_it(tree, tool):
+    assert ci(tree, fails=tool) == 0

@@ -20,7 +20,8 @@ PAGES = [
     *ROOT.glob("examples/**/*.md"),
     *ROOT.glob(".github/**/*.md"),
 ]
-TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
+OURS = [page.relative_to(ROOT) for page in PAGES if "node_modules" not in page.parts]
+TEXTS = {str(page): (ROOT / page).read_text() for page in OURS}
 
 # options of Ray and Triton
 FOREIGN = {"--generate", "--head", "--port", "--address", "--model-repository"}
