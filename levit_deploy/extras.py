@@ -12,12 +12,17 @@ def require_extra(extra: str, packages: tuple[str, ...], feature: str) -> None:
 
     ``feature`` is the user's name for the part that needs them.
     """
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    missing = [name for name in packages if not is_installed(name)]
     if missing:
         raise UsageError(
             f"{feature} needs {' and '.join(missing)}, which this Python does not have. In the "
             f"checkout of levit-deploy, run: pip install -c constraints.txt '.[{extra}]'"
         )
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package could be imported, by its name there."""
+    return importlib.util.find_spec(package) is not None
 
 
 def require_openvino() -> None:

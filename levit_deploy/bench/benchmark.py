@@ -1,10 +1,11 @@
 """Time a network in every form, side by side."""
 
+import math
 import os
 import platform
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,17 +15,18 @@ import numpy as np
 import torch
 
 from levit_deploy.arrays import Images
-from levit_deploy.bench.contender import Contender
-from levit_deploy.bench.contenders import contenders, given_artifact
+from levit_deploy.bench.contender import Contender, Entry
+from levit_deploy.bench.contenders import PLAIN, entries, given_artifact
 from levit_deploy.bench.matmul import products_alone
 from levit_deploy.choices import Input
 from levit_deploy.config import LeViTConfig
 from levit_deploy.cost import count_macs
-from levit_deploy.errors import UsageError
+from levit_deploy.errors import LevitDeployError, UsageError, first_line
 from levit_deploy.interface import Interface
 from levit_deploy.model import LeViT
-from levit_deploy.timing import Ratio, percentile, ratio, rounds_side_by_side
+from levit_deploy.timing import Ratio, in_turns, percentile, ratio, seconds_of
 
+T = TypeVar("T")
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 PRODUCTS = "matrix products alone"
@@ -50,12 +52,21 @@ class Row:
     load_s: float | None
 
 
+@dataclass(frozen=True)
+class Untimed:
+    """A form that could not be made or run here, and the reason, in sentences."""
+
+    name: str
+    runtime: str
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """All rows, and the conditions they were timed under.
 
-    ``gflops`` is the float32 rate of the matrix products alone, by batch size, two operations a
-    multiply-accumulate.
+    ``untimed`` are the forms without a row. ``gflops`` is the float32 rate of the matrix products
+    alone, by batch size, two operations a multiply-accumulate.
     """
 
     network: str
@@ -63,6 +74,7 @@ class Benchmark:
     rounds: int
     processor: str
     rows: tuple[Row, ...]
+    untimed: tuple[Untimed, ...]
     gflops: dict[int, float]
 
 
@@ -74,34 +86,48 @@ def benchmark(
     head: str = "mean",
     artifacts: Sequence[Path] = (),
     batch_sizes: Sequence[int] = (1, 8),
+    runtimes: Collection[str] | None = None,
     threads: int = 1,
     rounds: int = 50,
     progress: Callable[[str], object] = lambda _doing: None,
 ) -> Benchmark:
-    """Time everything that ``contenders`` makes, in this process, in turns, on normal noise.
+    """Time everything that ``entries`` names, and artifacts, in turns, on normal noise.
 
-    Artifacts that take bytes get random ones, and normalise them within their time. ``progress`` is
-    told each step before it begins, and each round after it. Raises ArtifactError and UsageError as
-    ``given_artifact`` does, UsageError for more threads than processors.
+    Files that have a fixed batch get the first of ``batch_sizes``. ``runtimes``, some of RUNTIMES,
+    limits the forms that are made, besides the plain export. Artifacts that take bytes get random
+    ones, and normalise them within their time. ``progress`` is told each step before it begins.
+    Raises ArtifactError, UsageError and BackendError as ``given_artifact`` does, and UsageError for
+    more threads than processors.
     """
     rows: list[Row] = []
+    failed: dict[Entry, str] = {}
     gflops = {}
-    with pinned(threads):
-        given = [given_artifact(path, config, batch_sizes, threads) for path in artifacts]
-        entrants: list[Contender] = []
-        for contender in contenders(model, config, head, threads):
-            progress(f"made {contender.name} for {contender.runtime}")
-            entrants.append(contender)
-        entrants += given
+    with pinned(threads), ExitStack() as children:
+        given = [given_artifact(p, config, batch_sizes, threads, children) for p in artifacts]
+        plain, *others = entries(
+            model, config, head, batch_size=batch_sizes[0], threads=threads, children=children
+        )
+        if runtimes is not None:
+            others = [entry for entry in others if entry.runtime.lower() in runtimes]
+        ready: list[tuple[Entry, Contender]] = []
+        for entry in (plain, *others, *given):
+            progress(f"making {entry.name} for {entry.runtime}")
+            if (contender := _attempt(entry, entry.make, failed)) is not None:
+                ready.append((entry, contender))
         for size in batch_sizes:
-            fitting = [c for c in entrants if c.batch_size in (None, size)]
             images = random_images(config, size)
-            calls: dict[str, Callable[[], object]] = {
-                str(i): partial(c.run, images[c.input]) for i, c in enumerate(fitting)
+            fitting = [
+                (entry, contender)
+                for entry, contender in ready
+                if contender.batch_size in (None, size) and entry not in failed
+            ]
+            timers: dict[str, Callable[[], float]] = {
+                str(i): partial(_seconds, entry, partial(c.seconds, images[c.input]), failed)
+                for i, (entry, c) in enumerate(fitting)
             }
-            calls[PRODUCTS] = products_alone(config, size, threads)
-            timed = partial(progress, f"timing batches of {size}")
-            times = rounds_side_by_side(calls, rounds=rounds, progress=timed)
+            timers[PRODUCTS] = partial(seconds_of, products_alone(config, size, threads))
+            told = partial(progress, f"timing batches of {size}")
+            times = in_turns(timers, rounds=rounds, progress=told)
             alone = times.pop(PRODUCTS)
             gflops[size] = 2 * size * count_macs(config) / statistics.median(alone) / 1e9
             rows += _rows(fitting, list(times.values()), alone, size)
@@ -111,6 +137,7 @@ def benchmark(
         rounds=rounds,
         processor=processor_name(),
         rows=tuple(rows),
+        untimed=tuple(Untimed(e.name, e.runtime, reason) for e, reason in failed.items()),
         gflops=gflops,
     )
 
@@ -144,15 +171,42 @@ def randomised(model: Module, seed: int = 0) -> Module:
     return model.eval()
 
 
+def _attempt(entry: Entry, work: Callable[[], T], failed: dict[Entry, str]) -> T | None:
+    """The result of some work on an entry; None if this or an earlier one failed, for its reason.
+
+    Nothing can be compared if the plain export fails, so its exceptions are raised.
+    """
+    if entry in failed:
+        return None
+    try:
+        return work()
+    except Exception as error:  # the runtimes' exceptions share no base class
+        if (entry.name, entry.runtime) == (PLAIN, "onnxruntime"):
+            raise
+        ours = isinstance(error, LevitDeployError)
+        failed[entry] = str(error) if ours else f"{type(error).__name__}: {first_line(error)}."
+        return None
+
+
+def _seconds(entry: Entry, timer: Callable[[], float], failed: dict[Entry, str]) -> float:
+    taken = _attempt(entry, timer, failed)
+    return math.nan if taken is None else taken
+
+
 def _rows(
-    entrants: Sequence[Contender], times: Sequence[list[float]], alone: list[float], size: int
+    ready: Sequence[tuple[Entry, Contender]],
+    times: Sequence[list[float]],
+    alone: list[float],
+    size: int,
 ) -> Iterator[Row]:
     baseline = times[0]  # the plain export
-    for contender, taken in zip(entrants, times, strict=True):
+    for (entry, contender), taken in zip(ready, times, strict=True):
+        if any(map(math.isnan, taken)):
+            continue  # it failed
         middle = statistics.median(taken)
         yield Row(
-            name=contender.name,
-            runtime=contender.runtime,
+            name=entry.name,
+            runtime=entry.runtime,
             batch_size=size,
             median_s=middle,
             p90_s=percentile(taken, 90),

@@ -1,10 +1,9 @@
-"""The contenders: the original, the plain export, and every form this tool can write."""
+"""The entries: the original, the plain export, and every form this tool can write."""
 
-import dataclasses
-import importlib.util
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,19 @@ import numpy as np
 import torch
 
 from levit_deploy.arrays import FloatArray, Images
-from levit_deploy.bench.contender import AnyRun, Contender, opened
+from levit_deploy.bench.contender import (
+    AnyRun,
+    Contender,
+    Entry,
+    Making,
+    here,
+    in_child,
+    of_artifact,
+    opened,
+)
+from levit_deploy.bench.in_openvino import in_openvino
 from levit_deploy.bench.plain_export import plain_dynamic_int8, plain_export, plain_int8
-from levit_deploy.choices import Layout
+from levit_deploy.choices import ROUNDED, Layout
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.interface import INPUT_NAME, Interface
@@ -25,77 +34,90 @@ from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.runtime.sessions import onnx_session
 from levit_deploy.targets.formats import TARGETS
-from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.load import open_isolated
 from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
 from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET
 from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.onnx_schemes import FOR_OPENVINO
-from levit_deploy.targets.target import ExportOptions, Target
+from levit_deploy.targets.target import ExportOptions, Form, Target
 from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 PLAIN = "plain export"
+RUNTIMES = tuple(
+    dict.fromkeys(
+        ("onnxruntime", "openvino", "torch", *(t.runtime.lower() for t in TARGETS.values()))
+    )
+)
 CALIBRATING = 4  # images
 
 
-def contenders(model: LeViT, config: LeViTConfig, head: str, threads: int) -> Iterator[Contender]:
-    """Make everything that can be timed here, one by one; the plain export comes first.
+def entries(
+    model: LeViT,
+    config: LeViTConfig,
+    head: str,
+    *,
+    batch_size: int,
+    threads: int,
+    children: ExitStack,
+) -> Iterator[Entry]:
+    """Name everything that can be timed here; the plain export comes first.
 
-    ``model`` is the original, in evaluation mode. torch's own threads must have been set.
+    ``model`` is the original, in evaluation mode. torch's own threads must have been set. Files
+    that have a fixed batch take ``batch_size``. Those of ONNX run in this process, and all others
+    in ``children``.
     """
-    plain = plain_export(model, (config.in_channels, *config.image_size))
-    in_onnxruntime = partial(_onnxruntime, threads=threads)
-    yield opened(PLAIN, "onnxruntime", plain, in_onnxruntime)
-    yield Contender(name="original, eager", runtime="torch", run=_torch_run(model))
-    yield _original_torchscript(model, config)
-
     tokens = to_plain(model)
     networks: dict[Layout, LeViT] = {"tokens": tokens, "spatial": to_spatial(tokens)}
     interface = Interface(output="features" if config.headless else "logits")
     provenance = Provenance(
         checkpoint_sha256="", config=config, head=head, layout="", interface=interface
     )
+    plain = cache(partial(plain_export, model, (config.in_channels, *config.image_size)))
 
-    def files_of(target: Target) -> dict[str, bytes]:
-        return {
-            form.name: target.serialize(
-                networks[form.layout],
-                dataclasses.replace(provenance, precision=form.precision),
-                form.options,
-            )
-            for form in target.forms
-        }
+    def file_of(target: Target, form: Form) -> bytes:
+        written_as = replace(provenance, layout=form.layout, precision=form.precision)
+        options = form.options
+        if target.batch_size is not None:
+            options = replace(options, batch_size=batch_size)
+        if target.rounded is None or form.precision not in ROUNDED:
+            return target.serialize(networks[form.layout], written_as, options)
+        images = _noise(config)
+        return target.rounded(networks[form.layout], written_as, options, images)(written_as)
 
-    onnx_files = files_of(ONNX)
-    onnx_files |= _int8(plain, networks, provenance)
-    for name, data in onnx_files.items():
-        yield opened(name, "onnxruntime", data, in_onnxruntime)
+    files: dict[str, Making] = {PLAIN: plain}
+    files |= {form.name: cache(partial(file_of, ONNX, form)) for form in ONNX.forms}
+    files |= _int8(plain, networks["tokens"], provenance)
+    in_onnxruntime = partial(_onnxruntime, threads=threads)
+    for name, file in files.items():
+        yield Entry(name, "onnxruntime", partial(opened, file, in_onnxruntime))
+    yield Entry("original, eager", "torch", lambda: here(_torch_run(model)))
+    yield Entry("original, frozen", "TorchScript", partial(_original_torchscript, model, config))
     for target in TARGETS.values():
-        if target is not ONNX:
-            for name, data in files_of(target).items():
-                yield _loaded(target, name, data, threads)
-    if importlib.util.find_spec("openvino") is not None:
-        from levit_deploy.bench.in_openvino import in_openvino
+        if target is ONNX:
+            continue
+        for form in target.forms:
+            if form.precision in ROUNDED and not interface.has_classes:
+                continue
+            at = "" if target.batch_size is None else f", batch {batch_size}"
+            make = partial(in_child, partial(file_of, target, form), children, threads)
+            yield Entry(f"{form.name}{at}", target.runtime, make)
+    fixed = _for_openvino(networks["tokens"], provenance, batch_size)
+    yield from in_openvino(files, fixed, batch_size, PLAIN, _noise(config), threads)
 
-        single = _for_a_single_image(networks["tokens"], provenance)
-        files = {PLAIN: plain, **onnx_files}
-        yield from in_openvino(files, single, PLAIN, _noise(config), threads)
 
-
-def _int8(
-    plain: bytes, networks: Mapping[Layout, LeViT], provenance: Provenance
-) -> dict[str, bytes]:
+def _int8(plain: Making, network: LeViT, provenance: Provenance) -> dict[str, Making]:
     """The int8 files, calibrated on noise: for the time they take, that does not matter."""
     images = _noise(provenance.config)
-    files = {
-        f"{PLAIN}, int8": plain_int8(plain, images),
-        f"{PLAIN}, dynamic int8": plain_dynamic_int8(plain),
+    files: dict[str, Making] = {
+        f"{PLAIN}, int8": cache(lambda: plain_int8(plain(), images)),
+        f"{PLAIN}, dynamic int8": cache(lambda: plain_dynamic_int8(plain())),
     }
     if not provenance.interface.has_classes:
         return files
     for opset in (DEFAULT_OPSET, ATTENTION_OPSET):
-        form = Int8Form(model=networks["tokens"], provenance=provenance, opset=opset)
-        files[f"int8, opset {opset}"] = _rounded(form, images)
+        form = Int8Form(model=network, provenance=provenance, opset=opset)
+        files[f"int8, opset {opset}"] = cache(partial(_rounded, form, images))
     return files
 
 
@@ -105,19 +127,21 @@ def _noise(config: LeViTConfig) -> FloatArray:
     )
 
 
-def _for_a_single_image(network: LeViT, provenance: Provenance) -> dict[str, bytes]:
+def _for_openvino(network: LeViT, provenance: Provenance, batch_size: int) -> dict[str, Making]:
     """The files for OpenVINO, float and int8."""
-    options = ExportOptions(batch_size=1)
-    files = {"tokens": ONNX_FOR_OPENVINO.serialize(network, provenance, options)}
+    options = ExportOptions(batch_size=batch_size)
+    files: dict[str, Making] = {
+        "tokens": cache(partial(ONNX_FOR_OPENVINO.serialize, network, provenance, options))
+    }
     if provenance.interface.has_classes:
         form = Int8Form(
             model=network,
             provenance=provenance,
             opset=DEFAULT_OPSET,
-            batch_size=1,
+            batch_size=batch_size,
             scheme=FOR_OPENVINO,
         )
-        files["int8 for OpenVINO"] = _rounded(form, _noise(provenance.config))
+        files["int8 for OpenVINO"] = cache(partial(_rounded, form, _noise(provenance.config)))
     return files
 
 
@@ -125,20 +149,6 @@ def _rounded(form: Int8Form, images: FloatArray) -> bytes:
     rounding = Rounding(ranges=observed_ranges(form, images)["MinMax"], cpu="any")
     data: bytes = form.rounded(rounding).SerializeToString()
     return data
-
-
-def _loaded(target: Target, name: str, data: bytes, threads: int) -> Contender:
-    start = time.perf_counter()
-    artifact = target.load(Path(name), data, threads, False)
-    taken = time.perf_counter() - start
-    return Contender(
-        name=name,
-        runtime=target.runtime,
-        run=artifact.run,
-        size_bytes=len(data),
-        load_s=taken,
-        batch_size=artifact.batch_size,
-    )
 
 
 def _onnxruntime(data: bytes, threads: int) -> AnyRun:
@@ -151,20 +161,22 @@ def _original_torchscript(model: LeViT, config: LeViTConfig) -> Contender:
     images = torch.zeros(2, config.in_channels, *config.image_size)
     with deprecation_accepted():
         program = torch.jit.freeze(torch.jit.trace(model, images, check_trace=False))
-    return Contender(name="original, frozen", runtime="TorchScript", run=_torch_run(program))
+    return here(_torch_run(program))
 
 
 def given_artifact(
-    path: Path, config: LeViTConfig, batch_sizes: Sequence[int], threads: int
-) -> Contender:
+    path: Path,
+    config: LeViTConfig,
+    batch_sizes: Sequence[int],
+    threads: int,
+    children: ExitStack,
+) -> Entry:
     """A file of the user's, by the path that was given, as two may have one name.
 
     Raises ArtifactError if it takes other images than the network, UsageError if it takes none of
-    the batches.
+    the batches, and BackendError if it crashes.
     """
-    start = time.perf_counter()
-    artifact = load_artifact(path, threads)
-    taken = time.perf_counter() - start
+    artifact = children.enter_context(open_isolated(path, threads))
     expected = artifact.interface.image_shape(config)
     if artifact.image_shape != expected:
         raise ArtifactError(
@@ -176,15 +188,8 @@ def given_artifact(
             f"{path} takes batches of {artifact.batch_size} only. Give --batch-size "
             f"{','.join(map(str, (*batch_sizes, artifact.batch_size)))}, or leave it out."
         )
-    return Contender(
-        name=str(path),
-        runtime=artifact.runtime,
-        run=artifact.run,
-        size_bytes=path.stat().st_size,
-        load_s=taken,
-        batch_size=artifact.batch_size,
-        input=artifact.interface.input,
-    )
+    contender = of_artifact(artifact, path.stat().st_size)
+    return Entry(str(path), artifact.runtime, lambda: contender)
 
 
 def _torch_run(module: Callable[[torch.Tensor], Any]) -> AnyRun:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from levit_deploy.choices import require_one_of
 from levit_deploy.cli.paths import Inputs
 from levit_deploy.cli.reading import Reading
 from levit_deploy.cli.reporting import Reporting
@@ -41,8 +42,18 @@ def bench(
     ] = None,
     *,
     batch_size: Annotated[
-        str, typer.Option(metavar="N[,N...]", help="Batch sizes to time.")
+        str,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Batch sizes to time. Files that have a fixed one get the first.",
+        ),
     ] = "1,8",
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME...]", help="Runtimes to time, as in onnxruntime,torchscript."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each form.")] = 50,
     plot_file: Annotated[
@@ -51,7 +62,7 @@ def bench(
     reading: Reading,
     reporting: Reporting,
 ) -> None:
-    """Time the original, the plain export and all our forms, in turns, in one process.
+    """Time the original, the plain export and all our forms, in turns.
 
     Example: levit-deploy bench LeViT-256 --batch-size 1
     """
@@ -67,6 +78,7 @@ def bench(
 
     if plot_file is not None:
         require_plotting()
+    runtimes = _runtimes(runtime)
     model, config, head = _read(network, checkpoint, reading, reporting)
     with status("making every form", quiet=reporting.quiet) as tell:
         result = benchmark(
@@ -76,6 +88,7 @@ def bench(
             head=head,
             artifacts=list(dict.fromkeys(artifacts or ())),
             batch_sizes=sizes,
+            runtimes=runtimes,
             threads=threads,
             rounds=rounds,
             progress=tell,
@@ -111,6 +124,15 @@ def _sizes(text: str) -> list[int]:
             raise UsageError(f"--batch-size {text} cannot be timed. Give numbers, as in 1,8.")
         sizes.append(size)
     return list(dict.fromkeys(sizes))
+
+
+def _runtimes(text: str | None) -> list[str] | None:
+    """The runtimes to time, or None for all."""
+    from levit_deploy.bench.contenders import RUNTIMES
+
+    if text is None:
+        return None
+    return [require_one_of("--runtime", name.strip().lower(), RUNTIMES) for name in text.split(",")]
 
 
 def _read(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from levit_deploy.report.console import new_table, print_line
 from levit_deploy.report.data import Data, versions
+from levit_deploy.text import counted
 
 if TYPE_CHECKING:
     from levit_deploy.bench.benchmark import Benchmark
@@ -29,6 +30,12 @@ def print_benchmark(data: Data, console: Console) -> None:
     for size, gflops in data["gflops"].items():
         console.print(f"batch {size}; matrix products alone run at {gflops:.3g} GFLOP/s")
         console.print(_benchmark_table([r for r in data["rows"] if r["batch_size"] == size]))
+    names: dict[tuple[str, str], list[str]] = {}
+    for form in data["untimed"]:
+        names.setdefault((form["runtime"], form["reason"]), []).append(form["name"])
+    for (runtime, reason), forms in names.items():
+        which = forms[0] if len(forms) == 1 else counted(len(forms), "form")
+        print_line(console, f"not timed: {which} for {runtime}. {reason}")
 
 
 def _benchmark_table(rows: list[Data]) -> Table:
@@ -50,8 +57,8 @@ def _benchmark_row(row: Data) -> list[str]:
     ratio, size, load = row["ratio"], row["size_bytes"], row["load_s"]
     return [
         f"  {row['name']}",
-        f"{row['median_s'] * 1000:.2f}",
-        f"{row['p90_s'] * 1000:.2f}",
+        _milliseconds(row["median_s"]),
+        _milliseconds(row["p90_s"]),
         f"{row['images_per_s']:.1f}",
         f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})",
         row["verdict"],
@@ -59,3 +66,8 @@ def _benchmark_row(row: Data) -> list[str]:
         "" if size is None else f"{size / 1e6:.1f}",
         "" if load is None else f"{load * 1000:.0f}",
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    """With two decimals, unless they say less than the noise and would need the room."""
+    return f"{seconds * 1000:.{2 if seconds < 0.1 else 0}f}"

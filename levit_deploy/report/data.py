@@ -1,13 +1,13 @@
 """The data of a report: plain values that become strict JSON, and versions."""
 
 import importlib.metadata
-import importlib.util
 import json
 import math
 import platform
 from typing import Any
 
 from levit_deploy._version import __version__
+from levit_deploy.extras import is_installed
 from levit_deploy.text import as_utf8
 
 Data = dict[str, Any]
@@ -16,7 +16,7 @@ Data = dict[str, Any]
 def versions() -> dict[str, str]:
     """Versions of this tool, Python, and the libraries that the figures depend on."""
     libraries = ["torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy"]
-    libraries += ["openvino"] if importlib.util.find_spec("openvino") else []
+    libraries += ["openvino"] if is_installed("openvino") else []
     return {
         "levit-deploy": __version__,
         "python": platform.python_version(),

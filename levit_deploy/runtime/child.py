@@ -45,7 +45,8 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
     path = ""
     try:
         for name in preload:
-            importlib.import_module(name)
+            with suppress(ImportError):  # the loader says it better
+                importlib.import_module(name)
         load = imported(loader)
         if (frame := read_frame(requests)) is None:
             return

@@ -50,8 +50,10 @@ def open_isolated(
     of ``load_artifact``. Raises BackendError as well, also from ``run``, if the child crashes,
     hangs, or runs out of memory.
     """
-    loader = _loader(path, read_artifact(path, START), runtime)
-    with runtime_process(loader, (), threads, timeout_s, literal=literal) as load:
+    start = read_artifact(path, START)
+    loader = _loader(path, start, runtime)
+    modules = target_of(start).runtime_modules if runtime is None else ()
+    with runtime_process(loader, modules, threads, timeout_s, literal=literal) as load:
         yield load(path)
 
 

@@ -1,29 +1,51 @@
+import dataclasses
 import json
 import os
+import tempfile
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from networks import SMALL, trained
+from toy_target import MAGIC, TOY
 from typer.testing import CliRunner
 
 import levit_deploy
 from levit_deploy.bench import benchmark as bench
+from levit_deploy.bench import contender, contenders
 from levit_deploy.bench.benchmark import pinned, random_network
-from levit_deploy.bench.contender import Contender
+from levit_deploy.bench.contender import Contender, Entry, here
+from levit_deploy.bench.contenders import PLAIN
 from levit_deploy.bench.plot import draw, plot
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.cli import app
-from levit_deploy.errors import ArtifactError, UsageError
+from levit_deploy.errors import ArtifactError, BackendError, UsageError
 from levit_deploy.pipeline import export
 from levit_deploy.runtime.sessions import onnx_session
-from levit_deploy.targets.target import ExportOptions
+from levit_deploy.targets.load import load_artifact
+from levit_deploy.targets.target import ExportOptions, Form
+
+TINY = SMALL.replace(
+    image_size=(32, 32),
+    stages=(dataclasses.replace(SMALL.stages[0], depth=1),),
+    downsamples=(),
+)
+
+
+@contextmanager
+def opened_here(data, threads):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "artifact"
+        path.write_bytes(data)
+        yield load_artifact(path, threads)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
-    torch.save({"model": trained().state_dict()}, folder / "ckpt.pth")
+    network = trained(TINY)  # torch.onnx takes a second for each block
+    torch.save({"model": network.state_dict()}, folder / "ckpt.pth")
     bytes_taken = folder / "bytes.onnx"
     export(
         read_checkpoint(folder / "ckpt.pth"),
@@ -33,7 +55,9 @@ def data(tmp_path_factory):
     )
     arguments = ["bench", str(folder / "ckpt.pth"), str(bytes_taken), str(bytes_taken)]
     arguments += ["--batch-size", "1,3", "--rounds", "4"]
-    result = CliRunner().invoke(app, [*arguments, "--json", "-"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contender, "open_data", opened_here)  # a child imports torch for seconds
+        result = CliRunner().invoke(app, [*arguments, "--json", "-"])
     assert result.exit_code == 0, result.output
     assert "assumed: the activation is hardswish" in result.stderr
     return json.loads(result.stdout)
@@ -134,16 +158,15 @@ def folder(tmp_path_factory):
 def test_each_artifact_is_timed_for_itself(folder, monkeypatch):
     """Two of one name had one time between them."""
     plain = onnx_session((folder / "free" / "x.onnx").read_bytes(), 1)
-    run = lambda images: plain.run(None, {"pixel_values": images})  # noqa: E731
-    monkeypatch.setattr(
-        bench, "contenders", lambda *_: [Contender(name="plain", runtime="onnxruntime", run=run)]
-    )
+    made = here(lambda images: plain.run(None, {"pixel_values": images}))
+    baseline = Entry(PLAIN, "onnxruntime", lambda: made)
+    monkeypatch.setattr(bench, "entries", lambda *_, **__: [baseline])
     checkpoint = levit_deploy.load(folder / "ckpt.pth")
     paths = [folder / "free" / "x.onnx", folder / "four" / "x.onnx"]
     choices = {"network": "it", "artifacts": paths, "rounds": 2}
     found = bench.benchmark(checkpoint.model, checkpoint.config, batch_sizes=(1, 4), **choices)
     names = {size: [r.name for r in found.rows if r.batch_size == size] for size in (1, 4)}
-    assert names == {1: ["plain", str(paths[0])], 4: ["plain", *map(str, paths)]}
+    assert names == {1: [PLAIN, str(paths[0])], 4: [PLAIN, *map(str, paths)]}
     assert len({row.median_s for row in found.rows}) == len(found.rows)
     with pytest.raises(UsageError, match=r"takes batches of 4 only\. Give --batch-size 1,4"):
         bench.benchmark(checkpoint.model, checkpoint.config, batch_sizes=(1,), **choices)
@@ -152,11 +175,113 @@ def test_each_artifact_is_timed_for_itself(folder, monkeypatch):
         bench.benchmark(other, SMALL.replace(image_size=(32, 32)), **choices)
 
 
+def timed_as(seconds):
+    """A contender with these times, one by one; an exception among them is raised."""
+    left = iter(seconds)
+
+    def timer(_images):
+        taken = next(left)
+        if isinstance(taken, Exception):
+            raise taken
+        return taken
+
+    return Contender(seconds=timer)
+
+
+def bench_of(monkeypatch, *entries, **choices):
+    """The benchmark of these entries, with two rounds after the three that warm up."""
+    monkeypatch.setattr(bench, "entries", lambda *_, **__: entries)
+    return bench.benchmark(
+        trained(TINY), TINY, network="it", **{"batch_sizes": (1,), "rounds": 2} | choices
+    )
+
+
+def test_what_fails_is_told_and_all_others_are_timed(monkeypatch):
+    def cannot_be_made():
+        raise UsageError("It needs a package.")
+
+    crashed = BackendError("The process crashed.")
+    found = bench_of(
+        monkeypatch,
+        Entry(PLAIN, "onnxruntime", lambda: timed_as([0.02] * 10)),
+        Entry("tokens", "one", cannot_be_made),
+        Entry("spatial", "one", lambda: timed_as([0.01] * 4 + [crashed])),
+        Entry("tokens", "two", lambda: timed_as([0.01, RuntimeError("bad\nlines")])),
+        Entry("spatial", "two", lambda: timed_as([0.01] * 10)),
+        batch_sizes=(1, 2),
+    )
+    assert [(row.name, row.runtime, row.batch_size, row.ratio.median) for row in found.rows] == [
+        (PLAIN, "onnxruntime", 1, 1),
+        ("spatial", "two", 1, 2),
+        (PLAIN, "onnxruntime", 2, 1),
+        ("spatial", "two", 2, 2),
+    ]
+    assert {(form.name, form.runtime): form.reason for form in found.untimed} == {
+        ("tokens", "one"): "It needs a package.",
+        ("spatial", "one"): "The process crashed.",
+        ("tokens", "two"): "RuntimeError: bad.",
+    }
+    assert len(found.untimed) == 3
+
+
+def test_without_the_plain_export_there_is_nothing_to_compare_with(monkeypatch):
+    for seconds in ([BackendError("It crashed.")], [0.02, BackendError("It crashed.")]):
+        with pytest.raises(BackendError, match="It crashed"):
+            bench_of(monkeypatch, Entry(PLAIN, "onnxruntime", lambda s=seconds: timed_as(s)))
+
+
+def test_the_chosen_runtimes_are_timed_against_the_plain_export(monkeypatch):
+    made, told = [], []
+
+    def entry(name, runtime):
+        return Entry(name, runtime, lambda: made.append(name) or timed_as([0.01] * 5))
+
+    found = bench_of(
+        monkeypatch,
+        entry(PLAIN, "onnxruntime"),
+        entry("tokens", "onnxruntime"),
+        entry("frozen", "TorchScript"),
+        runtimes=["torchscript"],
+        progress=told.append,
+    )
+    assert made == [row.name for row in found.rows] == [PLAIN, "frozen"]
+    assert told[:2] == ["making plain export for onnxruntime", "making frozen for TorchScript"]
+
+
+def test_a_library_that_rounds_gets_noise_and_a_fixed_batch(monkeypatch):
+    """The first of the batches that are timed."""
+    calls = []
+
+    def rounded(model, provenance, options, images):
+        calls.append((provenance.precision, options.batch_size, images.shape[1:]))
+        return lambda provenance: TOY.serialize(model, provenance, options)
+
+    forms = (Form("tokens", "tokens"), Form("int8", "tokens", "int8-dynamic"))
+    toy = dataclasses.replace(TOY, forms=forms, batch_size=1, rounded=rounded)
+    monkeypatch.setattr(contenders, "TARGETS", {"toy": toy})
+    monkeypatch.setattr(contenders, "in_child", lambda file, *_: file())
+    with ExitStack() as children:
+        arguments = {"batch_size": 3, "threads": 1, "children": children}
+        found = list(contenders.entries(trained(TINY), TINY, "mean", **arguments))
+    toys = {entry.name: entry for entry in found if entry.runtime == toy.runtime}
+    assert list(toys) == ["tokens, batch 3", "int8, batch 3"]
+    assert toys["int8, batch 3"].make().startswith(MAGIC)
+    assert calls == [("int8-dynamic", 3, (3, 32, 32))]
+
+
+def test_every_runtime_can_be_chosen():
+    with ExitStack() as children:
+        arguments = {"batch_size": 1, "threads": 1, "children": children}
+        found = list(contenders.entries(trained(TINY), TINY, "mean", **arguments))
+    assert {entry.runtime.lower() for entry in found} == {*contenders.RUNTIMES}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["LeViT-128S", "--image-size", "64"], 2, "are for checkpoints"),
         (["levit-128s"], 3, "one of LeViT-128S"),
+        (["LeViT-128S", "--runtime", "torch,tvm"], 2, "'tvm' is not one of onnxruntime, openvino"),
         (["LeViT-128S", "missing.onnx"], 3, "missing.onnx cannot be read"),
         (["LeViT-128S", "x.onnx", "--plot", "x.onnx", "--force"], 5, "one of this command's own"),
         (["LeViT-128S", "x.onnx", "--json", "x.onnx", "--force"], 5, "one of this command's own"),

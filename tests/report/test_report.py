@@ -181,9 +181,22 @@ def test_a_long_path_cuts_no_figure_of_a_benchmark(capsys):
         "load_s": 1.234,
     }
     data = {"network": "LeViT", "threads": 1, "rounds": 3, "processor": "one", "rows": [row]}
-    print_benchmark({**data, "gflops": {1: 33.2}}, console())
+    print_benchmark({**data, "untimed": [], "gflops": {1: 33.2}}, console())
     line = next(
         line for line in capsys.readouterr().out.splitlines() if "digits" in line or "…" in line
     )
     for figure in ("12.34", "34.50", "1234.5", "1.75 (1.59-1.82)", "faster", "87%", "78.0", "1234"):
         assert figure in line
+
+
+def test_one_line_tells_the_forms_that_were_not_timed_and_why(capsys):
+    """As many forms as need a package have one reason."""
+    forms = [("tokens", "litert"), ("int8", "litert"), ("bf16", "TorchScript")]
+    reasons = {"litert": "It needs a package.", "TorchScript": "It crashed."}
+    untimed = [{"name": n, "runtime": r, "reason": reasons[r]} for n, r in forms]
+    data = {"network": "LeViT", "threads": 1, "rounds": 3, "processor": "one", "rows": []}
+    print_benchmark({**data, "untimed": untimed, "gflops": {}}, console())
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "not timed: 2 forms for litert. It needs a package.",
+        "not timed: bf16 for TorchScript. It crashed.",
+    ]
