@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import shutil
@@ -6,6 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from every_format import EXTRAS
 from float_graphs import int8_form, noise, rounded
 from interfaces import BOTH, SQUARE
 from networks import trained
@@ -21,6 +23,15 @@ from levit_deploy.targets.onnx_int8_writer import Int8Form
 torch.set_num_threads(1)
 # Few users set it, and it hides that what is left in a buffer cannot be written at the end.
 os.environ.pop("PYTHONUNBUFFERED", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs an extra that is not installed."""
+    for extra, package in EXTRAS.items():
+        if importlib.util.find_spec(package) is None:
+            for item in items:
+                if item.get_closest_marker(extra):
+                    item.add_marker(pytest.mark.skip(f"needs the extra {extra}"))
 
 
 class InThisProcess:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import scans
+from every_format import EVERY_FORMAT
 from networks import SMALL, images, trained
 
 import levit_deploy
@@ -15,12 +16,12 @@ from levit_deploy.errors import (
     UsageError,
 )
 from levit_deploy.report import published_data, to_json
-from levit_deploy.targets.formats import TARGETS
+from levit_deploy.runtime.sessions import filled
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
 
 
-@pytest.mark.parametrize("format", TARGETS)
+@pytest.mark.parametrize("format", EVERY_FORMAT)
 def test_only_a_process_of_its_own_runs_an_artifact(tmp_path, checkpoint, no_children, format):
     output = tmp_path / "artifact"
     pipeline.export(checkpoint, format, output)
@@ -29,7 +30,7 @@ def test_only_a_process_of_its_own_runs_an_artifact(tmp_path, checkpoint, no_chi
     assert len(no_children) == 2
 
 
-@pytest.mark.parametrize("format", TARGETS)
+@pytest.mark.parametrize("format", EVERY_FORMAT)
 @pytest.mark.parametrize(("head", "which"), [("class", 0), ("distill", 1)])
 def test_one_head_alone(tmp_path, checkpoint, format, head, which):
     output = tmp_path / "artifact"
@@ -37,19 +38,20 @@ def test_one_head_alone(tmp_path, checkpoint, format, head, which):
     model = trained()
     features = model.forward_features(images())
     expected = (model.head, model.head_dist)[which](features).detach().numpy()
-    found = load_artifact(output).run(images().numpy())
+    artifact = load_artifact(output)
+    found = filled(artifact.run, artifact.batch_size)(images().numpy())
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_the_artifact_says_where_it_comes_from(tmp_path, checkpoint):
-    for format in TARGETS:
-        pipeline.export(checkpoint, format, tmp_path / format, layout="tokens")
-        metadata = load_artifact(tmp_path / format).metadata
-        assert metadata["checkpoint_sha256"] == checkpoint.sha256
-        assert LeViTConfig.from_json(metadata["config"]) == SMALL
-        assert (metadata["head"], metadata["layout"]) == ("mean", "tokens")
-        assert metadata["tool"].startswith("levit-deploy ")
+@pytest.mark.parametrize("format", EVERY_FORMAT)
+def test_the_artifact_says_where_it_comes_from(tmp_path, checkpoint, format):
+    pipeline.export(checkpoint, format, tmp_path / format, layout="tokens")
+    metadata = load_artifact(tmp_path / format).metadata
+    assert metadata["checkpoint_sha256"] == checkpoint.sha256
+    assert LeViTConfig.from_json(metadata["config"]) == SMALL
+    assert (metadata["head"], metadata["layout"]) == ("mean", "tokens")
+    assert metadata["tool"].startswith("levit-deploy ")
 
 
 def test_a_fixed_batch_is_proven_at_that_batch(tmp_path, checkpoint):

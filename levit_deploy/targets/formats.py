@@ -6,15 +6,16 @@ from levit_deploy.choices import RUNTIMES, Precision, Runtime, require_one_of
 from levit_deploy.errors import UsageError
 from levit_deploy.extras import require_openvino
 from levit_deploy.targets.fused import FUSED
+from levit_deploy.targets.litert import LITERT
 from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
 from levit_deploy.targets.pt2 import PT2
 from levit_deploy.targets.target import Target
 from levit_deploy.targets.torchscript import TORCHSCRIPT
 
-Format = Literal["onnx", "torchscript", "pt2"]
+Format = Literal["onnx", "torchscript", "pt2", "litert"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 # pt2 comes before torchscript, which takes any zip archive for its own.
-TARGETS: dict[str, Target] = {target.name: target for target in (ONNX, PT2, TORCHSCRIPT)}
+TARGETS: dict[str, Target] = {target.name: target for target in (ONNX, PT2, TORCHSCRIPT, LITERT)}
 
 
 def target_named(format: str, runtime: Runtime = "onnxruntime") -> Target:

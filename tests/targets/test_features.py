@@ -13,7 +13,7 @@ from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, UsageError, VerificationError
 from levit_deploy.passes.stage_maps import stage_maps
-from levit_deploy.runtime.sessions import onnx_session
+from levit_deploy.runtime.sessions import filled, onnx_session
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.onnx_contract import broken_clauses
 from levit_deploy.targets.target import ExportOptions
@@ -53,6 +53,7 @@ FORMS = [
     ("pt2", "fp32", "tokens", None, None),
     pytest.param("pt2", "fp32", "spatial", None, None, marks=pytest.mark.slow),
     pytest.param("pt2", "bf16", "tokens", None, None, marks=pytest.mark.slow),
+    pytest.param("litert", "fp32", "tokens", None, 3, marks=pytest.mark.litert),
 ]
 
 
@@ -112,14 +113,18 @@ def test_features_leave_no_head_in_the_graph(tmp_path, timms):
     assert not any(tensor.name.startswith("head") for tensor in graphs[1].initializer)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
+@pytest.mark.parametrize(
+    "format", ["onnx", "torchscript", "pt2", pytest.param("litert", marks=pytest.mark.litert)]
+)
 def test_bytes_in_and_maps_out(tmp_path, square, format):
     options = ExportOptions(input="uint8", output="feature-maps")
     pipeline.export(square, format, tmp_path / "out", options=options)
     images = ((PIXELS / 255 - MEAN) / STD).transpose(0, 3, 1, 2).copy()
     with torch.inference_mode():
         maps = stage_maps(trained(SQUARE)).double()(torch.from_numpy(images))
-    close(load_artifact(tmp_path / "out").run(PIXELS), side_by_side([m.numpy() for m in maps]))
+    artifact = load_artifact(tmp_path / "out")
+    given = filled(artifact.run, artifact.batch_size)(PIXELS)
+    close(given, side_by_side([m.numpy() for m in maps]))
 
 
 def headless(folder, config=SQUARE):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from every_format import EVERY_FORMAT
 from networks import SMALL, trained
 from onnx import numpy_helper
 
@@ -14,10 +15,14 @@ from levit_deploy.errors import (
     UsageError,
     VerificationError,
 )
-from levit_deploy.targets.formats import TARGETS
 
 # a process that runs them imports torch first, for seconds
-FORMATS = [pytest.param(name, marks=() if name == "onnx" else pytest.mark.slow) for name in TARGETS]
+FORMATS = [
+    pytest.param(*form.values, marks=pytest.mark.slow)
+    if form.values[0] in ("torchscript", "pt2")
+    else form
+    for form in EVERY_FORMAT
+]
 
 
 def test_a_drop_is_for_int8(checkpoint, exported):

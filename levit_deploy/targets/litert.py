@@ -1,0 +1,66 @@
+"""LiteRT, formerly TensorFlow Lite: the target for Android, and for Linux on small machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from levit_deploy.errors import UsageError
+from levit_deploy.extras import require_extra
+from levit_deploy.regular_files import read_regular
+from levit_deploy.targets.litert_load import load
+from levit_deploy.targets.target import ExportOptions, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from levit_deploy.model import LeViT
+    from levit_deploy.provenance import Provenance
+
+BATCH_SIZE = 1
+
+
+def _written(
+    model: LeViT, provenance: Provenance, options: ExportOptions
+) -> Callable[[Provenance], bytes]:
+    require_extra("litert", ("ai_edge_litert",), "The format litert")
+    from levit_deploy.targets.litert_writer import to_litert
+
+    if options.opset is not None:
+        raise UsageError(
+            "--opset is for ONNX. The operators of a LiteRT file have versions of their own. Leave "
+            "it out."
+        )
+    if provenance.layout != "tokens":
+        raise UsageError(
+            f"--layout {provenance.layout} is not for LiteRT. Its maps have their channels last, "
+            "so that tokens and maps are the same numbers. Leave the option out."
+        )
+    return to_litert(model, provenance, options.fixed_batch or BATCH_SIZE, *options.names)
+
+
+def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
+    return _written(model, provenance, options)(provenance)
+
+
+def _check_file(path: Path) -> dict[str, int]:
+    from levit_deploy.targets.litert_file import kinds, read_model
+
+    return {"operators": len(kinds(read_model(path, read_regular(path))))}
+
+
+LITERT = Target(
+    name="litert",
+    suffix=".tflite",
+    runtime="LiteRT",
+    precisions=("fp32",),
+    forms=(),
+    auto_layout=lambda _precision, _options: "tokens",
+    batch_size=BATCH_SIZE,
+    dynamic_batch=False,
+    serialize=_serialize,
+    check_file=_check_file,
+    recognises=lambda start: start[4:8] == b"TFL3",  # the identifier of the flatbuffer's schema
+    load=load,
+    runtime_modules=("ai_edge_litert.interpreter",),
+)
