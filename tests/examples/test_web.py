@@ -276,9 +276,10 @@ def test_files_named_in_the_address_are_loaded(page, served, site, files, tmp_pa
     artifact, path = site / "small.onnx", site / "picture.png"
     artifact.symlink_to(files / "small.spatial")
     path.symlink_to(picture(tmp_path, "colours"))
-    page.visit(f"{served}?model=small.onnx&picture=picture.png")
+    page.visit(f"{served}?model=small.onnx&picture=picture.png&repeat=3")
     page.wait_for(DONE + f"&& {ANSWERS}.length")
     check_answers(page, artifact, path)
+    assert re.fullmatch(r"picture\.png, in [\d.]+ ms", page.evaluate(TEXT.format("note")))
     page.visit(f"{served}?model=missing.onnx")
     page.wait_for(DONE)
     assert "missing.onnx cannot be loaded from the server of this page: 404" in page.problem()
