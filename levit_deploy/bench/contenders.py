@@ -44,11 +44,8 @@ from levit_deploy.targets.target import ExportOptions, Form, Target
 from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 PLAIN = "plain export"
-RUNTIMES = tuple(
-    dict.fromkeys(
-        ("onnxruntime", "openvino", "torch", *(t.runtime.lower() for t in TARGETS.values()))
-    )
-)
+_OTHERS = (target.runtime.lower() for target in TARGETS.values() if target.forms)
+RUNTIMES = tuple(dict.fromkeys(("onnxruntime", "openvino", "torch", *_OTHERS)))
 CALIBRATING = 4  # images
 
 
