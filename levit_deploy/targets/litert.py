@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,12 @@ from levit_deploy.errors import UsageError
 from levit_deploy.extras import require_extra
 from levit_deploy.regular_files import read_regular
 from levit_deploy.targets.litert_load import load
-from levit_deploy.targets.target import ExportOptions, Target
+from levit_deploy.targets.target import ExportOptions, Form, Int8Standard, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from levit_deploy.arrays import Images
     from levit_deploy.model import LeViT
     from levit_deploy.provenance import Provenance
 
@@ -43,6 +45,22 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
     return _written(model, provenance, options)(provenance)
 
 
+def _rounded(
+    model: LeViT, provenance: Provenance, options: ExportOptions, images: Images
+) -> Callable[[Provenance], bytes]:
+    return _written(model, provenance, options)
+
+
+def _standard(
+    model: LeViT, provenance: Provenance, options: ExportOptions, path: Path, data: bytes
+) -> Int8Standard:
+    from levit_deploy.targets.litert_int8_check import check_rounding
+
+    unrounded = _serialize(model, replace(provenance, precision="fp32"), options)
+    check_rounding(path, data, unrounded, _serialize(model, provenance, options))
+    return Int8Standard(unrounded=unrounded)
+
+
 def _check_file(path: Path) -> dict[str, int]:
     from levit_deploy.targets.litert_file import kinds, read_model
 
@@ -53,12 +71,17 @@ LITERT = Target(
     name="litert",
     suffix=".tflite",
     runtime="LiteRT",
-    precisions=("fp32",),
-    forms=(),
+    precisions=("fp32", "int8-dynamic"),
+    forms=(
+        Form("tokens", "tokens"),
+        Form("int8-dynamic", "tokens", "int8-dynamic"),
+    ),
     auto_layout=lambda _precision, _options: "tokens",
     batch_size=BATCH_SIZE,
     dynamic_batch=False,
     serialize=_serialize,
+    rounded=_rounded,
+    standard=_standard,
     check_file=_check_file,
     recognises=lambda start: start[4:8] == b"TFL3",  # the identifier of the flatbuffer's schema
     load=load,

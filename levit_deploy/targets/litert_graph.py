@@ -28,6 +28,7 @@ _TYPES = {
     "int8": schema.TensorType.INT8,
     "uint8": schema.TensorType.UINT8,
 }
+NUMPY_TYPES = {code: np.dtype(name) for name, code in _TYPES.items()}
 _SCHEMA_VERSION = 3
 _ALIGNMENT = 16  # of the numbers in a file, as the schema asks
 

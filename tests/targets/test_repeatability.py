@@ -37,6 +37,7 @@ FORMS = {  # int8 is in verification/test_int8.py
     "pt2 bf16 tokens": {},
     "fused fp32 tokens": {},
     "litert fp32 tokens": BOTH,
+    "litert int8-dynamic tokens": {},
 }
 MARKED = [
     pytest.param(form, marks=getattr(pytest.mark, form.split()[0]))
