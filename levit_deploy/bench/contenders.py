@@ -33,14 +33,14 @@ from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.calibration import observed_ranges
 from levit_deploy.runtime.sessions import onnx_session
-from levit_deploy.targets.formats import TARGETS
+from levit_deploy.targets.formats import TARGETS, target_named
 from levit_deploy.targets.load import open_isolated
 from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
 from levit_deploy.targets.onnx_int8_writer import Int8Form
 from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET
 from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.onnx_schemes import FOR_OPENVINO
-from levit_deploy.targets.target import ExportOptions, Form, Target
+from levit_deploy.targets.target import ExportOptions, Form
 from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 PLAIN = "plain export"
@@ -72,7 +72,8 @@ def entries(
     )
     plain = cache(partial(plain_export, model, (config.in_channels, *config.image_size)))
 
-    def file_of(target: Target, form: Form) -> bytes:
+    def file_of(format: str, form: Form) -> bytes:
+        target = target_named(format)  # which tells if its packages are missing
         written_as = replace(provenance, layout=form.layout, precision=form.precision)
         options = form.options
         if target.batch_size is not None:
@@ -83,21 +84,21 @@ def entries(
         return target.rounded(networks[form.layout], written_as, options, images)(written_as)
 
     files: dict[str, Making] = {PLAIN: plain}
-    files |= {form.name: cache(partial(file_of, ONNX, form)) for form in ONNX.forms}
+    files |= {form.name: cache(partial(file_of, ONNX.name, form)) for form in ONNX.forms}
     files |= _int8(plain, networks["tokens"], provenance)
     in_onnxruntime = partial(_onnxruntime, threads=threads)
     for name, file in files.items():
         yield Entry(name, "onnxruntime", partial(opened, file, in_onnxruntime))
     yield Entry("original, eager", "torch", lambda: here(_torch_run(model)))
     yield Entry("original, frozen", "TorchScript", partial(_original_torchscript, model, config))
-    for target in TARGETS.values():
+    for format, target in TARGETS.items():
         if target is ONNX:
             continue
         for form in target.forms:
             if form.precision in ROUNDED and not interface.has_classes:
                 continue
             at = "" if target.batch_size is None else f", batch {batch_size}"
-            make = partial(in_child, partial(file_of, target, form), children, threads)
+            make = partial(in_child, partial(file_of, format, form), children, threads)
             yield Entry(f"{form.name}{at}", target.runtime, make)
     fixed = _for_openvino(networks["tokens"], provenance, batch_size)
     yield from in_openvino(files, fixed, batch_size, PLAIN, _noise(config), threads)

@@ -258,7 +258,7 @@ def test_a_library_that_rounds_gets_noise_and_a_fixed_batch(monkeypatch):
 
     forms = (Form("tokens", "tokens"), Form("int8", "tokens", "int8-dynamic"))
     toy = dataclasses.replace(TOY, forms=forms, batch_size=1, rounded=rounded)
-    monkeypatch.setattr(contenders, "TARGETS", {"toy": toy})
+    monkeypatch.setitem(contenders.TARGETS, "toy", toy)
     monkeypatch.setattr(contenders, "in_child", lambda file, *_: file())
     with ExitStack() as children:
         arguments = {"batch_size": 3, "threads": 1, "children": children}
