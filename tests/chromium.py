@@ -45,7 +45,7 @@ class Chromium:
         self._calls = 0
         self._session: str | None = None
         self.requested: list[str] = []
-        self.said: list[str] = []
+        self.thrown: list[str] = []
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(target for target in targets if target["type"] == "page")
         attached = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
@@ -67,8 +67,8 @@ class Chromium:
                 return dict(answer["result"])
             if answer.get("method") == "Network.requestWillBeSent":
                 self.requested.append(answer["params"]["request"]["url"])
-            if answer.get("method") in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
-                self.said.append(json.dumps(answer["params"]))
+            if answer.get("method") == "Runtime.exceptionThrown":
+                self.thrown.append(json.dumps(answer["params"]))
 
     def _next_message(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
@@ -94,7 +94,7 @@ class Chromium:
             if value := self.evaluate(expression):
                 return value
             time.sleep(0.02)
-        raise AssertionError(f"it never came true: {expression}; {self.said}")
+        raise AssertionError(f"it never came true: {expression}; {self.thrown}")
 
     def choose(self, selector: str, path: Path) -> None:
         """Choose a file in a file picker."""

@@ -81,16 +81,16 @@ def test_it_says_that_there_is_no_gpu(files, capsys):
 
 
 @pytest.mark.executorch  # which brings coremltools
-def test_a_checkpoint_is_converted_to_core_ml(files, tmp_path):
+def test_a_checkpoint_is_converted_to_core_ml(folder):
     coremltools = pytest.importorskip("coremltools", reason="coremltools is not installed")
-    package = tmp_path / "small.mlpackage"
-    arguments = (files / "small.pth", "-o", package)
+    package = folder / "ckpt.mlpackage"
+    arguments = (folder / "ckpt.pth", "-o", package)
     printed = script("to_coreml.py", *arguments, warnings="ignore")
     assert printed.startswith(f"{package}: converted")
     spec = coremltools.models.MLModel(str(package), skip_model_load=True).get_spec()
     (given,), (gives,) = spec.description.input, spec.description.output
     assert (given.name, list(given.type.multiArrayType.shape)) == ("pixel_values", [1, 3, 64, 96])
     assert gives.name == "logits"
-    assert read_checkpoint(files / "small.pth").sha256 in spec.description.metadata.shortDescription
+    assert read_checkpoint(folder / "ckpt.pth").sha256 in spec.description.metadata.shortDescription
     (block,) = spec.mlProgram.functions["main"].block_specializations.values()
     assert "batch_norm" not in {operation.type for operation in block.operations}  # all are fused

@@ -93,10 +93,10 @@ def browser(tmp_path_factory, served) -> Iterator[Page]:
 
 @pytest.fixture
 def page(browser, served) -> Iterator[Page]:
-    """The browser, which has asked its own server only, and complained of nothing."""
+    """The browser, which has asked its own server only, and in which no error was left over."""
     yield browser
     assert [url for url in browser.requested if not url.startswith(served)] == []
-    assert browser.said == []
+    assert browser.thrown == []
 
 
 def check_answers(page: Page, artifact: Path, path: Path, atol: float = 1e-4) -> None:
