@@ -4,8 +4,11 @@ import pytest
 
 from levit_deploy.targets.formats import TARGETS
 
-EXTRAS = {"litert": "ai_edge_litert"}  # the package of each extra that is a format
+# the package of each extra that is a format
+EXTRAS = {"executorch": "executorch", "litert": "ai_edge_litert"}
+SLOW = ("executorch",)  # takes half a minute to write any network, and has tests of its own
 EVERY_FORMAT = [
     pytest.param(name, marks=getattr(pytest.mark, name) if name in EXTRAS else ())
     for name in TARGETS
+    if name not in SLOW
 ]

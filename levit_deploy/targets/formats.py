@@ -5,6 +5,7 @@ from typing import Literal, get_args
 from levit_deploy.choices import RUNTIMES, Precision, Runtime, require_one_of
 from levit_deploy.errors import UsageError
 from levit_deploy.extras import require_openvino
+from levit_deploy.targets.executorch import EXECUTORCH
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.litert import LITERT
 from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
@@ -12,10 +13,12 @@ from levit_deploy.targets.pt2 import PT2
 from levit_deploy.targets.target import Target
 from levit_deploy.targets.torchscript import TORCHSCRIPT
 
-Format = Literal["onnx", "torchscript", "pt2", "litert"]
+Format = Literal["onnx", "torchscript", "pt2", "executorch", "litert"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 # pt2 comes before torchscript, which takes any zip archive for its own.
-TARGETS: dict[str, Target] = {target.name: target for target in (ONNX, PT2, TORCHSCRIPT, LITERT)}
+TARGETS: dict[str, Target] = {
+    target.name: target for target in (ONNX, PT2, TORCHSCRIPT, EXECUTORCH, LITERT)
+}
 
 
 def target_named(format: str, runtime: Runtime = "onnxruntime") -> Target:

@@ -1,0 +1,101 @@
+"""Write a plain model as an ExecuTorch program that XNNPACK runs: the same bytes every time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from levit_deploy.model import LeViT
+from levit_deploy.provenance import Provenance
+from levit_deploy.targets.executorch_network import with_ends
+
+PROVENANCE = "provenance"  # a method without inputs, which returns the metadata as JSON
+Writer = Callable[[Provenance], bytes]
+
+
+def to_executorch(model: LeViT, provenance: Provenance, batch_size: int) -> bytes:
+    """Lower a plain float32 model in either layout.
+
+    The program's method ``forward`` maps float32 (batch, channels, height, width) to float32 logits
+    (batch, classes), or has another input or output, as the provenance's interface says. Feature
+    maps are several outputs in the order of the stages. Raises UsageError if the pixels' mean and
+    standard deviation are not known.
+    """
+    network, images = traceable(model, provenance, batch_size)
+    with in_silence():
+        return lowered(torch.export.export(network, (images,)))(provenance)
+
+
+def traceable(model: LeViT, provenance: Provenance, batch_size: int) -> tuple[nn.Module, Tensor]:
+    """Return the network as it is lowered, and a batch of its inputs."""
+    interface = provenance.interface
+    shape = (batch_size, *interface.image_shape(provenance.config))
+    images = torch.zeros(shape, dtype=getattr(torch, interface.input))
+    return with_ends(model, provenance, batch_size), images
+
+
+def lowered(exported: torch.export.ExportedProgram) -> Writer:
+    """Lower a network once, and return a function that writes it with any provenance."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import (
+        ExecutorchBackendConfig,
+        ExecutorchProgramManager,
+        to_edge_transform_and_lower,
+    )
+
+    edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    made = edge.to_executorch()
+
+    def write(provenance: Provenance) -> bytes:
+        metadata = json.dumps(provenance.to_metadata(), sort_keys=True)
+        with in_silence():
+            program = ExecutorchProgramManager(
+                made._execution_programs,
+                {PROVENANCE: metadata},
+                ExecutorchBackendConfig(),
+                made._named_data,
+            )
+        return bytes(program.buffer)
+
+    return write
+
+
+def facts(data: bytes) -> dict[str, int]:
+    """Count the calls of XNNPACK in a program, and each operator that it leaves to others."""
+    with in_silence():
+        from executorch.exir._serialize._program import deserialize_pte_binary
+        from executorch.exir.schema import DelegateCall, KernelCall
+
+        plans = deserialize_pte_binary(data).program.execution_plan
+    (forward,) = (plan for plan in plans if plan.name == "forward")
+    calls: list[Any] = [step.instr_args for chain in forward.chains for step in chain.instructions]
+    outside = Counter(
+        forward.operators[call.op_index].name.removeprefix("aten::")
+        for call in calls
+        if isinstance(call, KernelCall)
+    )
+    delegated = sum(isinstance(call, DelegateCall) for call in calls)
+    return {"calls of XNNPACK": delegated} | {
+        f"{name} outside": outside[name] for name in sorted(outside)
+    }
+
+
+@contextlib.contextmanager
+def in_silence() -> Iterator[None]:
+    """Hide the warnings and logs of torch.export, torchao and ExecuTorch about their own code."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,217 @@
+"""ExecuTorch programs for XNNPACK. To lower a network takes long, so the tests share few."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import SMALL, configs, float64_logits, golden, images, trained
+from scipy.special import softmax
+
+from levit_deploy import pipeline
+from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.errors import ArtifactError, BackendError, UsageError
+from levit_deploy.interface import DEFAULT, Interface
+from levit_deploy.passes import to_plain
+from levit_deploy.provenance import Provenance
+from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.targets import executorch
+from levit_deploy.targets.executorch import EXECUTORCH, load
+from levit_deploy.targets.executorch_network import for_xnnpack
+from levit_deploy.targets.executorch_writer import facts, to_executorch
+from levit_deploy.targets.formats import target_of
+from levit_deploy.targets.target import ExportOptions
+
+needed = pytest.mark.executorch
+PIXELS = Interface("uint8", "probabilities")
+ORIGIN = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")
+
+
+@cache
+def program(interface: Interface = DEFAULT, batch_size: int = 1) -> bytes:
+    plain = to_plain(trained(), output=interface.output)
+    return to_executorch(plain, dataclasses.replace(ORIGIN, interface=interface), batch_size)
+
+
+def opened(data: bytes, threads: int | None = None) -> Artifact:
+    return load(Path("it.pte"), data, threads, False)
+
+
+def close(got: np.ndarray, expected: np.ndarray) -> None:
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=0, atol=4e-6 * max(1, np.abs(expected).max()))
+
+
+@settings(deadline=None, max_examples=15)
+@given(configs(), st.integers(1, 3), st.sampled_from(["logits", "feature-maps"]))
+def test_the_words_of_xnnpack_say_the_same(config, n, output):
+    x = images(config, n)
+    plain = to_plain(trained(config), output=output).double()
+    with torch.inference_mode():
+        expected, got = plain(x.double()), for_xnnpack(plain, n).double()(x.double())
+    for one, other in zip(expected, got, strict=True):  # maps or images
+        close(other.numpy(), one.numpy())
+
+
+@needed
+def test_it_agrees_with_float64():
+    artifact = opened(program())
+    for image in images(n=3).split(1):
+        close(artifact.run(image.numpy()), float64_logits(trained(), image))
+
+
+@needed
+def test_xnnpack_runs_all_of_it_in_one_call():
+    assert facts(program()) == {"calls of XNNPACK": 1}
+
+
+@needed
+@pytest.mark.slow
+def test_bytes_are_normalised_and_answered_with_probabilities():
+    artifact = opened(program(PIXELS, 3))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    mean, std = ORIGIN.transform.statistics()
+    normalised = torch.from_numpy(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2))
+    close(artifact.run(pixels), softmax(float64_logits(trained(), normalised), axis=1))
+    # XNNPACK has no bytes that are not quantized: a kernel of ExecuTorch's makes them floats
+    assert facts(program(PIXELS, 3)) == {
+        "calls of XNNPACK": 1,
+        "dim_order_ops::_to_dim_order_copy outside": 1,
+    }
+
+
+@needed
+def test_it_says_where_it_comes_from():
+    artifact = opened(program())
+    assert Provenance.from_metadata(artifact.metadata) == ORIGIN
+    assert (artifact.format, artifact.batch_size) == ("executorch", 1)
+    assert artifact.sha256 == hashlib.sha256(program()).hexdigest()
+    assert target_of(program()[:16]) is EXECUTORCH
+
+
+@needed
+def test_nothing_of_this_machine_is_in_it():
+    for name in (str(Path.home()), str(Path.cwd()), sys.prefix, ".py", "levit_deploy"):
+        assert name.encode() not in program()
+
+
+@needed
+@pytest.mark.slow
+def test_another_process_writes_the_same(tmp_path):
+    folders = (Path(__file__).parent, Path(__file__).parent.parent, *sys.path)
+    surroundings = {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "1"}
+    surroundings["PYTHONPATH"] = os.pathsep.join(map(str, folders))
+    code = "import hashlib, test_executorch as t; print(hashlib.sha256(t.program()).hexdigest())"
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | surroundings,
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    assert printed.strip() == hashlib.sha256(program()).hexdigest()
+
+
+@needed
+def test_it_has_as_many_threads_as_it_may():
+    from executorch.extension.pybindings import _C
+
+    for threads in (1, 2):
+        opened(program(), threads)
+        assert _C._threadpool_get_thread_count() == threads
+
+
+@needed
+@pytest.mark.parametrize(
+    "wrong", [images(n=2).numpy(), images().numpy()[:1, :, ::-1].transpose(0, 1, 3, 2)]
+)
+def test_other_batches_and_turned_images_are_refused(wrong):
+    with pytest.raises(BackendError, match=r"Expected \(1, 3, 64, 96\) in float32"):
+        opened(program()).run(wrong)
+    with pytest.raises(BackendError, match="in float64"):
+        opened(program()).run(images(n=1).double().numpy())
+
+
+@needed
+def test_a_damaged_file_is_refused():
+    data = program()
+    broken = (data[:1000], data[:8] + b"\xff" * 100 + data[108:], data[:-5000])
+    for damaged in broken:
+        with pytest.raises(ArtifactError, match=r"it\.pte cannot be loaded by ExecuTorch"):
+            opened(damaged)
+    with pytest.raises(ArtifactError, match="missing or damaged provenance"):
+        opened(data.replace(b'"config"', b'"Config"'))
+    with pytest.raises(ArtifactError, match=r"gives .*Expected float32 logits"):
+        opened(data.replace(rb"\"num_classes\": 7", rb"\"num_classes\": 8"))
+    with pytest.raises(ArtifactError, match=r"takes .*Expected one batch of images in uint8"):
+        opened(data.replace(b'"input": "float32"', b'"input": "uint8"  '))
+
+
+@needed
+@pytest.mark.isolated
+@pytest.mark.slow
+def test_a_network_of_upstream_is_exported_and_proven(tmp_path):
+    path, inputs, logits = golden("official")
+    checkpoint, output = read_checkpoint(path), tmp_path / "it.pte"
+    two = ExportOptions(batch_size=2)
+    published = pipeline.export(checkpoint, "executorch", output, options=two)
+    assert published.facts == {"calls of XNNPACK": 1}
+    assert pipeline.verify(checkpoint, output).passed
+    close(opened(output.read_bytes()).run(inputs[:2].astype(np.float32)), logits[:2])
+
+
+@needed
+@pytest.mark.slow
+def test_a_wrong_network_is_refused(tmp_path, checkpoint):
+    wrong = to_plain(trained())
+    with torch.no_grad():
+        wrong.blocks[2].m.attention_bias.table[1, 2, 3] += 1
+    (tmp_path / "it.pte").write_bytes(to_executorch(wrong, ORIGIN, 1))
+    assert not pipeline.verify(checkpoint, tmp_path / "it.pte").passed
+
+
+@needed
+@pytest.mark.slow
+def test_feature_maps_are_written_and_proven(tmp_path, checkpoint):
+    maps = ExportOptions(output="feature-maps", batch_size=2)
+    published = pipeline.export(checkpoint, "executorch", tmp_path / "it.pte", options=maps)
+    assert published.facts == {"calls of XNNPACK": 1}
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "why"),
+    [
+        ("spatial", ExportOptions(), "--layout spatial is not for ExecuTorch"),
+        ("tokens", ExportOptions(opset=17), "--opset, --input-name and --output-name are for ONNX"),
+        ("tokens", ExportOptions(input_name="x"), "--input-name and --output-name are for ONNX"),
+    ],
+)
+def test_choices_that_it_lacks_are_refused(layout, options, why, monkeypatch):
+    monkeypatch.setattr(executorch, "require_extra", lambda *_: None)
+    with pytest.raises(UsageError, match=why):
+        EXECUTORCH.serialize(
+            to_plain(trained()), dataclasses.replace(ORIGIN, layout=layout), options
+        )
+
+
+def test_without_the_package_one_line_tells_how_to_get_it(tmp_path, checkpoint, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "executorch" else find_spec(name)
+    )
+    line = r"executorch.*pip install -c constraints\.txt '\.\[executorch\]'"
+    with pytest.raises(UsageError, match=f"The format executorch needs {line}"):
+        pipeline.export(checkpoint, "executorch", tmp_path / "it.pte")
+    (tmp_path / "it.pte").write_bytes(b"\x1c\0\0\0ET12" + bytes(100))
+    with pytest.raises(UsageError, match=f"it.pte needs {line}"):
+        pipeline.verify(checkpoint, tmp_path / "it.pte")
