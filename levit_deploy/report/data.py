@@ -12,11 +12,13 @@ from levit_deploy.text import as_utf8
 
 Data = dict[str, Any]
 
+EXTRAS = {"openvino": "openvino", "executorch": "executorch", "ai-edge-litert": "ai_edge_litert"}
+
 
 def versions() -> dict[str, str]:
     """Versions of this tool, Python, and the libraries that the figures depend on."""
     libraries = ["torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy"]
-    libraries += ["openvino"] if is_installed("openvino") else []
+    libraries += [name for name, module in EXTRAS.items() if is_installed(module)]
     return {
         "levit-deploy": __version__,
         "python": platform.python_version(),
