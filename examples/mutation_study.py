@@ -1,7 +1,7 @@
 """Measure whether the proof refuses every wrong artifact and no right one.
 
     python examples/mutation_study.py --sabotaged 1000 --clean 500 --seed 0 [--precision fp16]
-        [--input-type uint8] [--output-type probabilities]
+        [--input-type uint8] [--output-type probabilities] [--format litert]
 
 exports random LeViTs as they should be and with sabotage of many kinds, and verifies each file. A
 right artifact that is refused is a false alarm. How wrong a sabotaged one is, is found apart from
@@ -12,7 +12,9 @@ baked in) breaks the contract and must always be refused. ``sabotage(seed, numbe
 one case again. In reduced precision, ``--precision``, networks that overflow are counted and left
 out, and those that the proof does not take, as they err too much themselves, are counted. With
 ``--input-type uint8`` or ``--output-type probabilities`` the artifacts have such ends, which are
-sabotaged, too: everything is measured on bytes, and probabilities by their logarithms.
+sabotaged, too: everything is measured on bytes, and probabilities by their logarithms. ``--format``
+has all artifacts in one format, with the sabotage that its writer takes. Without it, a fifth are
+TorchScript, and the others ONNX.
 """
 
 import argparse
@@ -60,11 +62,13 @@ from levit_deploy.pictures.preprocessing import Preprocessing
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.provenance import Provenance
 from levit_deploy.report import to_json
+from levit_deploy.targets.formats import TARGETS
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.onnx_contract import check_contract
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
 from levit_deploy.targets.onnx_opsets import OPSETS
 from levit_deploy.targets.onnx_writer import to_onnx
+from levit_deploy.targets.target import ExportOptions, Target
 from levit_deploy.targets.torchscript_writer import to_torchscript
 from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.batches import BATCH_SIZES
@@ -188,12 +192,17 @@ class Network:
     own: dict[str, Draw]
     other: dict[str, Draw]
     reference: Reference
+    format: str | None = None  # of its artifacts, None for ONNX and TorchScript
 
 
 # eight images at a time, as large networks need, would take small ones five times as long
 @patch("levit_deploy.verification.reference.MOST_AT_ONCE", 1000)
 def network(
-    seed: int, number: int, precision: Precision = "fp32", interface: Interface = DEFAULT
+    seed: int,
+    number: int,
+    precision: Precision = "fp32",
+    interface: Interface = DEFAULT,
+    format: str | None = None,
 ) -> Network:
     rng = random.Random(f"{seed}:{number}")
     config = random_config(rng)
@@ -230,6 +239,7 @@ def network(
         {case.name: draw for case, draw in zip(own, draws[: len(own)], strict=True)},
         {case.name: draw for case, draw in zip(other, draws[len(own) :], strict=True)},
         reference,
+        format,
     )
 
 
@@ -591,6 +601,8 @@ def write(
     """Export a plain network in a random way: how, the batch if it is fixed, and the bytes."""
     form = copy.deepcopy(plain).float().eval()
     foreign = any(isinstance(module, Function) for module in form.modules())
+    if net.format is not None:
+        return write_alone(net, form, rng, TARGETS[net.format], unwritable=bool(foreign or breach))
     layout = "tokens" if foreign else rng.choice(["tokens", "spatial"])
     form = to_spatial(form) if layout == "spatial" else form
     provenance = dataclasses.replace(net.provenance, layout=layout)
@@ -610,6 +622,21 @@ def write(
         breach(proto)
     how = f"opset {opset}, {layout}" + (f", batch {batch}" if batch else "")
     return how, batch, proto.SerializeToString()
+
+
+def write_alone(
+    net: Network, form: LeViT, rng: random.Random, target: Target, *, unwritable: bool
+) -> tuple[str, int | None, bytes]:
+    """The same for one format, in its own layout."""
+    if unwritable:
+        raise InapplicableError
+    batch = rng.choice([1, 2, 3, 8]) if target.batch_size else None
+    layout = target.auto_layout(net.provenance.precision, ExportOptions())
+    form = to_spatial(form) if layout == "spatial" else form
+    provenance = dataclasses.replace(net.provenance, layout=layout)
+    with own_ends(form):
+        data = target.serialize(form, provenance, ExportOptions(batch_size=batch))
+    return f"{target.name}, batch {batch or 'free'}", batch, data
 
 
 @contextmanager
@@ -827,6 +854,7 @@ def study(
     progress: Callable[[int], object] = lambda _done: None,
     precision: Precision = "fp32",
     interface: Interface = DEFAULT,
+    format: str | None = None,
 ) -> Result:
     """Leave two artifacts of each network as they are and sabotage four, in each way in turn."""
     wrong: list[Sabotaged] = []
@@ -838,7 +866,7 @@ def study(
         if len(wrong) >= sabotaged and len(right) >= untouched:
             break
         try:
-            net = network(seed, number, precision, interface)
+            net = network(seed, number, precision, interface, format)
         except CheckpointError as error:
             overflows.append(str(error))
             continue
@@ -911,6 +939,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--input-type", choices=INPUTS, default=DEFAULT.input)
     parser.add_argument("--output-type", choices=OUTPUTS, default=DEFAULT.output)
+    parser.add_argument("--format", choices=TARGETS)
     parser.add_argument("--json", type=Path, help="a file for every case and its figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -920,7 +949,9 @@ def main() -> None:
             print(f"\r{done} of {args.sabotaged + args.clean}", end="", file=sys.stderr)
 
     interface = Interface(args.input_type, args.output_type)
-    result = study(args.sabotaged, args.clean, args.seed, progress, args.precision, interface)
+    result = study(
+        args.sabotaged, args.clean, args.seed, progress, args.precision, interface, args.format
+    )
     print(*report(result), sep="\n")
     if args.json:  # where what is infinite becomes null
         args.json.write_text(to_json(dataclasses.asdict(result)))
