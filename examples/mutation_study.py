@@ -634,8 +634,11 @@ def write_alone(
     layout = target.auto_layout(net.provenance.precision, ExportOptions())
     form = to_spatial(form) if layout == "spatial" else form
     provenance = dataclasses.replace(net.provenance, layout=layout)
-    with own_ends(form):
-        data = target.serialize(form, provenance, ExportOptions(batch_size=batch))
+    try:
+        with own_ends(form):
+            data = target.serialize(form, provenance, ExportOptions(batch_size=batch))
+    except KeyError as error:  # a module of this study, which only writers that trace can write
+        raise InapplicableError from error
     return f"{target.name}, batch {batch or 'free'}", batch, data
 
 
