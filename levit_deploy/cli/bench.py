@@ -51,7 +51,8 @@ def bench(
     runtime: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME[,NAME...]", help="Runtimes to time, as in onnxruntime,torchscript."
+            metavar="NAME[,NAME...]",
+            help="Runtimes to time, as in onnxruntime,litert; the default is all.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
