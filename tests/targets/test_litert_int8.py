@@ -216,7 +216,12 @@ def an_operator_less(model):
     model.subgraphs[0].operators.remove(add)
 
 
+def a_second_graph(model):
+    model.subgraphs = model.subgraphs * 2
+
+
 SABOTAGE = [
+    a_second_graph,
     one_weight_a_step_off,
     one_scale_off,
     coarser_steps,
