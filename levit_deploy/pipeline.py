@@ -85,7 +85,7 @@ def export(
         precision: The number format inside the network: 'fp16' for ONNX, 'bf16' for torch.
             For int8, int8-dynamic and w8a16 call ``quantize``.
         options: The operator set, the batch size, bytes as input, and the output: logits,
-            probabilities, features or feature maps.
+            probabilities, features or feature maps; for PT2, if it is compiled.
         runtime: The runtime that an ONNX file is for, and is proven in.
         force: Replace an existing file.
         images: A folder; at most 64 of the pictures below it join the proof.
@@ -100,7 +100,7 @@ def export(
     """
     plan = planned(
         checkpoint_of(checkpoint),
-        target_named(format, runtime),
+        target_named(format, runtime, compile=options is not None and options.compile),
         head=head,
         layout=layout,
         precision=precision,

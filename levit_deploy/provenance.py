@@ -29,7 +29,8 @@ class Provenance:
     not compute with. ``preprocessing`` turns pictures into inputs. ``precision`` is the number
     format inside, and ``accuracy`` tells in words how much int8 loses on pictures. ``runtime`` is
     the one that the artifact is for. ``labels`` are the names of the classes, none if they are
-    unknown. ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits.
+    unknown. ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits. ``processor``
+    is the kind that native code is for.
     """
 
     checkpoint_sha256: str
@@ -48,6 +49,7 @@ class Provenance:
     interface: Interface = DEFAULT
     labels: tuple[str, ...] = ()
     problem_type: str = SINGLE_LABEL
+    processor: str = ""
 
     @property
     def transform(self) -> Transform:
@@ -56,7 +58,7 @@ class Provenance:
 
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, torch's extra files or safetensors."""
-        return {
+        metadata = {
             "tool": f"{TOOL} {__version__}",
             "checkpoint_sha256": self.checkpoint_sha256,
             "config": self.config.to_json(),
@@ -76,6 +78,7 @@ class Provenance:
             "labels": json.dumps(self.labels, ensure_ascii=False),
             "problem_type": self.problem_type,
         }
+        return metadata | ({"processor": self.processor} if self.processor else {})
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Provenance:
@@ -103,6 +106,7 @@ class Provenance:
             interface=Interface.from_metadata(metadata),
             labels=in_order(json.loads(metadata.get("labels", "[]"))),
             problem_type=metadata.get("problem_type", SINGLE_LABEL),
+            processor=metadata.get("processor", ""),
         )
 
 

@@ -36,6 +36,13 @@ SMALL = LeViTConfig(
     ),
 )
 
+TINY = SMALL.replace(
+    image_size=(32, 32),
+    stem_dims=(4, 8),
+    stages=(Stage(dim=8, depth=1, num_heads=1, key_dim=4, value_dim=8, mlp_dim=16),),
+    downsamples=(),
+)
+
 
 def trained(config: LeViTConfig = SMALL, seed: int = 0) -> LeViT:
     """A float32 network in evaluation mode with every parameter and statistic random."""

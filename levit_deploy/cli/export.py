@@ -20,6 +20,7 @@ from levit_deploy.targets.onnx_opsets import OPSETS
 
 if TYPE_CHECKING:
     from levit_deploy.publish.destination import Destination
+    from levit_deploy.targets.target import Target
 
 
 def _completed_opset(incomplete: str) -> list[str]:
@@ -98,6 +99,14 @@ def export(
         bool,
         typer.Option("--even-if-slower", help="Publish int8 even if it is no faster than float."),
     ] = False,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Make native code of a PT2 file, for this kind of processor. It needs g++, and "
+            "takes a minute or two.",
+        ),
+    ] = False,
     opset: Annotated[
         str,
         typer.Option(
@@ -131,7 +140,8 @@ def export(
 
     Example: levit-deploy export ckpt.pth --format onnx -o ckpt.onnx
     """
-    destination = _destination(checkpoint, format, output, triton)
+    target = target_named(format, runtime, compile=compile)
+    destination = _destination(checkpoint, target, output, triton)
     inputs = Inputs(
         checkpoint=checkpoint, labels=reading.labels, expect=reading.expect, images=images
     )
@@ -149,7 +159,7 @@ def export(
     from levit_deploy.targets.target import ExportOptions
 
     choices = ExportOptions(
-        parsed_opset(opset), batch, input_type, output_type, input_name, output_name
+        parsed_opset(opset), batch, input_type, output_type, input_name, output_name, compile
     )
     with (
         reporting.evidence_of_failure(loaded, shown),
@@ -183,10 +193,11 @@ def export(
                 images=images,
             )
     reporting.published(published, loaded)
+    reporting.note(target.note)
 
 
 def _destination(
-    checkpoint: Path, format: Format, output: str | None, triton: Path | None
+    checkpoint: Path, target: Target, output: str | None, triton: Path | None
 ) -> Destination:
     """Where the artifact goes: to -o, into --triton, or beside the checkpoint."""
     from levit_deploy.publish.triton import TritonModel
@@ -194,7 +205,7 @@ def _destination(
     if output == "":
         raise UsageError("-o names nothing. Name a file, or leave the option out.")
     if triton is None:
-        return output or str(beside(checkpoint, target_named(format).suffix))
+        return output or str(beside(checkpoint, target.suffix))
     if output is not None:
         raise UsageError("--triton and -o were both given. Leave one of them out.")
     return TritonModel(triton, beside(checkpoint, "").name)

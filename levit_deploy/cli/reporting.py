@@ -98,6 +98,11 @@ class Reporting:
             for fact in checkpoint.proven_if:
                 typer.echo(f"assumed: {fact}", err=True)
 
+    def note(self, sentence: str) -> None:
+        """Tell on standard error what you should know of a file, if there is something."""
+        if sentence and not self.quiet:
+            typer.echo(f"note: {sentence}", err=True)
+
     def published(self, published: Published, checkpoint: Checkpoint) -> None:
         """Report a file that was written, with its proof."""
         from levit_deploy import report

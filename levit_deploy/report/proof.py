@@ -87,8 +87,8 @@ def print_verdict(proof: Data, console: Console) -> None:
 
 def kind(proof: Data) -> str:
     """The format, and which of its runtimes ran it."""
-    if proof["format"] == "onnx":
-        return f"onnx in {proof['runtime']}"
+    if proof["format"] in ("onnx", "pt2"):
+        return f"{proof['format']} in {proof['runtime']}"
     return str(proof["format"])
 
 

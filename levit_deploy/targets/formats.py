@@ -9,7 +9,7 @@ from levit_deploy.targets.executorch import EXECUTORCH
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.litert import LITERT
 from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
-from levit_deploy.targets.pt2 import PT2
+from levit_deploy.targets.pt2 import PT2, compiled_here
 from levit_deploy.targets.target import Target
 from levit_deploy.targets.torchscript import TORCHSCRIPT
 
@@ -21,14 +21,15 @@ TARGETS: dict[str, Target] = {
 }
 
 
-def target_named(format: str, runtime: Runtime = "onnxruntime") -> Target:
+def target_named(format: str, runtime: Runtime = "onnxruntime", *, compile: bool = False) -> Target:
     """Return the target of this name, which for ONNX is one for a runtime.
 
-    Raises UsageError if there is none, or if OpenVINO is asked for and is not installed.
+    ``compile`` is for PT2, and gives one for this kind of processor. Raises UsageError if there is
+    none, or if OpenVINO is asked for and is not installed.
     """
     target = TARGETS[require_one_of("format", format, TARGETS)]
     if require_one_of("--runtime", runtime, RUNTIMES) == "onnxruntime":
-        return target
+        return compiled_here() if compile and target is PT2 else target
     if target is not ONNX:
         raise UsageError(
             f"--runtime {runtime} is for ONNX, and --format {target.name} has a runtime of its "

@@ -64,6 +64,7 @@ class Plan:
             interface=self.interface,
             labels=checkpoint.labels if self.interface.has_classes else (),
             problem_type=checkpoint.problem_type,
+            processor=self.target.processor,
         )
 
     @property
@@ -119,6 +120,11 @@ def planned(
         options=options,
     )
     _require_batch(plan)
+    if options.compile and not target.processor:
+        raise UsageError(
+            f"--compile is for --format pt2, whose networks torch can compile, and --format "
+            f"{target.name} was given. Leave one of the two out."
+        )
     _require_output(plan)
     _require_names(plan)
     _require_opset(plan)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levit_deploy.errors import ArtifactError, UsageError, first_line
+from levit_deploy.targets.processor import require_processor, this_kind
 from levit_deploy.targets.target import ExportOptions, Form, Target, first_member
 
 if TYPE_CHECKING:
@@ -19,10 +21,16 @@ if TYPE_CHECKING:
     from levit_deploy.provenance import Provenance
     from levit_deploy.runtime.artifact import Artifact
 
+AOTINDUCTOR = "AOTInductor"
+
 
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
     from levit_deploy.targets.pt2_writer import to_pt2
 
+    if options.compile:
+        from levit_deploy.targets.pt2_compile import compiled, require_compiler
+
+        require_compiler()  # before the work
     if options.opset is not None or options.fixed_batch is not None:
         raise UsageError(
             "--opset and --batch-size are for ONNX. A program of torch.export has no operator set "
@@ -33,7 +41,8 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
             "--input-name and --output-name are for ONNX. The input and output of a program of "
             "torch.export are known by their place. Leave them out."
         )
-    return to_pt2(model, provenance)
+    program = to_pt2(model, provenance)
+    return compiled(program, this_kind(), provenance) if options.compile else program
 
 
 def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
@@ -41,17 +50,19 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
 
     torch has one number of threads for the whole process, and runs every program literally.
     """
-    import torch
-
+    from levit_deploy.targets.pt2_compile import opened
     from levit_deploy.targets.pt2_writer import torch_kept_quiet
     from levit_deploy.targets.torch_archive import extra_file
     from levit_deploy.targets.torch_module import claimed_metadata, torch_artifact
 
     # before the program is opened, which could run code of its own
     metadata, config = claimed_metadata(path, extra_file(data), "program of torch.export")
+    processor = metadata.get("processor")
+    if processor:
+        require_processor(path, processor)
     try:
         with torch_kept_quiet():
-            program = torch.export.load(io.BytesIO(data)).module()
+            program = opened(path) if processor else _program(data)
     except Exception as error:  # of any kind: a damaged record may break any part of torch's reader
         raise ArtifactError(
             f"{path} cannot be loaded as a program of torch.export: {first_line(error)}. Expected "
@@ -60,13 +71,28 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
     return torch_artifact(
         program,
         config,
-        graph_values,
+        answers_alone if processor else graph_values,
         path=path,
         format="pt2",
-        runtime="torch.export",
+        runtime=AOTINDUCTOR if processor else PT2.runtime,
         sha256=hashlib.sha256(data).hexdigest(),
         metadata=metadata,
     )
+
+
+def _program(data: bytes) -> torch.nn.Module:
+    import torch
+
+    return torch.export.load(io.BytesIO(data)).module()
+
+
+def answers_alone(program: torch.nn.Module, images: Images) -> Iterable[torch.Tensor]:
+    """Give what native code gives: nothing inside it can be seen."""
+    import torch
+
+    with torch.inference_mode():
+        given = program(torch.from_numpy(images))
+    return given if isinstance(given, tuple) else (given,)
 
 
 def graph_values(program: torch.nn.Module, images: Images) -> Iterable[torch.Tensor]:
@@ -101,3 +127,16 @@ PT2 = Target(
     load=load,
     runtime_modules=("torch", "torch.export"),
 )
+
+
+def compiled_here() -> Target:
+    """Return the target of native code for this kind of processor; UsageError if there is none."""
+    kind = this_kind()
+    return replace(
+        PT2,
+        suffix=f".{kind.name}{PT2.suffix}",
+        runtime=AOTINDUCTOR,
+        forms=(),  # a minute each to make
+        processor=str(kind),
+        note=f"compiled for processors with {', '.join((kind.level, *kind.extra))}, and no others",
+    )

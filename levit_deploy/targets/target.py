@@ -35,7 +35,7 @@ class ExportOptions:
 
     ``input`` 'uint8' builds the normalisation in, ``output`` 'probabilities' the softmax.
     ``output`` 'features' gives the pooled vector, 'feature-maps' a map for each stage.
-    The names are those of the ends of an ONNX graph.
+    The names are those of the ends of an ONNX graph. ``compile`` makes native code of a PT2 file.
     """
 
     opset: int | None = None
@@ -44,6 +44,7 @@ class ExportOptions:
     output: Output = "logits"
     input_name: str | None = None
     output_name: str | None = None
+    compile: bool = False
 
     @property
     def fixed_batch(self) -> int | None:
@@ -154,6 +155,12 @@ class Target:
     """Whether the file is a program, run in a process of its own."""
 
     triton: TritonBackend | None = None
+
+    processor: str = ""
+    """The kind of processor that native code is for; empty if any runs the files."""
+
+    note: str = ""
+    """A sentence that the command line tells of each file."""
 
 
 def first_member(start: bytes) -> str:

@@ -2,13 +2,15 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch
 
 from levit_deploy.provenance import Provenance
 
 PROVENANCE_FILE = "provenance.json"  # an extra file
+NOTHING: Mapping[str, str] = MappingProxyType({})
 _WRITTEN_BY_THE_WRITER = {"version", "byteorder", ".data/version", ".data/serialization_id"}
 
 
@@ -27,11 +29,13 @@ def extra_file(archive: bytes) -> str:
 
 
 def rewritten(
-    archive: io.BytesIO, edited: Callable[[str, bytes], tuple[str, bytes] | None]
+    archive: io.BytesIO,
+    edited: Callable[[str, bytes], tuple[str, bytes] | None],
+    added: Mapping[str, str] = NOTHING,
 ) -> bytes:
     """Write an archive anew, without an identity, each record as ``edited`` by its name.
 
-    ``edited`` returns None to leave a record out.
+    ``edited`` returns None to leave a record out. ``added`` are extra files.
     """
     archive.seek(0)
     reader = torch._C.PyTorchFileReader(archive)
@@ -41,5 +45,7 @@ def rewritten(
         kept = None if name in _WRITTEN_BY_THE_WRITER else edited(name, reader.get_record(name))
         if kept is not None:
             writer.write_record(*kept, len(kept[1]))
+    for name, text in added.items():
+        writer.write_record(f"extra/{name}", text.encode(), len(text.encode()))
     writer.write_end_of_file()
     return buffer.getvalue()

@@ -97,5 +97,6 @@ TORCHSCRIPT = Target(
     recognises=lambda start: start.startswith(b"PK\x03\x04"),  # a zip archive
     load=load,
     runtime_modules=("torch",),
+    note="TorchScript is deprecated since PyTorch 2.11; its successor is --format pt2",
     triton=TritonBackend("pytorch_libtorch", "model.pt", by_place=True),
 )

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,24 +19,38 @@ from example_scripts import (
     script,
     serialised,
 )
-from networks import images
+from networks import TINY, images, trained
 from PIL import Image
 
 from levit_deploy.checkpoint import read_checkpoint
+from levit_deploy.errors import UsageError
+from levit_deploy.targets.plan import Plan
+from levit_deploy.targets.pt2 import PT2, compiled_here
 from levit_deploy.targets.target import ExportOptions
 
+pytestmark = [pytest.mark.study, pytest.mark.cpp]
 
-@pytest.mark.study
-@pytest.mark.cpp
-def test_a_cpp_program_computes_the_original_s_logits(files, tmp_path):
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory) -> Path:
+    """The folder with both programs."""
     for tool in ("cmake", "g++"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
     prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
-    build = tmp_path / "build"
+    build = tmp_path_factory.mktemp("cpp") / "build"
     printed_by("cmake", "-S", EXAMPLES / "cpp", "-B", build, "-DCMAKE_BUILD_TYPE=Release", prefix)
     printed_by("cmake", "--build", build)
+    return build
 
+
+def refusal(*command: object) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
+
+
+def test_a_cpp_program_computes_the_original_s_logits(build, files, tmp_path):
     for network in NETWORKS:
         arguments = files / f"{network}.torchscript", files / f"{network}.npy"
         check_images(printed_by(build / "run", *arguments), files, network)
@@ -70,15 +85,34 @@ def test_a_cpp_program_computes_the_original_s_logits(files, tmp_path):
     for given, n in (("bytes.npy", 3), ("bytes.ppm", 1)):
         printed = printed_by(build / "run", tmp_path / "bytes.pt", tmp_path / given)
         check_probabilities(printed, told, pixels[:n])
-    command = [build / "run", files / "small.torchscript", tmp_path / "bytes.npy"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.endswith("bytes.npy holds bytes, unlike what the artifact takes.\n")
+    refused = refusal(build / "run", files / "small.torchscript", tmp_path / "bytes.npy")
+    assert refused.endswith("bytes.npy holds bytes, unlike what the artifact takes.\n")
 
     # what torch would run all the same, or crash on
     np.save(tmp_path / "turned.npy", images(n=1).numpy().transpose(0, 1, 3, 2))
     for given, reason in ((tmp_path / "turned.npy", "size"), (tmp_path / "none.npy", "be read")):
-        command = [build / "run", files / "small.torchscript", given]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert reason in done.stderr
+        assert reason in refusal(build / "run", files / "small.torchscript", given)
+
+
+def test_a_cpp_program_runs_native_code(build, tmp_path):
+    try:
+        target = compiled_here()
+    except UsageError as error:
+        pytest.skip(str(error))
+    torch.save(trained(TINY).state_dict(), tmp_path / "ckpt.pth")
+    checkpoint = read_checkpoint(tmp_path / "ckpt.pth", image_size=(32, 32))
+    for name, made, compile in (("native", target, True), ("plain", PT2, False)):
+        options = ExportOptions(compile=compile)
+        plan = Plan(
+            checkpoint=checkpoint, target=made, head="mean", layout="tokens", options=options
+        )
+        (tmp_path / f"{name}.pt2").write_bytes(plan.serialize())
+    program, artifact = build / "run_compiled", tmp_path / "native.pt2"
+    for n in (1, 3):
+        x = images(TINY, n).numpy()
+        np.save(tmp_path / "images.npy", x)
+        check_logits(printed_by(program, artifact, tmp_path / "images.npy"), checkpoint.model, x)
+    np.save(tmp_path / "large.npy", images(n=1).numpy())
+    assert "size" in refusal(program, artifact, tmp_path / "large.npy")
+    refused = refusal(program, tmp_path / "plain.pt2", tmp_path / "images.npy")
+    assert refused.endswith("plain.pt2 is not compiled for this processor.\n")

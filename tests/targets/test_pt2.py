@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import names_in, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SMALL, configs, float64_logits, images, trained
@@ -17,10 +19,12 @@ import levit_deploy
 from levit_deploy import pipeline
 from levit_deploy.choices import LAYOUTS
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import UsageError
+from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
+from levit_deploy.targets import processor
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.pt2_writer import to_pt2, torch_kept_quiet
 from levit_deploy.targets.target import ExportOptions
 
@@ -179,3 +183,27 @@ def test_it_is_proven_in_a_process_of_its_own_without_a_warning(
     assert published.verification.passed
     assert published.verification.runtime == "torch.export"
     assert not recwarn.list
+
+
+def test_without_a_compiler_the_message_names_it(folder, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    code, _, err = run("export", folder / "ckpt.pth", "--format", "pt2", "--compile")
+    assert code == 2
+    assert "needs a C++ compiler, and g++ is not installed. Install it" in err
+    assert names_in(folder) == ["ckpt.pth"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_other_formats_are_not_compiled(checkpoint, tmp_path, format):
+    with pytest.raises(UsageError, match=f"--compile is for --format pt2.* --format {format}"):
+        pipeline.export(checkpoint, format, tmp_path / "a", options=ExportOptions(compile=True))
+
+
+def test_a_claim_to_be_compiled_is_held_to_this_processor(tmp_path, monkeypatch):
+    provenance = Provenance(
+        checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens", processor="avx512"
+    )
+    (tmp_path / "a.pt2").write_bytes(to_pt2(to_plain(trained()), provenance))
+    monkeypatch.setattr(processor, "_flags", lambda: {"avx2"})
+    with pytest.raises(ArtifactError, match="x86-64-v4, and this one lacks avx, bmi1"):
+        load_artifact(tmp_path / "a.pt2")
