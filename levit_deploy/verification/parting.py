@@ -111,11 +111,8 @@ def compare_blocks(
 def find_parting(blocks: Sequence[BlockResult], outputs: Collection[str] = ()) -> Parting | None:
     """The parting of an artifact with these results, which are in the blocks' order.
 
-    Returns None if the last block and all ``outputs`` agree, or if the artifact shows nothing but
-    its outputs.
+    Returns None if the last block and all ``outputs`` agree, or if there are no results.
     """
-    if all(block.rmse is None for block in blocks if block.name not in outputs):
-        return None
     agreeing = [i for i, block in enumerate(blocks) if block.agrees]
     parted = agreeing[-1] + 1 if agreeing else 0
     if parted == len(blocks):

@@ -69,9 +69,10 @@ def tiny(compiled) -> Checkpoint:
 
 @pytest.mark.cpp
 def test_nothing_else_is_written(compiled):
-    left = [path for path in (compiled / "home").rglob("*") if path.is_file()]
-    assert not [path for path in left if "onnxruntime" not in str(path)]  # it does so always
-    assert list((compiled / "temporary").iterdir()) == []
+    folders = (compiled / "home", compiled / "temporary")
+    left = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    # onnxruntime writes these, whatever it is told
+    assert not [path for path in left if path.name != ".ses" and "onnxruntime" not in str(path)]
 
 
 @pytest.mark.cpp
