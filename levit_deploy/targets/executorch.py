@@ -97,7 +97,8 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
             f"the shapes {sizes}. Export it again."
         )
 
-    def run(images: Images) -> FloatArray:
+    # every run reads the program in these bytes, and ExecuTorch keeps neither
+    def run(images: Images, _kept: object = (program, data)) -> FloatArray:
         if images.shape != (batch, *image_shape) or images.dtype != interface.input:
             raise BackendError(
                 f"{path} was given a batch of shape {images.shape} in {images.dtype}. Expected "

@@ -215,3 +215,10 @@ def test_without_the_package_one_line_tells_how_to_get_it(tmp_path, checkpoint, 
     (tmp_path / "it.pte").write_bytes(b"\x1c\0\0\0ET12" + bytes(100))
     with pytest.raises(UsageError, match=f"it.pte needs {line}"):
         pipeline.verify(checkpoint, tmp_path / "it.pte")
+
+
+def test_the_program_is_kept_as_long_as_it_can_run():
+    data = program()
+    before = sys.getrefcount(data)
+    artifact = opened(data)
+    assert sys.getrefcount(data) > before, artifact  # which reads it at every run
