@@ -67,6 +67,19 @@ def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path, sabot
 
 
 @pytest.mark.study
+@pytest.mark.litert
+@pytest.mark.slow
+def test_mutation_study_takes_one_format_alone(tmp_path):
+    path = tmp_path / "study.json"
+    arguments = ("--sabotaged", 4, "--clean", 1, "--seed", 5, "--json", path, "--format", "litert")
+    script("mutation_study.py", *arguments)
+    result = json.loads(path.read_text())
+    cases = [*result["sabotaged"], *result["clean"]]
+    assert {case["how"].partition(",")[0] for case in cases} == {"litert"}
+    assert all(case["refusal"] for case in result["sabotaged"] if (case["excess"] or 9) > 2)
+    assert not result["clean"][0]["refusal"]
+
+
 def test_mutation_study_sabotages_what_is_around_the_network(tmp_path):
     path = tmp_path / "study.json"
     interface = ("--input-type", "uint8", "--output-type", "probabilities")
