@@ -148,7 +148,7 @@ class GraphBuilder:
     def constant(self, array: npt.NDArray[Any], name: str) -> ir.Value:
         """Add an initializer as it is; equal names are one."""
         if name not in self.initializers:
-            self.initializers[name] = ir.val(name, const_value=ir.tensor(array, name=name))
+            self.initializers[name] = ir.val(name, const_value=ir.Tensor(array, name=name))
         return self.initializers[name]
 
 
