@@ -26,7 +26,7 @@ from levit_deploy.targets.processor import this_kind
 from levit_deploy.targets.pt2_writer import to_pt2
 from levit_deploy.targets.target import ExportOptions
 
-pytestmark = pytest.mark.study  # and those for .ci/run are marked as cpp, too
+pytestmark = pytest.mark.study  # .ci/run has the first alone: each worker would compile
 
 
 def export(folder: Path, name: str, **surroundings: str) -> subprocess.CompletedProcess[str]:
@@ -75,7 +75,6 @@ def test_nothing_else_is_written(compiled):
     assert not [path for path in left if path.name != ".ses" and "onnxruntime" not in str(path)]
 
 
-@pytest.mark.cpp
 def test_any_batch_agrees_with_float64_and_the_rest_is_refused(compiled):
     artifact = load_artifact(compiled / "a.pt2")
     assert artifact.batch_size is None
@@ -87,7 +86,6 @@ def test_any_batch_agrees_with_float64_and_the_rest_is_refused(compiled):
         artifact.run(np.zeros((1, 3, 32, 64), np.float32))
 
 
-@pytest.mark.cpp
 @pytest.mark.isolated
 def test_the_file_runs_in_a_process_of_its_own(compiled, tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -95,7 +93,6 @@ def test_the_file_runs_in_a_process_of_its_own(compiled, tiny, monkeypatch, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.cpp
 def test_the_file_says_what_it_is_for_and_nothing_of_this_machine(compiled):
     data = (compiled / "a.pt2").read_bytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -107,7 +104,6 @@ def test_the_file_says_what_it_is_for_and_nothing_of_this_machine(compiled):
         assert str(path).encode() not in data
 
 
-@pytest.mark.cpp
 def test_a_wrong_file_is_refused_and_no_block_is_blamed(compiled, tiny):
     other = replace(tiny, model=trained(TINY, seed=3))
     verification = pipeline.verify(other, compiled / "a.pt2")
@@ -115,7 +111,6 @@ def test_a_wrong_file_is_refused_and_no_block_is_blamed(compiled, tiny):
     assert verification.parting is None
 
 
-@pytest.mark.cpp
 def test_a_file_without_its_code_is_refused(compiled, tmp_path):
     data = (compiled / "a.pt2").read_bytes()
     (tmp_path / "a.pt2").write_bytes(data.replace(b"model.wrapper.so", b"model.wrapper.os"))
@@ -123,7 +118,6 @@ def test_a_file_without_its_code_is_refused(compiled, tmp_path):
         load_artifact(tmp_path / "a.pt2")
 
 
-@pytest.mark.cpp
 def test_a_compiler_that_fails_is_told(tmp_path, monkeypatch):
     (tmp_path / "g++").write_text("#!/bin/sh\necho no space left >&2\nexit 1\n")
     (tmp_path / "g++").chmod(0o755)
