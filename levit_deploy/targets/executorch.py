@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from levit_deploy.errors import ArtifactError, BackendError, UsageError, first_line
 from levit_deploy.extras import require_extra
-from levit_deploy.targets.target import ExportOptions, Form, Target
+from levit_deploy.targets.target import ExportOptions, Form, Int8Standard, Target
 
 if TYPE_CHECKING:
     from levit_deploy.arrays import FloatArray, Images
@@ -42,6 +42,24 @@ def _require_form(provenance: Provenance, options: ExportOptions) -> None:
             "--opset, --input-name and --output-name are for ONNX. An ExecuTorch program has no "
             "operator set, and its input and output have no names. Leave them out."
         )
+
+
+def _rounded(
+    model: LeViT, provenance: Provenance, options: ExportOptions, images: Images
+) -> Callable[[Provenance], bytes]:
+    _require_form(provenance, options)
+    from levit_deploy.targets.executorch_int8 import rounded
+
+    write = rounded(model, provenance, options.fixed_batch or BATCH_SIZE, images)
+    return lambda later: write(later.to_metadata())
+
+
+def _standard(
+    model: LeViT, provenance: Provenance, options: ExportOptions, path: Path, data: bytes
+) -> Int8Standard:
+    from levit_deploy.targets.executorch_int8 import int8_standard
+
+    return int8_standard(model, provenance, options.fixed_batch or BATCH_SIZE, path, data)
 
 
 def _check_file(path: Path) -> dict[str, int]:
@@ -145,12 +163,18 @@ EXECUTORCH = Target(
     name="executorch",
     suffix=".pte",
     runtime="ExecuTorch",
-    precisions=("fp32",),
-    forms=(Form("tokens", "tokens"),),
+    precisions=("fp32", "int8", "int8-dynamic"),
+    forms=(
+        Form("tokens", "tokens"),
+        Form("int8", "tokens", "int8"),
+        Form("int8-dynamic", "tokens", "int8-dynamic"),
+    ),
     auto_layout=lambda _precision, _options: "tokens",
     batch_size=BATCH_SIZE,
     dynamic_batch=False,
     serialize=_serialize,
+    rounded=_rounded,
+    standard=_standard,
     check_file=_check_file,
     recognises=lambda start: start[4:8] == b"ET12",  # the file_identifier in schema/program.fbs
     load=load,

@@ -7,18 +7,20 @@ import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from levit_deploy.errors import ArtifactError
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.executorch_network import with_ends
 
 PROVENANCE = "provenance"  # a method without inputs, which returns the metadata as JSON
-Writer = Callable[[Provenance], bytes]
+Writer = Callable[[Mapping[str, str]], bytes]  # of the metadata
 
 
 def to_executorch(model: LeViT, provenance: Provenance, batch_size: int) -> bytes:
@@ -31,7 +33,7 @@ def to_executorch(model: LeViT, provenance: Provenance, batch_size: int) -> byte
     """
     network, images = traceable(model, provenance, batch_size)
     with in_silence():
-        return lowered(torch.export.export(network, (images,)))(provenance)
+        return lowered(torch.export.export(network, (images,)))(provenance.to_metadata())
 
 
 def traceable(model: LeViT, provenance: Provenance, batch_size: int) -> tuple[nn.Module, Tensor]:
@@ -43,7 +45,7 @@ def traceable(model: LeViT, provenance: Provenance, batch_size: int) -> tuple[nn
 
 
 def lowered(exported: torch.export.ExportedProgram) -> Writer:
-    """Lower a network once, and return a function that writes it with any provenance."""
+    """Lower a network once, and return a function that writes it with any metadata."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import (
         ExecutorchBackendConfig,
@@ -54,12 +56,11 @@ def lowered(exported: torch.export.ExportedProgram) -> Writer:
     edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
     made = edge.to_executorch()
 
-    def write(provenance: Provenance) -> bytes:
-        metadata = json.dumps(provenance.to_metadata(), sort_keys=True)
+    def write(metadata: Mapping[str, str]) -> bytes:
         with in_silence():
             program = ExecutorchProgramManager(
                 made._execution_programs,
-                {PROVENANCE: metadata},
+                {PROVENANCE: json.dumps(metadata, sort_keys=True)},
                 ExecutorchBackendConfig(),
                 made._named_data,
             )
@@ -70,12 +71,9 @@ def lowered(exported: torch.export.ExportedProgram) -> Writer:
 
 def facts(data: bytes) -> dict[str, int]:
     """Count the calls of XNNPACK in a program, and each operator that it leaves to others."""
+    forward = _plan(data, "forward")
     with in_silence():
-        from executorch.exir._serialize._program import deserialize_pte_binary
         from executorch.exir.schema import DelegateCall, KernelCall
-
-        plans = deserialize_pte_binary(data).program.execution_plan
-    (forward,) = (plan for plan in plans if plan.name == "forward")
     calls: list[Any] = [step.instr_args for chain in forward.chains for step in chain.instructions]
     outside = Counter(
         forward.operators[call.op_index].name.removeprefix("aten::")
@@ -86,6 +84,29 @@ def facts(data: bytes) -> dict[str, int]:
     return {"calls of XNNPACK": delegated} | {
         f"{name} outside": outside[name] for name in sorted(outside)
     }
+
+
+def metadata_of(path: Path, data: bytes) -> dict[str, str]:
+    """Read the metadata of a program without running it; raise ArtifactError if it has none."""
+    try:
+        (value,) = _plan(data, PROVENANCE).values
+        metadata: dict[str, str] = json.loads(value.val.string_val)
+    except (AttributeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} has no metadata ({type(error).__name__}: {error}). Expected a program that "
+            "levit-deploy wrote. Export it again."
+        ) from error
+    return metadata
+
+
+def _plan(data: bytes, name: str) -> Any:
+    """The method of a program with this name; ValueError if it has none."""
+    with in_silence():
+        from executorch.exir._serialize._program import deserialize_pte_binary
+
+        plans = deserialize_pte_binary(data).program.execution_plan
+    (plan,) = (plan for plan in plans if plan.name == name)
+    return plan
 
 
 @contextlib.contextmanager

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from example_scripts import check_logits, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SMALL, configs, float64_logits, golden, images, trained
+from networks import configs, float64_logits, golden, images, trained
 from scipy.special import softmax
 
 from levit_deploy import pipeline
-from levit_deploy.checkpoint import read_checkpoint
-from levit_deploy.errors import ArtifactError, BackendError, UsageError
+from levit_deploy.checkpoint import Checkpoint, read_checkpoint
+from levit_deploy.config import Downsample, LeViTConfig, Stage
+from levit_deploy.errors import ArtifactError, BackendError, UsageError, VerificationError
 from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
@@ -33,13 +35,32 @@ from levit_deploy.targets.target import ExportOptions
 
 needed = pytest.mark.executorch
 PIXELS = Interface("uint8", "probabilities")
-ORIGIN = Provenance(checkpoint_sha256="ab" * 32, config=SMALL, head="mean", layout="tokens")
+# little to lower, and an odd grid to subsample: 2x3 tokens, then 1x2
+TINY = LeViTConfig(
+    image_size=(32, 48),
+    in_channels=3,
+    num_classes=7,
+    stem_dims=(2, 4, 6, 12),
+    stages=(
+        Stage(dim=12, depth=1, num_heads=3, key_dim=4, value_dim=10, mlp_dim=20),
+        Stage(dim=16, depth=1, num_heads=2, key_dim=8, value_dim=6, mlp_dim=28),
+    ),
+    downsamples=(Downsample(num_heads=5, key_dim=4, value_dim=12, mlp_dim=0),),
+)
+ORIGIN = Provenance(checkpoint_sha256="ab" * 32, config=TINY, head="mean", layout="tokens")
+INT8 = dataclasses.replace(ORIGIN, precision="int8")
 
 
 @cache
 def program(interface: Interface = DEFAULT, batch_size: int = 1) -> bytes:
-    plain = to_plain(trained(), output=interface.output)
+    plain = to_plain(trained(TINY), output=interface.output)
     return to_executorch(plain, dataclasses.replace(ORIGIN, interface=interface), batch_size)
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Checkpoint:
+    torch.save({"model": trained(TINY).state_dict()}, tmp_path / "ckpt.pth")
+    return read_checkpoint(tmp_path / "ckpt.pth", image_size=TINY.image_size)
 
 
 def opened(data: bytes, threads: int | None = None) -> Artifact:
@@ -65,8 +86,8 @@ def test_the_words_of_xnnpack_say_the_same(config, n, output):
 @needed
 def test_it_agrees_with_float64():
     artifact = opened(program())
-    for image in images(n=3).split(1):
-        close(artifact.run(image.numpy()), float64_logits(trained(), image))
+    for image in images(TINY).split(1):
+        close(artifact.run(image.numpy()), float64_logits(trained(TINY), image))
 
 
 @needed
@@ -78,10 +99,10 @@ def test_xnnpack_runs_all_of_it_in_one_call():
 @pytest.mark.slow
 def test_bytes_are_normalised_and_answered_with_probabilities():
     artifact = opened(program(PIXELS, 3))
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 96, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
     mean, std = ORIGIN.transform.statistics()
     normalised = torch.from_numpy(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2))
-    close(artifact.run(pixels), softmax(float64_logits(trained(), normalised), axis=1))
+    close(artifact.run(pixels), softmax(float64_logits(trained(TINY), normalised), axis=1))
     # XNNPACK has no bytes that are not quantized: a kernel of ExecuTorch's makes them floats
     assert facts(program(PIXELS, 3)) == {
         "calls of XNNPACK": 1,
@@ -133,13 +154,13 @@ def test_it_has_as_many_threads_as_it_may():
 
 @needed
 @pytest.mark.parametrize(
-    "wrong", [images(n=2).numpy(), images().numpy()[:1, :, ::-1].transpose(0, 1, 3, 2)]
+    "wrong", [images(TINY, 2).numpy(), images(TINY, 1).numpy().transpose(0, 1, 3, 2)]
 )
 def test_other_batches_and_turned_images_are_refused(wrong):
-    with pytest.raises(BackendError, match=r"Expected \(1, 3, 64, 96\) in float32"):
+    with pytest.raises(BackendError, match=r"Expected \(1, 3, 32, 48\) in float32"):
         opened(program()).run(wrong)
     with pytest.raises(BackendError, match="in float64"):
-        opened(program()).run(images(n=1).double().numpy())
+        opened(program()).run(images(TINY, 1).double().numpy())
 
 
 @needed
@@ -173,9 +194,9 @@ def test_a_network_of_upstream_is_exported_and_proven(tmp_path):
 @needed
 @pytest.mark.slow
 def test_a_wrong_network_is_refused(tmp_path, checkpoint):
-    wrong = to_plain(trained())
+    wrong = to_plain(trained(TINY))
     with torch.no_grad():
-        wrong.blocks[2].m.attention_bias.table[1, 2, 3] += 1
+        wrong.blocks[0].m.attention_bias.table[1, 2, 3] += 1
     (tmp_path / "it.pte").write_bytes(to_executorch(wrong, ORIGIN, 1))
     assert not pipeline.verify(checkpoint, tmp_path / "it.pte").passed
 
@@ -200,7 +221,7 @@ def test_choices_that_it_lacks_are_refused(layout, options, why, monkeypatch):
     monkeypatch.setattr(executorch, "require_extra", lambda *_: None)
     with pytest.raises(UsageError, match=why):
         EXECUTORCH.serialize(
-            to_plain(trained()), dataclasses.replace(ORIGIN, layout=layout), options
+            to_plain(trained(TINY)), dataclasses.replace(ORIGIN, layout=layout), options
         )
 
 
@@ -217,8 +238,66 @@ def test_without_the_package_one_line_tells_how_to_get_it(tmp_path, checkpoint, 
         pipeline.verify(checkpoint, tmp_path / "it.pte")
 
 
+@needed
 def test_the_program_is_kept_as_long_as_it_can_run():
     data = program()
     before = sys.getrefcount(data)
     artifact = opened(data)
     assert sys.getrefcount(data) > before, artifact  # which reads it at every run
+@cache
+def int8_program() -> bytes:
+    """Rounded by ranges on noise."""
+    from levit_deploy.targets.executorch_int8 import rounded
+
+    write = rounded(to_plain(trained(TINY)), INT8, 1, images(TINY, 8).numpy())
+    return write(INT8.to_metadata() | {"accuracy": "known later"})
+
+
+def standard(data: bytes):
+    from levit_deploy.targets.executorch_int8 import int8_standard
+
+    return int8_standard(to_plain(trained(TINY)), INT8, 1, Path("it.pte"), data)
+
+
+@needed
+@pytest.mark.slow
+def test_an_int8_program_is_made_again_from_the_network_and_its_metadata():
+    made = standard(int8_program())
+    assert made.unrounded == program()
+    artifact = opened(int8_program())
+    assert artifact.metadata["accuracy"] == "known later"
+    x = images(TINY, 8)
+    expected = float64_logits(trained(TINY), x)
+    literal = np.concatenate([made.literal(image.numpy()) for image in x.split(1)])
+    computed = np.concatenate([artifact.run(image.numpy()) for image in x.split(1)])
+    error = np.sqrt(np.mean((literal - expected) ** 2))
+    assert 0.001 < error / expected.std() < 0.2
+    # XNNPACK rounds to other neighbours, here and there
+    assert np.sqrt(np.mean((literal - computed) ** 2)) < 2 * error
+
+
+@needed
+@pytest.mark.slow
+def test_an_int8_program_of_other_numbers_is_refused():
+    data = int8_program()
+    wrong = data[:-200] + bytes([data[-200] ^ 1]) + data[-199:]
+    with pytest.raises(VerificationError, match="is not the checkpoint's network, rounded"):
+        standard(wrong)
+    with pytest.raises(VerificationError, match="written with executorch 9"):
+        standard(data.replace(rb'"executorch 1', rb'"executorch 9'))
+    with pytest.raises(ArtifactError, match="has no scales of its activations"):
+        standard(data.replace(b'"scales"', b'"Scales"'))
+    with pytest.raises(ArtifactError, match="scales in its metadata that are not positive"):
+        standard(data.replace(b'"scales": "[[0.', b'"scales": "[[-.').replace(b"[[-.", b"[[-1"))
+
+
+@needed
+@pytest.mark.slow
+def test_the_example_prints_what_it_computes(tmp_path):
+    (tmp_path / "it.pte").write_bytes(program())
+    np.save(tmp_path / "x.npy", images(TINY).numpy())
+    # ExecuTorch and torchao warn of their own code
+    printed = script(
+        "run_executorch.py", tmp_path / "it.pte", tmp_path / "x.npy", warnings="ignore"
+    )
+    check_logits(printed, trained(TINY), images(TINY).numpy())
