@@ -1,6 +1,7 @@
 """ExecuTorch programs for XNNPACK. To lower a network takes long, so the tests share few."""
 
 import dataclasses
+import gc
 import hashlib
 import importlib.util
 import os
@@ -88,6 +89,15 @@ def test_it_agrees_with_float64():
     artifact = opened(program())
     for image in images(TINY).split(1):
         close(artifact.run(image.numpy()), float64_logits(trained(TINY), image))
+
+
+@needed
+def test_it_keeps_the_bytes_that_it_reads():
+    artifact = load(Path("it.pte"), program()[:1000] + program()[1000:], None, False)
+    gc.collect()
+    ballast = [bytes([255]) * len(program()) for _ in range(64)]  # in the place of what was freed
+    close(artifact.run(images(TINY, 1).numpy()), float64_logits(trained(TINY), images(TINY, 1)))
+    assert len(ballast) == 64
 
 
 @needed

@@ -85,7 +85,8 @@ def digests_by_threads(form: str, files: int) -> set[str]:
 def test_every_precision_is_looked_at():
     known = {(name, p) for name, target in TARGETS.items() for p in target.precisions}
     assert {tuple(form.split()[:2]) for form in FORMS} - {("fused", "fp32")} == known - {
-        ("executorch", "fp32"),  # tests/targets/test_executorch.py
+        # tests/targets/test_executorch.py
+        *(("executorch", precision) for precision in TARGETS["executorch"].precisions),
         ("onnx", "int8"),  # of pictures: tests/verification/test_int8.py
         ("onnx", "w8a16"),
     }
