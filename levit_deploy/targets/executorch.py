@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +20,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 1
 FLOAT32, UINT8 = 6, 0  # of ScalarType in executorch/runtime/core/portable_type/scalar_type.h
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A method with what it reads whenever it runs, of which ExecuTorch itself keeps nothing."""
-
-    forward: Any
-    program: Any
-    data: bytes
 
 
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
@@ -98,7 +88,7 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
         _C._unsafe_reset_threadpool(threads)
     try:
         program = _C._load_program_from_buffer(data)
-        opened = _Opened(program.load_method("forward"), program, data)
+        forward = program.load_method("forward")
     except (RuntimeError, ValueError, IndexError) as error:
         raise ArtifactError(
             f"{path} cannot be loaded by ExecuTorch: {first_line(error)}. Expected an artifact "
@@ -115,7 +105,7 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
             "Export it again."
         ) from error
     interface, maps = claimed_interface(path, metadata), claimed_maps(path, metadata)
-    meta = opened.forward.method_meta()
+    meta = forward.method_meta()
     batch, *image_shape = _only_input(path, meta, UINT8 if interface.input == "uint8" else FLOAT32)
     sizes = [(batch, *shape) for shape in interface.outputs(config).values()]
     given = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
@@ -134,7 +124,7 @@ def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifac
             )
         taken = torch.from_numpy(images).contiguous()
         try:
-            outputs = opened.forward((taken,), clone_outputs=True)
+            outputs = forward((taken,), clone_outputs=True)
         except RuntimeError as error:
             raise BackendError(f"ExecuTorch failed to run {path}: {first_line(error)}.") from error
         return answers(path, [output.numpy() for output in outputs], maps)

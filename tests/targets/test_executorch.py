@@ -248,12 +248,6 @@ def test_without_the_package_one_line_tells_how_to_get_it(tmp_path, checkpoint, 
         pipeline.verify(checkpoint, tmp_path / "it.pte")
 
 
-@needed
-def test_the_program_is_kept_as_long_as_it_can_run():
-    data = program()
-    before = sys.getrefcount(data)
-    artifact = opened(data)
-    assert sys.getrefcount(data) > before, artifact  # which reads it at every run
 @cache
 def int8_program() -> bytes:
     """Rounded by ranges on noise."""
