@@ -288,7 +288,7 @@ def test_an_int8_program_of_other_numbers_is_refused():
     with pytest.raises(VerificationError, match="is not the checkpoint's network, rounded"):
         standard(wrong)
     with pytest.raises(VerificationError, match="written with executorch 9"):
-        standard(data.replace(rb'"executorch 1', rb'"executorch 9'))
+        standard(wrong.replace(b"executorch 1", b"executorch 9"))
     with pytest.raises(ArtifactError, match="has no scales of its activations"):
         standard(data.replace(b'"scales"', b'"Scales"'))
     with pytest.raises(ArtifactError, match="scales in its metadata that are not positive"):
