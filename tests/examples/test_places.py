@@ -61,7 +61,7 @@ def test_the_guide_names_the_command_and_the_script_of_every_place():
     assert rows.keys() == PLACES.keys()
     for name, place in PLACES.items():
         assert place.script in rows[name]
-        assert (EXAMPLES / place.script).exists() or place.format in MARKS
+        assert (EXAMPLES / place.script).exists()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
