@@ -1,4 +1,8 @@
-"""TorchScript, run by torch: the target for C++ and for programs that have torch already."""
+"""TorchScript, run by torch: for programs that load it already.
+
+It is deprecated since PyTorch 2.11. Its successor is torch.export, whose target is ``pt2``, and
+docs/runtimes.md says when to move.
+"""
 
 from __future__ import annotations
 

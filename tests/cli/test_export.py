@@ -50,6 +50,14 @@ def test_a_precision_that_makes_no_sense_is_a_usage_error(folder, format, precis
 
 
 @pytest.mark.slow
+def test_torchscript_comes_with_a_sentence_on_its_successor(folder):
+    told = "note: TorchScript is deprecated since PyTorch 2.11; its successor is --format pt2\n"
+    for more, expected in (((), told), (("-q", "--force"), "")):
+        code, _, err = run("export", folder / "ckpt.pth", "--format", "torchscript", *more)
+        assert (code, err) == (0, expected)
+
+
+@pytest.mark.slow
 def test_the_weights_of_a_training_run_are_chosen(folder):
     path = folder / "run.pth"
     torch.save({"model": trained().state_dict(), "model_ema": trained(seed=9).state_dict()}, path)
