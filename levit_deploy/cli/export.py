@@ -81,9 +81,10 @@ def export(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Precision of the computation; images and logits stay float32. fp16 is for ONNX, "
-            "bf16 for pt2 and torchscript. int8 is for ONNX, and needs --images. w8a16, too: 8 "
-            "bits for weights, 16 for activations, for NPUs."
+            help="Precision of the computation; images and logits stay float32. fp16 is for onnx, "
+            "bf16 for pt2 and torchscript. The rest need --images. int8 is for onnx and "
+            "executorch. int8-dynamic rounds activations as they come, for executorch and litert. "
+            "w8a16, for onnx, has 8 bits for weights and 16 for activations, for NPUs."
         ),
     ] = "fp32",
     max_drop: options.MaxDrop = None,
@@ -120,17 +121,21 @@ def export(
         str,
         typer.Option(
             metavar="auto|dynamic|N",
-            help="Leave the batch size open, or fix it (ONNX). auto fixes it to 1 for OpenVINO "
-            "and for w8a16.",
+            help="Leave the batch size open, or fix it (onnx, executorch, litert). auto fixes it "
+            "to 1 for phones, for OpenVINO and for w8a16.",
         ),
     ] = "auto",
     input_name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The name of the input (ONNX), instead of pixel_values."),
+        typer.Option(
+            metavar="NAME", help="The name of the input (onnx, litert), instead of pixel_values."
+        ),
     ] = None,
     output_name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The name of the output (ONNX), instead of logits."),
+        typer.Option(
+            metavar="NAME", help="The name of the output (onnx, litert), instead of logits."
+        ),
     ] = None,
     reading: ReadingWithUse,
     images: options.CalibratingImages = None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from levit_deploy.errors import ArtifactError, BackendError, UsageError, first_line
+from levit_deploy.errors import ArtifactError, BackendError, first_line
 from levit_deploy.extras import require_extra
 from levit_deploy.targets.target import ExportOptions, Form, Int8Standard, Target
 
@@ -23,31 +23,20 @@ FLOAT32, UINT8 = 6, 0  # of ScalarType in executorch/runtime/core/portable_type/
 
 
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
-    _require_form(provenance, options)
+    _require_executorch()
     from levit_deploy.targets.executorch_writer import to_executorch
 
     return to_executorch(model, provenance, options.fixed_batch or BATCH_SIZE)
 
 
-def _require_form(provenance: Provenance, options: ExportOptions) -> None:
-    """Raise UsageError for choices that ExecuTorch does not have, or if it is not installed."""
+def _require_executorch() -> None:
     require_extra("executorch", ("executorch",), "The format executorch")
-    if provenance.layout != "tokens":
-        raise UsageError(
-            f"--layout {provenance.layout} is not for ExecuTorch. XNNPACK would run it in dozens "
-            "of pieces. Leave the option out."
-        )
-    if options.opset is not None or any(options.names):
-        raise UsageError(
-            "--opset, --input-name and --output-name are for ONNX. An ExecuTorch program has no "
-            "operator set, and its input and output have no names. Leave them out."
-        )
 
 
 def _rounded(
     model: LeViT, provenance: Provenance, options: ExportOptions, images: Images
 ) -> Callable[[Provenance], bytes]:
-    _require_form(provenance, options)
+    _require_executorch()
     from levit_deploy.targets.executorch_int8 import rounded
 
     write = rounded(model, provenance, options.fixed_batch or BATCH_SIZE, images)
@@ -172,6 +161,8 @@ EXECUTORCH = Target(
     auto_layout=lambda _precision, _options: "tokens",
     batch_size=BATCH_SIZE,
     dynamic_batch=False,
+    fixes_batch=True,
+    layouts=("tokens",),  # XNNPACK would run the other in dozens of pieces
     serialize=_serialize,
     rounded=_rounded,
     standard=_standard,

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from levit_deploy.errors import UsageError
 from levit_deploy.extras import require_extra
 from levit_deploy.regular_files import read_regular
 from levit_deploy.targets.litert_load import load
@@ -28,16 +27,6 @@ def _written(
     require_extra("litert", ("ai_edge_litert",), "The format litert")
     from levit_deploy.targets.litert_writer import to_litert
 
-    if options.opset is not None:
-        raise UsageError(
-            "--opset is for ONNX. The operators of a LiteRT file have versions of their own. Leave "
-            "it out."
-        )
-    if provenance.layout != "tokens":
-        raise UsageError(
-            f"--layout {provenance.layout} is not for LiteRT. Its maps have their channels last, "
-            "so that tokens and maps are the same numbers. Leave the option out."
-        )
     return to_litert(model, provenance, options.fixed_batch or BATCH_SIZE, *options.names)
 
 
@@ -79,6 +68,9 @@ LITERT = Target(
     auto_layout=lambda _precision, _options: "tokens",
     batch_size=BATCH_SIZE,
     dynamic_batch=False,
+    fixes_batch=True,
+    has_names=True,
+    layouts=("tokens",),  # maps have their channels last, so that both are the same numbers
     serialize=_serialize,
     rounded=_rounded,
     standard=_standard,

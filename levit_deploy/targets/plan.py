@@ -22,9 +22,10 @@ from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.targets.formats import require_precision
+from levit_deploy.targets.formats import TARGETS, require_precision
 from levit_deploy.targets.onnx_ends import require_names
 from levit_deploy.targets.onnx_opsets import CHANNEL_SCALES_OPSET, OPSETS, SIXTEEN_BITS_OPSET
+from levit_deploy.targets.pt2 import PT2
 from levit_deploy.targets.target import ExportOptions, Target
 
 
@@ -119,16 +120,31 @@ def planned(
         precision=precision,
         options=options,
     )
+    _require_options(plan)
     _require_batch(plan)
-    if options.compile and not target.processor:
-        raise UsageError(
-            f"--compile is for --format pt2, whose networks torch can compile, and --format "
-            f"{target.name} was given. Leave one of the two out."
-        )
     _require_output(plan)
     _require_names(plan)
     _require_opset(plan)
     return plan
+
+
+def _require_options(plan: Plan) -> None:
+    """Raise UsageError for an option that this target does not have."""
+    target, options = plan.target, plan.options
+    for option, is_given, has in (
+        ("--opset", options.opset is not None, lambda target: target.has_opsets),
+        ("--batch-size", options.fixed_batch is not None, lambda target: target.fixes_batch),
+        ("--input-name", options.input_name is not None, lambda target: target.has_names),
+        ("--output-name", options.output_name is not None, lambda target: target.has_names),
+        ("--compile", options.compile, lambda target: target.name == PT2.name),
+        (f"--layout {plan.layout}", True, lambda target: plan.layout in target.layouts),
+    ):
+        if is_given and not has(target):
+            others = [name for name, other in TARGETS.items() if has(other)]
+            raise UsageError(
+                f"{option} is not for --format {target.name}, but for {' and '.join(others)}. "
+                "Leave the option out, or choose another --format."
+            )
 
 
 def _require_batch(plan: Plan) -> None:

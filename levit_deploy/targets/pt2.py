@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from levit_deploy.errors import ArtifactError, UsageError, first_line
+from levit_deploy.errors import ArtifactError, first_line
 from levit_deploy.targets.processor import require_processor, this_kind
 from levit_deploy.targets.target import ExportOptions, Form, Target, first_member
 
@@ -31,16 +31,6 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
         from levit_deploy.targets.pt2_compile import compiled, require_compiler
 
         require_compiler()  # before the work
-    if options.opset is not None or options.fixed_batch is not None:
-        raise UsageError(
-            "--opset and --batch-size are for ONNX. A program of torch.export has no operator set "
-            "and takes any batch. Leave them out."
-        )
-    if any(options.names):
-        raise UsageError(
-            "--input-name and --output-name are for ONNX. The input and output of a program of "
-            "torch.export are known by their place. Leave them out."
-        )
     program = to_pt2(model, provenance)
     return compiled(program, this_kind(), provenance) if options.compile else program
 

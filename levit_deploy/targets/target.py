@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from levit_deploy.choices import (
     INPUTS,
+    LAYOUTS,
     OUTPUTS,
     BatchSize,
     Input,
@@ -119,6 +120,18 @@ class Target:
 
     dynamic_batch: bool = True
     """Whether a file can leave the batch open."""
+
+    fixes_batch: bool = False
+    """Whether you can choose a batch that is fixed."""
+
+    has_opsets: bool = False
+    """Whether you can choose the operator set."""
+
+    has_names: bool = False
+    """Whether you can choose the names of the input and the output."""
+
+    layouts: tuple[Layout, ...] = LAYOUTS
+    """The layouts that can be written."""
 
     serialize: Callable[[LeViT, Provenance, ExportOptions], bytes]
     """The file of a plain network in either layout: the same bytes every time."""

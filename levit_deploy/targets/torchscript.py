@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from levit_deploy.errors import ArtifactError, UsageError, first_line
+from levit_deploy.errors import ArtifactError, first_line
 from levit_deploy.targets.target import ExportOptions, Form, Target, TritonBackend
 
 if TYPE_CHECKING:
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
     from levit_deploy.targets.torchscript_writer import to_torchscript
 
-    if options.opset is not None or options.fixed_batch is not None:
-        raise UsageError(
-            "--opset and --batch-size are for ONNX. A TorchScript program has no operator set and "
-            "takes any batch. Leave them out."
-        )
-    if any(options.names):
-        raise UsageError(
-            "--input-name and --output-name are for ONNX. The input and output of a TorchScript "
-            "program have no names. Leave them out."
-        )
     return to_torchscript(model, provenance)
 
 

@@ -80,6 +80,7 @@ def test_it_says_that_there_is_no_gpu(files, capsys):
     assert capsys.readouterr().err.startswith("CUDA is not in this onnxruntime, so the CPU")
 
 
+@pytest.mark.study  # its numbers are computed on a Mac only
 @pytest.mark.executorch  # which brings coremltools
 def test_a_checkpoint_is_converted_to_core_ml(folder):
     coremltools = pytest.importorskip("coremltools", reason="coremltools is not installed")

@@ -27,7 +27,6 @@ from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.targets import executorch
 from levit_deploy.targets.executorch import EXECUTORCH, load
 from levit_deploy.targets.executorch_network import for_xnnpack
 from levit_deploy.targets.executorch_writer import facts, to_executorch
@@ -220,19 +219,18 @@ def test_feature_maps_are_written_and_proven(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("layout", "options", "why"),
+    ("choices", "why"),
     [
-        ("spatial", ExportOptions(), "--layout spatial is not for ExecuTorch"),
-        ("tokens", ExportOptions(opset=17), "--opset, --input-name and --output-name are for ONNX"),
-        ("tokens", ExportOptions(input_name="x"), "--input-name and --output-name are for ONNX"),
+        ({"layout": "spatial"}, "--layout spatial is not for --format executorch, but for onnx"),
+        ({"options": ExportOptions(opset=17)}, "--opset is not for --format executorch"),
+        ({"options": ExportOptions(input_name="x")}, "--input-name is .* for onnx and litert"),
+        ({"options": ExportOptions(batch_size="dynamic")}, "--batch-size dynamic is not for"),
+        ({"options": ExportOptions(compile=True)}, "--compile is .* but for pt2"),
     ],
 )
-def test_choices_that_it_lacks_are_refused(layout, options, why, monkeypatch):
-    monkeypatch.setattr(executorch, "require_extra", lambda *_: None)
+def test_choices_that_it_lacks_are_refused(choices, why, tmp_path, checkpoint):
     with pytest.raises(UsageError, match=why):
-        EXECUTORCH.serialize(
-            to_plain(trained(TINY)), dataclasses.replace(ORIGIN, layout=layout), options
-        )
+        pipeline.export(checkpoint, "executorch", tmp_path / "it.pte", **choices)
 
 
 def test_without_the_package_one_line_tells_how_to_get_it(tmp_path, checkpoint, monkeypatch):

@@ -198,8 +198,8 @@ def test_a_damaged_file_is_refused(data, length):
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
-        ({"layout": "spatial"}, "--layout spatial is not for LiteRT"),
-        ({"options": ExportOptions(opset=17)}, "--opset is for ONNX"),
+        ({"layout": "spatial"}, "--layout spatial is not for --format litert"),
+        ({"options": ExportOptions(opset=17)}, "--opset is not for --format litert, but for onnx"),
         ({"options": ExportOptions(batch_size="dynamic")}, "--batch-size dynamic is not for"),
         ({"precision": "fp16"}, "--precision fp16 is not for --format litert"),
     ],

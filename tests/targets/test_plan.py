@@ -34,7 +34,7 @@ def test_the_first_opset_is_not_the_default(tmp_path, checkpoint):
 
 @pytest.mark.parametrize(
     ("format", "precision", "instead"),
-    [("torchscript", "fp16", "--format onnx"), ("onnx", "bf16", "--format torchscript")],
+    [("torchscript", "fp16", "--format onnx"), ("onnx", "bf16", "--format pt2 or torchscript")],
 )
 def test_a_precision_that_the_format_has_not_is_a_usage_error(
     tmp_path, checkpoint, format, precision, instead
