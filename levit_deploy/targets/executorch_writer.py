@@ -24,7 +24,7 @@ Writer = Callable[[Mapping[str, str]], bytes]  # of the metadata
 
 
 def to_executorch(model: LeViT, provenance: Provenance, batch_size: int) -> bytes:
-    """Lower a plain float32 model in either layout.
+    """Lower a plain float32 model in the tokens layout.
 
     The program's method ``forward`` maps float32 (batch, channels, height, width) to float32 logits
     (batch, classes), or has another input or output, as the provenance's interface says. Feature
