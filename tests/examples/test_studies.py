@@ -13,7 +13,7 @@ from example_scripts import EXAMPLES, script
 
 
 def test_every_example_has_a_test():
-    tested = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    tested = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     for path in EXAMPLES.glob("*.py"):
         assert f'"{path.name}"' in tested
 

@@ -69,14 +69,14 @@ def test_a_softmax_over_the_batch_is_not_published(tmp_path, square, monkeypatch
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["offset", "factor"])
 def test_torchscript_with_a_mistake_is_not_published(tmp_path, square, monkeypatch, wrong):
-    from levit_deploy.targets import torchscript_writer as torchscript
+    from levit_deploy.targets import torch_network
 
-    right = torchscript.Normalise
+    right = torch_network.Normalise
 
     def normalise(mean, std):
         return right(mean[::-1].copy(), std) if wrong == "offset" else right(mean, std * 1.001)
 
-    monkeypatch.setattr(torchscript, "Normalise", normalise)
+    monkeypatch.setattr(torch_network, "Normalise", normalise)
     with pytest.raises(VerificationError, match="first at pixel_values"):
         pipeline.export(square, "torchscript", tmp_path / "out.pt", options=BOTH)
     assert list(tmp_path.iterdir()) == []
