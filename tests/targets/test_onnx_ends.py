@@ -112,7 +112,7 @@ def test_names_that_a_graph_cannot_have_are_refused(names, expected):
 def test_names_are_checked_before_anything_is_written(tmp_path, checkpoint):
     for format, options, expected in (
         ("onnx", ExportOptions(input_name="a b"), "--input-name"),
-        ("torchscript", ExportOptions(output_name="scores"), "--output-name is not for --format torchscript"),
+        ("torchscript", ExportOptions(output_name="scores"), "is not for --format torchscript"),
     ):
         with pytest.raises(UsageError, match=expected):
             pipeline.export(checkpoint, format, tmp_path / "out", options=options)
