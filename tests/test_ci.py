@@ -66,7 +66,7 @@ def test_nothing_is_done_to_the_tree_before_the_readmes_command(tree):
     pytest = "python -m pytest -n auto -m"
     assert [call for call in calls if call.startswith("python")] == [
         f"{pytest} node or cpp or web",
-        f"{pytest} executorch",
+        f"{pytest} executorch and not study",
     ]
     assert [call.split()[:2] for call in calls if call.startswith(("npm", "pip"))] == [
         ["npm", "install"],

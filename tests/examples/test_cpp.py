@@ -40,7 +40,7 @@ def build(tmp_path_factory) -> Path:
     prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
     build = tmp_path_factory.mktemp("cpp") / "build"
     printed_by("cmake", "-S", EXAMPLES / "cpp", "-B", build, "-DCMAKE_BUILD_TYPE=Release", prefix)
-    printed_by("cmake", "--build", build)
+    printed_by("cmake", "--build", build, "--parallel", 2)
     return build
 
 
