@@ -7,8 +7,16 @@ from levit_deploy.targets.formats import TARGETS
 # the package of each extra that is a format
 EXTRAS = {"executorch": "executorch", "litert": "ai_edge_litert"}
 SLOW = ("executorch",)  # takes half a minute to write any network, and has tests of its own
+STUDIED = ("pt2",)  # takes 5 seconds, and has tests of its own
 EVERY_FORMAT = [
-    pytest.param(name, marks=getattr(pytest.mark, name) if name in EXTRAS else ())
+    pytest.param(
+        name,
+        marks=[getattr(pytest.mark, name)]
+        if name in EXTRAS
+        else [pytest.mark.study]
+        if name in STUDIED
+        else [],
+    )
     for name in TARGETS
     if name not in SLOW
 ]

@@ -51,8 +51,8 @@ FORMS = [
     pytest.param("torchscript", "fp32", "spatial", None, None, marks=pytest.mark.slow),
     ("torchscript", "bf16", "tokens", None, None),
     ("pt2", "fp32", "tokens", None, None),
-    pytest.param("pt2", "fp32", "spatial", None, None, marks=pytest.mark.slow),
-    pytest.param("pt2", "bf16", "tokens", None, None, marks=pytest.mark.slow),
+    pytest.param("pt2", "fp32", "spatial", None, None, marks=pytest.mark.study),
+    pytest.param("pt2", "bf16", "tokens", None, None, marks=pytest.mark.study),
     pytest.param("litert", "fp32", "tokens", None, 3, marks=pytest.mark.litert),
 ]
 

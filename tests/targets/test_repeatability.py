@@ -33,7 +33,6 @@ FORMS = {  # int8 is in verification/test_int8.py
     "torchscript fp32 spatial": {},
     "torchscript bf16 tokens": {},
     "pt2 fp32 tokens": BOTH,
-    "pt2 fp32 spatial": {},
     "pt2 bf16 tokens": {},
     "fused fp32 tokens": {},
     "litert fp32 tokens": BOTH,

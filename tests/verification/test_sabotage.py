@@ -25,7 +25,7 @@ from levit_deploy.verification import prove as prove_module
 REDUCED = [
     pytest.param("onnx", "fp16"),
     pytest.param("torchscript", "bf16", marks=pytest.mark.slow),
-    pytest.param("pt2", "bf16", marks=pytest.mark.slow),
+    pytest.param("pt2", "bf16", marks=pytest.mark.study),
 ]
 
 
@@ -126,7 +126,8 @@ SABOTAGE = [
     ("format", "sabotage"),
     [
         *(("onnx", s) for s in SABOTAGE),
-        *((format, s) for format in ("torchscript", "pt2") for s in SABOTAGE[::4]),
+        *(("torchscript", s) for s in SABOTAGE[::4]),
+        *(("pt2", s) for s in SABOTAGE[::8]),
         *(pytest.param("litert", s, marks=pytest.mark.litert) for s in SABOTAGE[::4]),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
