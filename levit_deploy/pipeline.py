@@ -309,11 +309,8 @@ def _split(
 
     Nothing is calibrated for int8-dynamic: all judge, and the first are given twice.
     """
-    checkpoint, folder, classes = (
-        plan.checkpoint,
-        Path(int8.images),
-        plan.checkpoint.config.num_classes,
-    )
+    checkpoint, folder = plan.checkpoint, Path(int8.images)
+    classes = checkpoint.config.num_classes
     prepared = (checkpoint.transform, classes, plan.interface.input, checkpoint.labels)
     if plan.precision == "int8-dynamic":
         pictures = judging_pictures(folder, *prepared, every=int8.confident)
