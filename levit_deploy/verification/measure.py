@@ -61,7 +61,9 @@ def measure(
         literal = literal and _logarithms(literal)
     interface = artifact.interface
     normalised = original.transform.normalise if interface.input == "uint8" else None
-    reference = Reference(original.model, precision, literal, interface.output, normalised)
+    reference = Reference(
+        original.model, precision, literal, interface.output, normalised, original.answers
+    )
     parts = _parts(interface, original.config)
     cases = _compared(original, artifact, reference, extra, seed, parts)
     log.info(

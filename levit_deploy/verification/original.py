@@ -15,6 +15,7 @@ from levit_deploy.passes.heads import HEAD_PASSES
 from levit_deploy.passes.order import OUTPUT_PASSES
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.verification.reference import Answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class Original:
     ``model`` is float32 and in evaluation mode. Its only output are the logits of ``head``, 'mean',
     'class' or 'distill', or features or feature maps if that is 'none'. ``transform`` makes its
     inputs of pictures. ``block_names`` has the checkpoint's names of the blocks, by canonical name.
+    ``answers`` remembers what ``model`` computed in the proofs of this object.
     """
 
     model: LeViT
@@ -31,6 +33,7 @@ class Original:
     head: str
     transform: Transform
     block_names: Mapping[str, str] = field(default_factory=dict)
+    answers: Answers = field(default_factory=dict)
 
     def run(self, images: Images) -> FloatArray:
         """The answers in float32, as the original's author computes them: a row for each image."""
@@ -38,6 +41,27 @@ class Original:
             given = self.model(torch.from_numpy(images))
         outputs = given if isinstance(given, tuple) else (given,)
         return rows([output.numpy() for output in outputs])
+
+
+class Originals:
+    """The originals of several proofs, which remember their answers.
+
+    Give one object to every ``prove`` of many artifacts of a checkpoint. Each computes the answers
+    of the original that no earlier one has: those in float64 once for all, those in the artifact's
+    precision once for each precision. A later proof with the same head, input and output only runs
+    its artifact. Its figures are those of a proof by itself. Let go of the object to free them.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, str | None, str], tuple[Checkpoint, Original]] = {}
+
+    def of(self, checkpoint: Checkpoint, artifact: Artifact) -> Original:
+        """As ``original_of``, but the same object for the same checkpoint, head and output."""
+        # an id is the checkpoint's as long as this holds it
+        key = (id(checkpoint), artifact.metadata.get("head"), artifact.interface.output)
+        if key not in self._made:
+            self._made[key] = checkpoint, original_of(checkpoint, artifact)
+        return self._made[key][1]
 
 
 def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:

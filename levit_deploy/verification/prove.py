@@ -16,7 +16,7 @@ from levit_deploy.targets.target import ExportOptions, Int8Standard, Target
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.int8 import measure_int8
 from levit_deploy.verification.measure import measure
-from levit_deploy.verification.original import original_of
+from levit_deploy.verification.original import Originals
 from levit_deploy.verification.result import Verification
 from levit_deploy.verification.same_pictures_and_labels import require_same_pictures_and_labels
 
@@ -32,17 +32,19 @@ def prove(
     max_drop: float | None = None,
     confident: bool = False,
     blocks: bool = False,
+    originals: Originals | None = None,
 ) -> Verification:
     """Measure an artifact against the checkpoint, in the precision that its metadata names.
 
-    A file that is not ours gives what the checkpoint does, features if it has no head. The rest is
-    as for ``measure`` and ``measure_int8``. Raises ArtifactError if it names no known head or
-    precision, VerificationError if it names another use than the checkpoint does, or is not its
-    network, rounded, and UsageError if there are no pictures to judge a rounded one by.
+    A file that is not ours gives what the checkpoint does, features if it has no head. Several
+    proofs may share ``originals``, so that later ones only run their artifacts. The rest is as for
+    ``measure`` and ``measure_int8``. Raises ArtifactError if it names no known head or precision,
+    VerificationError if it names another use than the checkpoint does, or is not its network,
+    rounded, and UsageError if there are no pictures to judge a rounded one by.
     """
     if checkpoint.config.headless and not is_ours(artifact.metadata):
         artifact = replace(artifact, metadata={**artifact.metadata, "output": "features"})
-    original = original_of(checkpoint, artifact)
+    original = (originals or Originals()).of(checkpoint, artifact)
     precision = _precision(artifact)
     require_same_pictures_and_labels(checkpoint, artifact)
     log.info(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,9 @@ from levit_deploy.passes.stage_maps import ToMap
 from levit_deploy.verification.budget import log_probabilities
 
 MOST_AT_ONCE, SCORES_BYTES = 8, 2**26  # images, and what the scores of one attention may take
+
+# the float logits of a network, by what tells it and its images apart
+Answers = dict[tuple[object, ...], npt.NDArray[Any]]
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp32": "Check the training run that wrote the file.",
@@ -55,8 +60,9 @@ class Reference:
     ``normalised(bytes, dtype=...)`` makes images of them: in float64, and in float32 for the unit,
     as the original's author does. ``output`` tells what takes the place of the logits here. For
     'probabilities' it is their logarithms: of a softmax in float64, and in float32 for the unit.
-    'features' and 'feature-maps' are those of a ``model`` that gives them. Raises CheckpointError
-    if a precision cannot hold the original's weights.
+    'features' and 'feature-maps' are those of a ``model`` that gives them. ``answers`` has those to
+    images asked about before, by any reference to the same ``model``, and is added to. Raises
+    CheckpointError if a precision cannot hold the original's weights.
     """
 
     def __init__(
@@ -66,31 +72,52 @@ class Reference:
         literal: Callable[[Images], FloatArray] | None = None,
         output: Output = "logits",
         normalised: Callable[..., npt.NDArray[Any]] | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self.precision = precision
         self._output = output
         self._normalised = normalised
         self._literal = literal
+        self._known: Answers = {} if answers is None else answers
         self._dtype = getattr(torch, DTYPES[precision])
         self._at_once = _images_at_once(model)
-        self._float64 = copy.deepcopy(model).double()
-        self._own = copy.deepcopy(model).to(self._dtype)
-        for name, tensor in self._own.state_dict().items():
+        self._model = model
+        for name, tensor in model.state_dict().items() if precision in ("fp16", "bf16") else ():
             # an infinite variance would make a BatchNorm forget its input, and the unit enormous
-            if precision in ("fp16", "bf16") and tensor.isinf().any():
+            if tensor.to(self._dtype).isinf().any():
                 raise CheckpointError(
                     f"{name} holds a number beyond those of {DTYPES[precision]}. So the checkpoint "
                     "itself does not run in it, and there is nothing to hold an artifact to. "
                     f"{REMEDY[precision]}"
                 )
 
+    @functools.cached_property
+    def _float64(self) -> LeViT:
+        return copy.deepcopy(self._model).double()
+
+    @functools.cached_property
+    def _own(self) -> LeViT:
+        return copy.deepcopy(self._model).to(self._dtype)
+
     def logits(self, images: Images) -> npt.NDArray[np.float64]:
         """Images as the artifact takes them -> float64 (n, classes), a row for each image."""
-        return self._answers(self._float64, images)
+        return self._remembered("float64", images, lambda: self._answers(self._float64, images))
 
     def own_logits(self, images: Images) -> FloatArray:
         """The original's in the artifact's precision, as float32: shapes as for ``logits``."""
-        return self._answers(self._own, images)
+        return self._remembered("own", images, lambda: self._answers(self._own, images))
+
+    def _remembered(
+        self, network: object, images: Images, compute: Callable[[], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any]:
+        """The answers of a network to these very images, computed if they are not known yet."""
+        digest = hashlib.sha256(np.ascontiguousarray(images).data).digest()
+        dtype = None if network == "float64" else self._dtype
+        key = (network, dtype, self._output, images.dtype, images.shape, digest)
+        if key not in self._known:
+            self._known[key] = compute()
+            self._known[key].setflags(write=False)
+        return self._known[key]
 
     def _answers(self, model: LeViT, images: Images) -> npt.NDArray[Any]:
         """The answers of a network to the images, computed in its own precision."""
@@ -123,11 +150,16 @@ class Reference:
             yield self._literal(images)
             return
         yield self.own_logits(images)
-        expected = self.logits(images) if twins and self.precision != "fp32" else None
         for seed in range(twins):
-            twin = _twin(self._float64, seed, EPS[self.precision])
-            logits = self._answers(copy.deepcopy(twin).to(self._dtype), images)
-            yield logits if expected is None else logits - self._answers(twin, images) + expected
+            yield self._remembered(seed, images, functools.partial(self._twin, seed, images))
+
+    def _twin(self, seed: int, images: Images) -> npt.NDArray[Any]:
+        twin = _twin(self._float64, seed, EPS[self.precision])
+        logits = self._answers(copy.deepcopy(twin).to(self._dtype), images)
+        if self.precision == "fp32":
+            return logits
+        moved: npt.NDArray[Any] = logits - self._answers(twin, images) + self.logits(images)
+        return moved
 
     def blocks(self, images: Images) -> list[BlockOutput]:
         """The outputs of all blocks, in order, for images as the artifact takes them.

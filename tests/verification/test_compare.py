@@ -119,7 +119,7 @@ def test_an_image_too_close_to_call_may_change_its_top1():
         precision = "fp32"
 
         def logits(self, x):
-            y = REFERENCE.logits(x)
+            y = REFERENCE.logits(x).copy()
             y[:, second] += margin - 1e-9
             return y
 
