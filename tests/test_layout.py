@@ -91,14 +91,14 @@ def test_the_parameters_keep_their_names_and_numbers():
         assert torch.equal(spatial[name].reshape(tensor.shape), tensor), name
 
 
-def test_the_input_is_untouched_and_shares_nothing_with_the_result():
+def test_the_input_is_untouched_and_its_weights_are_held_once():
     plain = to_plain(trained())
     bits = {name: tensor.numpy().tobytes() for name, tensor in plain.state_dict().items()}
     modules = [(name, type(module)) for name, module in plain.named_modules()]
     spatial = to_spatial(plain)
-    with torch.no_grad():
-        for tensor in (*spatial.parameters(), *spatial.buffers()):
-            tensor.fill_(1)
+    held = {tensor.data_ptr() for tensor in plain.state_dict().values()}
+    assert held == {tensor.data_ptr() for tensor in spatial.state_dict().values()}
+    spatial.half().train()
     assert {n: t.numpy().tobytes() for n, t in plain.state_dict().items()} == bits
     assert [(name, type(module)) for name, module in plain.named_modules()] == modules
 

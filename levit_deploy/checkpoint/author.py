@@ -4,7 +4,6 @@ The proof of an artifact starts from our reading of the tensors, so a wrong read
 A few images with the author's logits close that hole.
 """
 
-import copy
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from levit_deploy.choices import ACTIVATIONS
 from levit_deploy.config import Grid, LeViTConfig
 from levit_deploy.errors import CheckpointError, InputError, first_line
 from levit_deploy.model import LeViT
+from levit_deploy.passes.replace import copied
 from levit_deploy.regular_files import open_regular
 from levit_deploy.text import counted
 
@@ -255,7 +255,7 @@ def _figures(
 
 def _logits(model: LeViT, images: Images, dtype: torch.dtype) -> dict[str, npt.NDArray[np.float64]]:
     """The logits of each head and of their mean, or the features of a network without one."""
-    model = copy.deepcopy(model).to(dtype)
+    model = copied(model).to(dtype)
     parts: dict[str, list[Tensor]] = {}
     with torch.inference_mode():
         for start in range(0, len(images), AT_ONCE):

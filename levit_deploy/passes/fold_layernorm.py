@@ -9,13 +9,12 @@ The normalisation itself stays, as every token has its own mean and variance.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from levit_deploy.errors import CheckpointError
 from levit_deploy.model import Attention, LeViT
+from levit_deploy.passes.replace import copied
 
 
 def fold_layernorm(model: LeViT) -> LeViT:
@@ -23,7 +22,7 @@ def fold_layernorm(model: LeViT) -> LeViT:
 
     Raises CheckpointError, with the layer's name, for a non-finite value.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     for name, module in model.named_modules():
         if isinstance(module, Attention) and isinstance(module.norm, nn.LayerNorm):
             _fold(module, name)

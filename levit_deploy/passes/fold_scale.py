@@ -5,13 +5,12 @@ s * (q . k) = (s q) . k,  and  s q = (s Wq) x + s bq,  with s = key_dim^-0.5
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
 from levit_deploy.errors import CheckpointError
 from levit_deploy.model import Attention, AttentionSubsample, LeViT, Scale
+from levit_deploy.passes.replace import copied
 
 
 def fold_scale(model: LeViT) -> LeViT:
@@ -19,7 +18,7 @@ def fold_scale(model: LeViT) -> LeViT:
 
     Raises CheckpointError if the BatchNorm behind q has not been fused yet.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     for name, module in model.named_modules():
         if not isinstance(getattr(module, "scale", None), Scale):
             continue
@@ -44,6 +43,7 @@ def _scale_rows(layer: nn.Module, rows: torch.Tensor | slice, scale: nn.Module, 
             f"{name} is a {type(layer).__name__}. Expected a plain linear layer, as the scale of "
             "the scores folds into no other. Fuse its BatchNorm first."
         )
-    with torch.no_grad():
-        for parameter in (layer.weight, layer.bias):
-            parameter[rows] = (parameter[rows].double() * scale.factor).to(parameter.dtype)
+    for field in ("weight", "bias"):
+        scaled = getattr(layer, field).detach().clone()
+        scaled[rows] = (scaled[rows].double() * scale.factor).to(scaled.dtype)
+        setattr(layer, field, nn.Parameter(scaled))

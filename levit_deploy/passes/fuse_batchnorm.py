@@ -13,14 +13,12 @@ convolution, as the border sees 0 instead of t.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
 from levit_deploy.errors import CheckpointError
 from levit_deploy.model import BN_Linear, Conv2d_BN, LeViT, Linear_BN
-from levit_deploy.passes.replace import replace_modules
+from levit_deploy.passes.replace import copied, replace_modules
 
 
 def fuse_batchnorm(model: LeViT) -> LeViT:
@@ -81,7 +79,7 @@ def batchnorm_as_affine(bn: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> tuple
 
 def _with_parameters(layer: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
     """A copy of ``layer`` with the same geometry, and these parameters in the layer's dtype."""
-    plain = copy.deepcopy(layer)
+    plain = copied(layer)
     dtype = plain.weight.dtype
     assert isinstance(dtype, torch.dtype)
     plain.weight = nn.Parameter(weight.to(dtype))

@@ -8,7 +8,6 @@ The mean of two affine maps is an affine map:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from levit_deploy.choices import Head
 from levit_deploy.errors import CheckpointError, UsageError
 from levit_deploy.model import LeViT
+from levit_deploy.passes.replace import copied
 
 
 def average_heads(model: LeViT) -> LeViT:
@@ -23,7 +23,7 @@ def average_heads(model: LeViT) -> LeViT:
 
     Raises CheckpointError if a head's BatchNorm has not been fused yet.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     if model.head_dist is None:
         return model
     head, dist = model.head, model.head_dist
@@ -52,13 +52,13 @@ def keep_distill_head(model: LeViT) -> LeViT:
 
 def drop_heads(model: LeViT) -> LeViT:
     """Drop every head: the network then gives its pooled features, which the heads would see."""
-    model = copy.deepcopy(model)
+    model = copied(model)
     model.head, model.head_dist = nn.Identity(), None
     return model
 
 
 def _keep(model: LeViT, name: str) -> LeViT:
-    model = copy.deepcopy(model)
+    model = copied(model)
     if model.head_dist is None:
         raise UsageError(
             "The checkpoint does not have two heads, so there is none to choose. Leave --head out."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 
@@ -17,6 +16,7 @@ from levit_deploy.passes.fold_scale import fold_scale
 from levit_deploy.passes.fuse_batchnorm import fuse_batchnorm
 from levit_deploy.passes.heads import HEAD_PASSES, drop_heads
 from levit_deploy.passes.pool_early import pool_early
+from levit_deploy.passes.replace import copied
 from levit_deploy.passes.stage_maps import stage_maps
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def to_plain_float64(model: LeViT, head: Head = "mean") -> LeViT:
 
 
 def _in_float64(model: LeViT) -> LeViT:
-    return copy.deepcopy(model).double().eval()
+    return copied(model).double().eval()
 
 
 def _replaced(before: LeViT, after: LeViT) -> int:

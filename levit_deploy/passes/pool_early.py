@@ -9,11 +9,10 @@ So that layer runs once an image, not once a token.
 
 from __future__ import annotations
 
-import copy
-
 from torch import Tensor, nn
 
 from levit_deploy.model import LeViT, MeanPool, Residual
+from levit_deploy.passes.replace import copied
 
 
 class PooledResidual(nn.Module):
@@ -35,7 +34,7 @@ class PooledResidual(nn.Module):
 
 def pool_early(model: LeViT) -> LeViT:
     """Move the pooling into the last block, if that is an MLP of plain layers."""
-    model = copy.deepcopy(model)
+    model = copied(model)
     last = model.blocks[-1]
     if (
         isinstance(model.pool, MeanPool)

@@ -10,8 +10,6 @@ key and value widths per head.
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -20,6 +18,7 @@ from torch import nn
 
 from levit_deploy.model import Attention, AttentionSubsample, LeViT
 from levit_deploy.passes.pool_early import PooledResidual
+from levit_deploy.passes.replace import copied
 from levit_deploy.targets.onnx_attention import (
     ATTENTION_EMITTERS,
     TokenAttention,
@@ -238,7 +237,7 @@ def pixels_on_bytes(
 
 def folded_std(model: LeViT, std: npt.NDArray[np.float64]) -> LeViT:
     """A copy of a model whose first convolution divides each channel by its deviation."""
-    model = copy.deepcopy(model)
+    model = copied(model)
     first = model.patch_embed[0]
     assert isinstance(first, nn.Conv2d)
     weight = first.weight.detach().double() / torch.from_numpy(std)[:, None, None]

@@ -1,13 +1,12 @@
 """The network as torch's own formats hold it: in its precision, with its input and output."""
 
-import copy
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from levit_deploy.model import LeViT
+from levit_deploy.passes.replace import copied
 from levit_deploy.provenance import Provenance
 
 
@@ -16,7 +15,7 @@ class InBfloat16(nn.Module):
 
     def __init__(self, model: LeViT) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).bfloat16()
+        self.model = copied(model).bfloat16()
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         outputs: Tensor | tuple[Tensor, ...] = self.model(x.bfloat16())

@@ -20,6 +20,7 @@ from levit_deploy.errors import CheckpointError
 from levit_deploy.interface import INPUT_NAME
 from levit_deploy.model import AttentionBias, LeViT
 from levit_deploy.passes.bake_attention_bias import AttentionBiasTable
+from levit_deploy.passes.replace import copied
 from levit_deploy.passes.stage_maps import ToMap
 from levit_deploy.verification.budget import log_probabilities
 
@@ -93,11 +94,11 @@ class Reference:
 
     @functools.cached_property
     def _float64(self) -> LeViT:
-        return copy.deepcopy(self._model).double()
+        return copied(self._model).double()
 
     @functools.cached_property
     def _own(self) -> LeViT:
-        return copy.deepcopy(self._model).to(self._dtype)
+        return copied(self._model).to(self._dtype)
 
     def logits(self, images: Images) -> npt.NDArray[np.float64]:
         """Images as the artifact takes them -> float64 (n, classes), a row for each image."""
@@ -155,7 +156,7 @@ class Reference:
 
     def _twin(self, seed: int, images: Images) -> npt.NDArray[Any]:
         twin = _twin(self._float64, seed, EPS[self.precision])
-        logits = self._answers(copy.deepcopy(twin).to(self._dtype), images)
+        logits = self._answers(copied(twin).to(self._dtype), images)
         if self.precision == "fp32":
             return logits
         moved: npt.NDArray[Any] = logits - self._answers(twin, images) + self.logits(images)

@@ -44,16 +44,37 @@ def test_every_pass_is_exact_on_any_architecture(config, seed):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_pass_leaves_its_input_untouched_and_shares_nothing_with_it(step):
-    model = before(step, trained(ALL))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pass_leaves_its_input_untouched(step, dtype):
+    model = before(step, trained(ALL).to(dtype))
     bits, modules = contents(model), structure(model)
     result = passes()[step](model)
+    assert contents(model) == bits
+    result.half()  # nor does a cast of the result
+    result.eval().requires_grad_(False)
+    assert contents(model) == bits
+    assert structure(model) == modules
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not {id(m) for m in result.modules()} & {id(m) for m in model.modules()}
+
+
+def test_what_a_pass_does_not_change_is_held_once():
+    model = trained()
+    kept = {tensor.data_ptr() for tensor in model.state_dict().values()}
+    result = passes()[0](model)  # BatchNorms: all but the attention biases and their places
+    shared = {n for n, tensor in result.state_dict().items() if tensor.data_ptr() in kept}
+    assert shared == {name for name in result.state_dict() if ".attention_bias" in name}
+
+
+def test_to_plain_leaves_its_input_untouched_and_shares_nothing_with_it():
+    model = trained(ALL)
+    bits, modules = contents(model), structure(model)
+    result = to_plain(model)
     with torch.no_grad():
         for tensor in (*result.parameters(), *result.buffers()):
             tensor.fill_(1)
     assert contents(model) == bits
     assert structure(model) == modules
-    assert not {id(m) for m in result.modules()} & {id(m) for m in model.modules()}
 
 
 @pytest.mark.parametrize("step", STEPS)

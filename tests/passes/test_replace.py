@@ -4,7 +4,7 @@ from networks import SMALL, float64_logits, images, trained
 from torch import nn
 
 from levit_deploy.model import BN_Linear, MeanPool, Scale
-from levit_deploy.passes.replace import replace_modules
+from levit_deploy.passes.replace import copied, replace_modules
 
 
 class Doubled(nn.Module):
@@ -51,18 +51,41 @@ def test_replaces_what_inherits_from_the_kind():
     assert not kinds & {nn.BatchNorm1d, nn.BatchNorm2d}
 
 
-def test_the_replacement_gets_a_copy_and_may_change_it():
+def test_the_replacement_gets_a_copy_and_may_give_it_other_tensors():
     model = trained()
     before = contents(model)
 
     def emptied(leaf, _name):
-        with torch.no_grad():
-            leaf.weight.zero_()
+        leaf.weight = nn.Parameter(torch.zeros_like(leaf.weight))
+        leaf.half()
         return leaf
 
     replaced = replace_modules(model, nn.Linear, emptied)
     assert contents(model) == before
     assert not replaced.head.l.weight.any()
+    assert replaced.head.l.bias.dtype == torch.float16
+
+
+def test_a_copy_has_its_own_modules_modes_and_hooks_but_no_tensor_of_its_own():
+    model = trained()
+    model.again = model.head  # one module at two places
+    copy, calls = copied(model), []
+    assert contents(copy) == contents(model)
+    assert list(copy.state_dict()) == list(model.state_dict())  # under the official names
+    assert [t.data_ptr() for t in copy.parameters()] == [t.data_ptr() for t in model.parameters()]
+    assert copy.again is copy.head is not model.head
+
+    copy.train().head.register_forward_hook(lambda *_: calls.append("copy"))
+    copy.blocks.extra = nn.Identity()
+    assert not any(module.training for module in model.modules())
+    assert not hasattr(model.blocks, "extra")
+    before = model(images())
+    assert calls == []
+    copy.eval()
+    del model  # hooks of the copy are not the original's
+    assert torch.equal(copy(images()), before)
+    assert calls == ["copy"]
+    copy.load_state_dict(copy.state_dict())
 
 
 def test_without_such_a_leaf_the_result_is_an_equal_copy():
