@@ -10,8 +10,8 @@ from torch import Tensor
 
 from levit_deploy.checkpoint.strict import (
     empty_model,
+    numbers,
     refuse_other_names_or_shapes,
-    require_numbers,
 )
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError
@@ -62,9 +62,10 @@ def restore(
     model = to_plain_float64(LeViT(config)).float()  # the layers; their numbers are in the file
     expected = model.state_dict()
     refuse_other_names_or_shapes(expected, tensors)
-    for key, tensor in tensors.items():
-        require_numbers(key, tensor, expected[key].dtype)
-    model.load_state_dict(dict(tensors))
+    model.load_state_dict(
+        {key: numbers(key, tensor, expected[key].dtype) for key, tensor in tensors.items()},
+        assign=True,
+    )
     return model, replace(provenance, config=config)
 
 

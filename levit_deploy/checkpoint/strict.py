@@ -31,29 +31,28 @@ def load_strictly(config: LeViTConfig, state: Mapping[str, Tensor]) -> LeViT:
     optional = {key for key in expected if key.endswith((COUNTS, INDICES))}
     refuse_other_names_or_shapes(expected, state, optional)
 
-    model.to_empty(device="cpu")
-    _set_indices(model, state)
     loaded = {key: torch.zeros(()) for key in optional if key.endswith(COUNTS)}
     loaded |= {key: tensor for key, tensor in state.items() if not key.endswith(INDICES)}
-    for key, tensor in loaded.items():
-        require_numbers(key, tensor, expected[key].dtype)
-    indices = {key: tensor for key, tensor in model.state_dict().items() if key.endswith(INDICES)}
-    model.load_state_dict({**loaded, **indices})
+    loaded = {key: numbers(key, tensor, expected[key].dtype) for key, tensor in loaded.items()}
+    # torch would import its compiler to allocate memory for an empty model
+    model.load_state_dict(loaded | _indices(model, state), assign=True)
     return model.eval()
 
 
-def _set_indices(model: LeViT, state: Mapping[str, Tensor]) -> None:
+def _indices(model: LeViT, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Compute the offset indices. Raises CheckpointError if stored ones differ."""
+    indices = {}
     for name, module in model.named_modules():
         if isinstance(module, AttentionBias):
-            module.idxs = offset_indices(module.grid, module.stride)
             key = name.removesuffix(".attention_bias") + INDICES
-            if key in state and not same_indices(state[key], module.idxs):
+            indices[key] = offset_indices(module.grid, module.stride)
+            if key in state and not same_indices(state[key], indices[key]):
                 raise CheckpointError(
                     f"{key} does not hold the offsets of its token grid. Expected |dy| * width + "
                     "|dx| for every query and key. No other order of the attention biases is "
                     "supported. Save the state dict again, unchanged."
                 )
+    return indices
 
 
 def refuse_other_names_or_shapes(
@@ -94,18 +93,23 @@ def empty_model(config: LeViTConfig) -> LeViT:
         ) from error
 
 
-def require_numbers(key: str, tensor: Tensor, wanted: torch.dtype) -> None:
-    """Raise CheckpointError for a tensor of another kind of number, or with NaN or infinity."""
+def numbers(key: str, tensor: Tensor, wanted: torch.dtype) -> Tensor:
+    """Return a copy of a tensor in another type.
+
+    Raises CheckpointError for a tensor of another kind of number, or with NaN or infinity.
+    """
     if wanted.is_floating_point and tensor.dtype not in FLOATS:
         raise CheckpointError(
             f"{key} is stored as {tensor.dtype}. Expected floating-point numbers. A quantized "
             "checkpoint has lost its original weights. Give the checkpoint it was made from."
         )
-    if not torch.isfinite(tensor.to(wanted)).all():
+    copy = tensor.detach().to(wanted, copy=True, memory_format=torch.contiguous_format)
+    if not torch.isfinite(copy).all():
         raise CheckpointError(
             f"{key} holds NaN or infinity in float32. Expected finite numbers. Check the training "
             "run that wrote the file."
         )
+    return copy
 
 
 def sides(tensor: Tensor) -> str:
