@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from levit_deploy.arrays import Images
 from levit_deploy.checkpoint import Checkpoint, Source, checkpoint_of
@@ -24,7 +25,6 @@ from levit_deploy.pictures.split import Judging, judging_pictures, split_picture
 from levit_deploy.publish.destination import Destination, path_of, staged_output
 from levit_deploy.publish.file import staged, sync
 from levit_deploy.quantization.outcome import Quantization
-from levit_deploy.quantization.quantize import Int8Options, quantized
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.targets.formats import Format, target_named
 from levit_deploy.targets.fused import FUSED
@@ -37,6 +37,9 @@ from levit_deploy.verification.inputs import Case, picture_case
 from levit_deploy.verification.prove import prove
 from levit_deploy.verification.result import Verification
 from levit_deploy.verification.same_pictures_and_labels import claimed_labels
+
+if TYPE_CHECKING:
+    from levit_deploy.quantization.quantize import Int8Options
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +159,8 @@ def quantize(
             none is faster. ``output`` is then as it was.
         LevitDeployError: As for ``export``.
     """
+    from levit_deploy.quantization.quantize import Int8Options, quantized  # half a second
+
     int8 = int8 if isinstance(int8, Int8Options) else Int8Options(int8)
     require_one_of("precision", precision, ROUNDED)
     target = target_named(format, runtime)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.pipeline import Published
 from levit_deploy.report.console import print_line
 from levit_deploy.report.data import Data
 from levit_deploy.report.proof import (
@@ -22,6 +21,7 @@ from levit_deploy.report.proof import (
 from levit_deploy.text import as_utf8, counted
 
 if TYPE_CHECKING:
+    from levit_deploy.pipeline import Published
     from levit_deploy.quantization.outcome import Quantization
 
 

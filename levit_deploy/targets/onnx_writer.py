@@ -6,15 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-import onnxsim
 from torch import nn
 
 from levit_deploy.choices import Precision
-from levit_deploy.interface import DEFAULT, OUTPUT_NAME, Interface
+from levit_deploy.interface import OUTPUT_NAME
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import TOOL, Provenance
 from levit_deploy.targets.onnx_attention import ATTENTION_EMITTERS
-from levit_deploy.targets.onnx_contract import MODULE_NAMES, broken_clauses
+from levit_deploy.targets.onnx_contract import MODULE_NAMES
 from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder
 from levit_deploy.targets.onnx_interface import normalised_pixels, probabilities
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
@@ -47,7 +46,6 @@ def to_onnx(
     batch: int | str = "batch" if batch_size is None else batch_size
     graph = GraphBuilder(opset, batch, FLOAT_EMITTERS, DTYPES[provenance.precision])
     proto = ir.to_proto(built(graph, model, provenance, normalised_pixels))
-    proto = smaller(proto, simplified(proto), provenance.interface)
     onnx.helper.set_model_props(proto, provenance.to_metadata())
     return proto
 
@@ -93,21 +91,3 @@ def built(
 def _place(output: str) -> str:
     """The module behind which an output of the network comes."""
     return {OUTPUT_NAME: "head", "features": "pool"}.get(output, f"blocks.{output}")
-
-
-def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return onnxsim's version of a model."""
-    result: onnx.ModelProto = onnxsim.simplify(model)[0]
-    return result
-
-
-def smaller(
-    ours: onnx.ModelProto, theirs: onnx.ModelProto, interface: Interface = DEFAULT
-) -> onnx.ModelProto:
-    """Return theirs if it has fewer nodes and keeps the contract, else ours.
-
-    onnxsim does not always keep it: it turns the softmax over a single key, which is all ones, into
-    a Shape and a ConstantOfShape.
-    """
-    fewer = len(theirs.graph.node) < len(ours.graph.node)
-    return theirs if fewer and not broken_clauses(theirs, interface) else ours

@@ -3,7 +3,7 @@
 import json
 
 import torch
-from command_line import run
+from command_line import loaded_by, run
 from networks import GOLDENS, trained
 
 
@@ -15,6 +15,12 @@ def test_inspect_reads_like_a_data_sheet(folder):
     assert "stage 3" in out
     assert "12 > 16" in out
     assert "crop 0.875, bicubic, mean 0.485 0.456 0.406, std 0.229 0.224 0.225, assumed" in out
+
+
+def test_inspect_loads_no_runtime_and_no_compiler(folder):
+    code = "from typer.testing import CliRunner; from levit_deploy.cli import app; "
+    code += f"print(CliRunner().invoke(app, ['inspect', {str(folder / 'ckpt.pth')!r}]).exit_code)"
+    assert loaded_by(code) == ("0\n", "['torch', 'numpy', 'PIL']")
 
 
 def test_inspect_as_json(folder):

@@ -1,4 +1,3 @@
-import copy
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -22,7 +21,7 @@ from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.onnx_contract import check_contract
 from levit_deploy.targets.onnx_opsets import OPSETS
-from levit_deploy.targets.onnx_writer import smaller, to_onnx
+from levit_deploy.targets.onnx_writer import to_onnx
 
 FEW_ULPS = 16 * 2.0**-23  # 250 random networks stayed below 6.4
 CASES = [("tokens", 17), ("spatial", 17), ("tokens", 23)]
@@ -365,34 +364,18 @@ def test_the_shapes_of_a_dynamic_batch_are_those_of_a_fixed_one(layout):
         assert all(isinstance(size, int) for size in sizes[1:]), name
 
 
-def with_a_second_relu(proto: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    longer = copy.deepcopy(proto)
-    gemm = longer.graph.node[-1]
-    relu = helper.make_node("Relu", [gemm.input[0]], ["head.relu"], name)
-    gemm.input[0] = "head.relu"
-    longer.graph.node.insert(len(longer.graph.node) - 1, relu)
-    return longer
+@pytest.mark.parametrize(("layout", "opset"), CASES)
+def test_a_simplifier_finds_nothing_to_leave_out(layout, opset):
+    import onnxsim  # slow to import, and for this alone
 
-
-def test_the_simplifiers_graph_is_taken_only_where_it_is_smaller():
-    short = build()
-    long = with_a_second_relu(short, "head.relu")
-    assert smaller(long, short) is short
-    assert smaller(short, long) is short
-    also_short = copy.deepcopy(short)
-    assert smaller(short, also_short) is short
-
-
-def test_a_simplified_graph_that_breaks_the_contract_is_not_taken():
-    short = build()
-    long = with_a_second_relu(with_a_second_relu(short, "head.relu"), "head.relu_2")
-    assert smaller(long, with_a_second_relu(short, "Relu_1")) is long
-    assert smaller(long, with_a_second_relu(short, "head.relu")) is not long
+    proto = build(SMALL, layout, opset)
+    simpler, _ = onnxsim.simplify(proto)
+    assert len(simpler.graph.node) == len(proto.graph.node)
 
 
 @pytest.mark.parametrize(("layout", "opset"), CASES)
 def test_attention_over_a_single_token_keeps_the_contract(layout, opset, tmp_path):
-    config = SMALL.replace(image_size=(16, 16))  # onnxsim would make the softmax a Shape
+    config = SMALL.replace(image_size=(16, 16))
     proto = build(config, layout, opset)
     assert error(run(proto, images(config).numpy()), config) < FEW_ULPS
     onnx.save(proto, tmp_path / "model.onnx")
