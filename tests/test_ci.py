@@ -1,13 +1,15 @@
 """``.ci/run`` runs the README's test command first, and fails when any of its steps fails."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 
 # Stands for apt-get, npm, pip, pytest and the checks: it writes down its call, and fails if
 # $FAILS is in it.
@@ -23,6 +25,7 @@ ls -A . examples/* > tree
 mkdir -p .venv-test/bin
 for tool in python pip ruff mypy lint-imports; do cp bin/npm .venv-test/bin/$tool; done
 """
+MARKED = ("node or cpp or web", "executorch and not study")
 README = """
 ```sh
 true
@@ -63,10 +66,8 @@ def test_nothing_is_done_to_the_tree_before_the_readmes_command(tree):
     calls = (tree / "calls").read_text().splitlines()
     calls = [call for call in calls if not call.startswith("apt-get")]  # at any time
     assert calls[0] == "README"
-    pytest = "python -m pytest -n auto -m"
-    assert [call for call in calls if call.startswith("python")] == [
-        f"{pytest} node or cpp or web",
-        f"{pytest} executorch and not study",
+    assert [call for call in calls if call.startswith("python -m pytest")] == [
+        f"python -m pytest -n auto -m {marked} tests/examples tests/targets" for marked in MARKED
     ]
     assert [call.split()[:2] for call in calls if call.startswith(("npm", "pip"))] == [
         ["npm", "install"],
@@ -84,6 +85,12 @@ def test_chromium_is_asked_of_apt_by_root_alone(tree):
     (tree / "bin" / "id").write_text("#!/bin/sh\necho 1000\n")
     ci(tree)
     assert "apt-get" not in (tree / "calls").read_text()
+
+
+def test_the_tests_that_need_more_are_in_the_two_folders():
+    marked = re.compile(r"mark\.(node|cpp|web|executorch)\b")
+    files = [path for path in TESTS.rglob("*.py") if marked.search(path.read_text())]
+    assert {path.parent.relative_to(TESTS).name for path in files} == {"examples", "targets"}
 
 
 @pytest.mark.parametrize("step", ["pytest", "ruff check", "ruff format", "mypy", "lint-imports"])
