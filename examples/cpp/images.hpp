@@ -1,7 +1,7 @@
 // Images for an artifact, the checks that torch leaves out, and the answers as text.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <algorithm>
 #include <fstream>
