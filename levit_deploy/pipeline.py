@@ -21,6 +21,7 @@ from levit_deploy.choices import (
     require_one_of,
 )
 from levit_deploy.errors import UsageError
+from levit_deploy.memory import give_back
 from levit_deploy.pictures.split import Judging, judging_pictures, split_pictures
 from levit_deploy.publish.destination import Destination, path_of, staged_output
 from levit_deploy.publish.file import staged, sync
@@ -351,6 +352,7 @@ def _proven(
         "wrote %s bytes as %s, %s layout: %s", f"{size:,}", plan.target.name, plan.layout, temporary
     )
     facts = plan.target.check_file(temporary)
+    give_back()  # before the artifact and the original need it
     artifact = load(temporary)
     log.info("opened the file in %s: batch %s", artifact.runtime, artifact.batch_size or "free")
     check_batches(artifact)

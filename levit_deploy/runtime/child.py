@@ -26,7 +26,8 @@ import numpy as np
 
 from levit_deploy.arrays import FloatArray, Images
 from levit_deploy.errors import BackendError, LevitDeployError, first_line, is_out_of_memory
-from levit_deploy.runtime.artifact import Loader, read_artifact
+from levit_deploy.memory import give_back
+from levit_deploy.runtime.artifact import Artifact, Loader, read_artifact
 
 LOAD, HELLO, ARRAY, VALUES, END, TIME, ERROR = b"L", b"H", b"A", b"V", b"Z", b"T", b"E"
 HEADER, SECONDS = struct.Struct("<cQ"), struct.Struct("<d")
@@ -51,10 +52,8 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
         if (frame := read_frame(requests)) is None:
             return
         path = os.fsdecode(frame[1])
-        data = read_artifact(Path(path))
-        start = time.perf_counter()
-        artifact = load(Path(path), data, threads, literal)
-        load_s = time.perf_counter() - start
+        artifact, load_s = _loaded(load, Path(path), threads, literal)
+        give_back()
         if threads is not None and (torch := sys.modules.get("torch")):
             torch.set_num_threads(threads)  # the process's, which here is the artifact's own
         facts = {
@@ -83,6 +82,14 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
                 write_frame(replies, ARRAY, array_to_bytes(artifact.run(images)))
     except Exception as error:
         write_frame(replies, ERROR, json.dumps(_told(error, path)).encode())
+
+
+def _loaded(load: Loader, path: Path, threads: int | None, literal: bool) -> tuple[Artifact, float]:
+    """The artifact, and the seconds that opening it took; its bytes are let go of."""
+    data = read_artifact(path)
+    start = time.perf_counter()
+    artifact = load(path, data, threads, literal)
+    return artifact, time.perf_counter() - start
 
 
 def imported(loader: str) -> Loader:

@@ -24,9 +24,11 @@ def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = Fal
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         data, sess_options=options, providers=["CPUExecutionProvider"]
     )
+    session._model_bytes = None  # kept to open it again with fewer providers; there is one
+    return session
 
 
 def runner(model: bytes, batch: int | None, threads: int | None = None) -> Run:

@@ -29,15 +29,16 @@ def check_contract(path: Path) -> dict[str, int]:
 
     Raises VerificationError with every clause that the file breaks.
     """
-    model = onnx.load(path, load_external_data=False)
+    broken = []
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except Exception as error:  # the checker's exceptions share no base class
+        broken = [f"onnx.checker refuses it ({first_line(error)})"]
     # a graph that breaks a clause may not even load; the clause says more than the runtime would
+    model = onnx.load(path, load_external_data=False)
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     interface = Interface.from_metadata(metadata)
-    broken = broken_clauses(with_usual_names(model, interface), interface)
-    try:
-        onnx.checker.check_model(path.read_bytes(), full_check=True)
-    except Exception as error:  # the checker's exceptions share no base class
-        broken.insert(0, f"onnx.checker refuses it ({first_line(error)})")
+    broken += broken_clauses(with_usual_names(model, interface), interface)
     if broken:
         raise VerificationError(
             f"The file breaks its contract: {'; '.join(broken)}. Nothing was published. Please "

@@ -91,6 +91,11 @@ def renamed(
 
     If a value inside has a name already, it gets the old name of that end.
     """
+    if input_name in (None, model.graph.input[0].name) and output_name in (
+        None,
+        model.graph.output[0].name,
+    ):
+        return model
     result = type(model)()
     result.CopyFrom(model)
     if input_name is not None:

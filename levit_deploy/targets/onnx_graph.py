@@ -111,7 +111,7 @@ class GraphBuilder:
         rounding, and verification tells whether it matters.
         """
         with np.errstate(over="ignore"):
-            rounded = np.ascontiguousarray(array).astype(self.dtype.numpy())
+            rounded = np.ascontiguousarray(array).astype(self.dtype.numpy(), copy=False)
         if np.isinf(rounded).any():
             raise CheckpointError(
                 f"{name} holds {np.abs(array).max():.3g} once the layers are fused; the largest "
