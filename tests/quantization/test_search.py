@@ -2,7 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from float_graphs import CONFIG, centred, int8_form, save_pictures
+from float_graphs import SHALLOW as CONFIG
+from float_graphs import centred, int8_form, save_pictures
 from prepared import transform_of
 
 from levit_deploy.errors import VerificationError
@@ -22,7 +23,13 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def form():
-    return int8_form(model=centred())
+    return int8_form(CONFIG, model=centred(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def drop(form, pictures):
+    """How many points int8 costs if no layer is left in float."""
+    return found(form, pictures)[1].accuracy.drop
 
 
 def found(form, pictures, **options):
@@ -62,8 +69,7 @@ def test_the_method_with_the_least_error_is_taken(form, pictures):
 
 
 @pytest.mark.slow
-def test_layers_are_left_in_float_in_the_order_of_what_they_cost(form, pictures):
-    drop = found(form, pictures)[1].accuracy.drop
+def test_layers_are_left_in_float_in_the_order_of_what_they_cost(form, pictures, drop):
     assert drop > 1
     blocks = dict.fromkeys(block_of(part) for part in form.places().parts)
     own_names = {block: f"their {block}" for block in blocks}
@@ -91,9 +97,8 @@ def test_layers_are_left_in_float_in_the_order_of_what_they_cost(form, pictures)
 
 
 @pytest.mark.slow
-def test_a_layer_alone_goes_back_to_float_if_that_is_enough(form, pictures):
+def test_a_layer_alone_goes_back_to_float_if_that_is_enough(form, pictures, drop):
     """More of the network stays int8 than with whole blocks."""
-    drop = found(form, pictures)[1].accuracy.drop
     how = found(form, pictures, max_drop=drop / 2)[1]
     assert any(", " in name for name in how.left_in_float)
 

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from float_graphs import CONFIG, centred, save_pictures
+from float_graphs import SHALLOW as CONFIG
+from float_graphs import centred, save_pictures
 from rich.console import Console
 from toy_target import TOY
 

@@ -10,7 +10,8 @@ import onnx
 import pytest
 import torch
 from command_line import run
-from float_graphs import CONFIG, centred, save_pictures
+from float_graphs import SHALLOW as CONFIG
+from float_graphs import centred, save_pictures
 from onnx import numpy_helper
 from scans import with_metadata
 
@@ -18,6 +19,7 @@ from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, InputError, UsageError, VerificationError
 from levit_deploy.pictures import split
+from levit_deploy.quantization import quantize
 from levit_deploy.quantization.quantize import Int8Options
 from levit_deploy.targets import onnx_int8_check
 from levit_deploy.targets.load import load_artifact
@@ -139,7 +141,7 @@ def test_confidence_is_asked_of_every_picture(published, checkpoint, folder, mon
 def test_the_options_for_confidence_arrive(checkpoint, folder, tmp_path, monkeypatch):
     options = ("--image-size", "32", "--confident", "--max-drop", "1")
     int8 = ("--precision", "int8", "--images", folder / "pictures")
-    monkeypatch.setattr(pipeline, "quantized", pytest.fail)
+    monkeypatch.setattr(quantize, "quantized", pytest.fail)
     arguments = (folder / "ckpt.pth", "-o", tmp_path / "x.onnx", *int8, *options)
     code, _, err = run("export", *arguments)
     assert (code, list(tmp_path.iterdir())) == (1, [])
@@ -232,12 +234,9 @@ def test_opsets_without_a_scale_for_each_channel_are_refused(checkpoint, folder,
 @pytest.mark.parametrize(
     "options",
     [
-        {"options": ExportOptions(batch_size=3)},
-        {"options": ExportOptions(opset=23)},
-        {"options": ExportOptions(opset=13)},
+        {"options": ExportOptions(opset=13, batch_size=3), "head": "distill"},
+        {"options": ExportOptions(23, input_name="images", output_name="blocks.0.m.qkv.gemm")},
         {"layout": "spatial"},
-        {"head": "distill"},
-        {"options": ExportOptions(input_name="images", output_name="blocks.0.m.qkv.gemm")},
     ],
 )
 def test_every_choice_goes_with_int8(checkpoint, folder, tmp_path, options):
@@ -257,10 +256,9 @@ def test_the_same_pictures_give_the_same_bytes(published, checkpoint, folder, tm
 
 
 def test_nothing_is_published_that_is_not_faster(checkpoint, folder, tmp_path, monkeypatch):
-    from levit_deploy.quantization import quantize as quantization
     from levit_deploy.timing import Ratio
 
-    monkeypatch.setattr(quantization, "ratio", lambda *_: Ratio(0.98, 0.9, 1.1))
+    monkeypatch.setattr(quantize, "ratio", lambda *_: Ratio(0.98, 0.9, 1.1))
     with pytest.raises(VerificationError, match=r"int8 is not reliably faster .*: 0\.98 times"):
         export(checkpoint, folder, tmp_path / "out.onnx", int8={"even_if_slower": False})
     assert list(tmp_path.iterdir()) == []
@@ -272,7 +270,7 @@ def test_a_picture_that_cannot_be_read_ends_it_before_the_work(
     shutil.copytree(folder, tmp_path / "pictures")
     last = max((tmp_path / "pictures").rglob("*.png"))
     last.write_bytes(last.read_bytes()[:100])
-    monkeypatch.setattr(pipeline, "quantized", pytest.fail)
+    monkeypatch.setattr(quantize, "quantized", pytest.fail)
     with pytest.raises(InputError, match=last.name):
         export(checkpoint, tmp_path / "pictures", tmp_path / "out.onnx")
 
