@@ -57,8 +57,8 @@ def _benchmark_row(row: Data) -> list[str]:
     ratio, size, load = row["ratio"], row["size_bytes"], row["load_s"]
     return [
         f"  {row['name']}",
-        _milliseconds(row["median_s"]),
-        _milliseconds(row["p90_s"]),
+        milliseconds(row["median_s"]),
+        milliseconds(row["p90_s"]),
         f"{row['images_per_s']:.1f}",
         f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})",
         row["verdict"],
@@ -68,6 +68,6 @@ def _benchmark_row(row: Data) -> list[str]:
     ]
 
 
-def _milliseconds(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
     """With two decimals, unless they say less than the noise and would need the room."""
     return f"{seconds * 1000:.{2 if seconds < 0.1 else 0}f}"

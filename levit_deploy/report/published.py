@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -69,38 +70,32 @@ def print_published(data: Data, console: Console) -> None:
     for assumption in data["assumed"]:
         print_line(console, f"assumed: {assumption}")
     if data["quantization"] is not None:
-        _print_quantization(data["quantization"], console)
+        for line in quantization_lines(data["quantization"]):
+            print_line(console, line)
     print_verification(proof, console)
     print_verdict(proof, console)
 
 
-def _print_quantization(data: Data, console: Console) -> None:
-    """Print how a network was quantized: method, cost of each block, blocks left in float."""
-    if not data["costs"]:  # rounded as a whole
+def quantization_lines(data: Data) -> Iterator[str]:
+    """How a network was quantized: method, cost of each block, blocks left in float, speed."""
+    if data["costs"]:
+        errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
+        processors = _CPUS[data["cpu"]] if data["cpu"] else "NPUs"
+        yield (
+            f"calibrated by {data['method']} on {counted(data['calibrated_on'], 'picture')}, "
+            f"for {processors} (error of the logits: {errors})"
+        )
+        costs = sorted(data["costs"].items(), key=lambda item: -item[1])
+        each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)
+        yield f"cost of each block alone: {each}"
+        yield f"left in float: {', '.join(data['left_in_float']) or 'nothing'}"
+    else:  # rounded as a whole
         calibrated = data["calibrated_on"]
         how = f"calibrated on {counted(calibrated, 'picture')}" if calibrated else "not calibrated"
         error = data["errors"][data["method"]]
-        print_line(console, f"rounded: {data['method']}, {how} (error of the logits: {error:.2%})")
-        _print_speed(data["speed"], console)
-        return
-    errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
-    processors = _CPUS[data["cpu"]] if data["cpu"] else "NPUs"
-    print_line(
-        console,
-        f"calibrated by {data['method']} on {counted(data['calibrated_on'], 'picture')}, "
-        f"for {processors} (error of the logits: {errors})",
-    )
-    costs = sorted(data["costs"].items(), key=lambda item: -item[1])
-    each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)
-    print_line(console, f"cost of each block alone: {each}")
-    print_line(console, f"left in float: {', '.join(data['left_in_float']) or 'nothing'}")
-    _print_speed(data["speed"], console)
-
-
-def _print_speed(speed: Data | None, console: Console) -> None:
-    if speed is not None:
-        print_line(
-            console,
+        yield f"rounded: {data['method']}, {how} (error of the logits: {error:.2%})"
+    if (speed := data["speed"]) is not None:
+        yield (
             f"speed here: {speed['median']:.2f} x the best float32 file ({speed['verdict']}; "
-            f"quartiles {speed['low']:.2f} to {speed['high']:.2f})",
+            f"quartiles {speed['low']:.2f} to {speed['high']:.2f})"
         )

@@ -1,7 +1,6 @@
 """The evidence of a proof as one HTML page, without a network or a script."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from importlib import resources
+from collections.abc import Iterator, Sequence
 from xml.etree.ElementTree import Element
 
 from levit_deploy.choices import DTYPES, ROUNDED
@@ -9,13 +8,19 @@ from levit_deploy.interface import COMPARED
 from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.data import Data
 from levit_deploy.report.page.charts import bar, histogram
-from levit_deploy.report.page.markup import element, to_html
+from levit_deploy.report.page.document import (
+    Cell,
+    document,
+    fact_table,
+    figure_table,
+    section,
+    soft,
+)
+from levit_deploy.report.page.markup import element
 from levit_deploy.report.proof import accuracy_rows, case_columns, case_rows, head_words, kind
 from levit_deploy.text import counted
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
-
-Cell = Element | str
 
 
 def proof_page(data: Data) -> str:
@@ -25,26 +30,14 @@ def proof_page(data: Data) -> str:
     control characters are spelled out.
     """
     proof = data["verification"]
-    sections = [_verdict(data), _compared(data)]
-    if proof["accuracy"] is not None:
-        sections.append(_accuracy(proof["accuracy"], proof["precision"]))
-    if proof["unrounded"] is not None:
-        sections.append(_cases("The float network, before rounding", proof["unrounded"]))
-        sections.append(_cases("The rounded network", proof))
-    else:
-        sections.append(_cases("Errors, and the errors allowed", proof))
-    sections += [_spread(proof), _blocks(proof), _sizes_and_speeds(data["beside_original"])]
-    style = Element("style")
-    style.text = resources.files(__package__).joinpath("style.css").read_text("utf-8")  # with lines
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", f"{_word(proof)}: {data['path']}"),
-        style,
+    sections = (
+        _verdict(data),
+        compared(data["path"], proof, data["passed_over"]),
+        *errors(proof),
+        blocks(proof),
+        _sizes_and_speeds(data["beside_original"]),
     )
-    body = element("body", element("main", *sections))
-    return to_html(element("html", head, body, lang="en"))
+    return document(f"{_word(proof)}: {data['path']}", *sections)
 
 
 def _word(proof: Data) -> str:
@@ -86,44 +79,48 @@ def _conditions(proof: Data) -> str:
     return f"Proven, if {' and '.join(proof['proven_if'])}: the checkpoint does not state it."
 
 
-def _compared(data: Data) -> Element:
+def compared(path: str, proof: Data, passed_over: Sequence[str]) -> Element:
     """The files that were compared, and the versions that did it."""
-    proof = data["verification"]
     takes = "bytes (uint8)" if proof["input"] == "uint8" else "normalised images (float32)"
     rows = [
-        ("artifact", data["path"]),
+        ("artifact", path),
         ("artifact's SHA-256", element("code", proof["sha256"])),
         ("format", f"{kind(proof)}, computes in {proof['precision']}"),
         ("input, output", f"{takes}, {proof['output']}"),
         ("head", head_words(proof) or "none"),
         ("checkpoint", proof["checkpoint"]["path"]),
         ("checkpoint's SHA-256", element("code", proof["checkpoint"]["sha256"])),
-        *(("passed over", tensors) for tensors in data["passed_over"]),
+        *(("passed over", tensors) for tensors in passed_over),
         ("reading", proof["reading"]),
         ("reference", f"the checkpoint's network in float64, on inputs of seed {proof['seed']}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in proof["versions"].items())),
     ]
-    body = (
-        element("tr", element("th", name, scope="row"), element("td", value))
-        for name, value in rows
-    )
-    table = element("table", element("tbody", *body), class_="facts")
-    return _section("Compared files", table)
+    return section("Compared files", fact_table(rows))
+
+
+def errors(proof: Data) -> Iterator[Element]:
+    """The loss of accuracy, every error beside the error allowed, and the errors' distribution."""
+    if proof["accuracy"] is not None:
+        yield _accuracy(proof["accuracy"], proof["precision"])
+    if proof["unrounded"] is not None:
+        yield _cases("The float network, before rounding", proof["unrounded"])
+        yield _cases("The rounded network", proof)
+    else:
+        yield _cases("Errors, and the errors allowed", proof)
+    yield _spread(proof)
 
 
 def _accuracy(accuracy: Data, precision: str) -> Element:
     doubt = "" if accuracy["float_top1"] is None else doubtful(accuracy["float_top1"])
     *figures, last = accuracy_rows(accuracy, precision)
     title = f"Loss of accuracy by {precision}"
-    table = _table(
+    table = figure_table(
         title,
         ("figure", f"on {counted(accuracy['pictures'], 'picture')}", "verdict"),
         [*((*row, "") for row in figures), (*last, _result(accuracy))],
     )
     summary = f"{accuracy['summary'][0].upper()}{accuracy['summary'][1:]}."
-    return _section(
-        title, table, _soft(summary), *([_soft(f"In float32 {doubt}")] if doubt else [])
-    )
+    return section(title, table, soft(summary), *([soft(f"In float32 {doubt}")] if doubt else []))
 
 
 def _cases(title: str, proof: Data) -> Element:
@@ -140,7 +137,7 @@ def _cases(title: str, proof: Data) -> Element:
         "largest error is allowed."
     )
     columns = ("inputs", "verdict", *case_columns(proof))
-    return _section(title, _soft(words), _table(title, columns, rows))
+    return section(title, soft(words), figure_table(title, columns, rows))
 
 
 def _of(proof: Data) -> str:
@@ -157,13 +154,14 @@ def _spread(proof: Data) -> Element:
         f"All {sum(counts)} errors of {_of(proof)}, for images run alone. Errors beyond the axis "
         "are in its first or last bar, NaN in the last."
     )
-    return _section("Distribution of the errors", _soft(words), chart)
+    return section("Distribution of the errors", soft(words), chart)
 
 
-def _blocks(proof: Data) -> Element:
+def blocks(proof: Data) -> Element:
+    """The error at the output of every block."""
     title = "Block by block"
     if not proof["blocks"]:
-        return _section(title, _soft("The values inside the artifact could not be read."))
+        return section(title, soft("The values inside the artifact could not be read."))
     held = (
         proof["precision"] not in ROUNDED
     )  # in int8 the logits are held to a budget, not the blocks
@@ -178,8 +176,8 @@ def _blocks(proof: Data) -> Element:
             "few images, a right artifact may exceed it at a block by chance."
         )
     drawn = ("allowed", "RMSE in units of it") if held else ("RMSE, drawn",)
-    return _section(
-        title, _soft(words), _table(title, ("block", "RMSE", *drawn), _block_rows(proof, held))
+    return section(
+        title, soft(words), figure_table(title, ("block", "RMSE", *drawn), _block_rows(proof, held))
     )
 
 
@@ -222,15 +220,7 @@ def _sizes_and_speeds(beside: Data) -> Element:
     )
     title = "Sizes and speeds"
     columns = ("network", "size", f"time of {images}", "speed, round by round")
-    return _section(title, _table(title, columns, rows), _soft(words))
-
-
-def _section(title: str, *children: Element) -> Element:
-    return element("section", element("h2", title), *children)
-
-
-def _soft(words: str) -> Element:
-    return element("p", words, class_="soft")
+    return section(title, figure_table(title, columns, rows), soft(words))
 
 
 def _result(result: Data) -> Element:
@@ -239,24 +229,3 @@ def _result(result: Data) -> Element:
     if not result.get("shown", True):
         return element("td", "too few pictures")
     return element("td", "proven", class_="good")
-
-
-def _table(label: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Element:
-    """A table with a heading for each row on the left, and figures on the right.
-
-    A table wider than the window can be scrolled, by the keyboard, too.
-    """
-    head = element("tr", *(_cell("th", column, i, scope="col") for i, column in enumerate(columns)))
-    body = (
-        element("tr", element("th", first, scope="row"), *(_cell("td", cell, 1) for cell in others))
-        for first, *others in rows
-    )
-    table = element("table", element("thead", head), element("tbody", *body), class_="figures")
-    return element("div", table, class_="wide", tabindex=0, role="region", aria_label=label)
-
-
-def _cell(tag: str, cell: Cell, place: int, **attributes: str) -> Element:
-    if isinstance(cell, Element) and cell.tag == "td":
-        return cell
-    number = place > 0 and (tag == "th" or isinstance(cell, str))
-    return element(tag, cell, **attributes, **({"class_": "number"} if number else {}))

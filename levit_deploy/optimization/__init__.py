@@ -1,0 +1,1 @@
+"""Find the fastest artifact on this machine: make every form, time all in turns, prove the best."""
