@@ -31,16 +31,12 @@ from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.quantization.calibration import observed_ranges
+from levit_deploy.quantization.on_noise import rounded_on_noise
 from levit_deploy.runtime.sessions import onnx_session
-from levit_deploy.targets.formats import TARGETS, target_named
+from levit_deploy.targets.formats import TARGETS
 from levit_deploy.targets.load import open_isolated
 from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
-from levit_deploy.targets.onnx_int8_writer import Int8Form
-from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET
-from levit_deploy.targets.onnx_rounding import Rounding
-from levit_deploy.targets.onnx_schemes import FOR_OPENVINO
-from levit_deploy.targets.target import ExportOptions, Form
+from levit_deploy.targets.target import ExportOptions, Form, Target
 from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 PLAIN = "plain export"
@@ -72,81 +68,55 @@ def entries(
     )
     plain = cache(partial(plain_export, model, (config.in_channels, *config.image_size)))
 
-    def file_of(format: str, form: Form) -> bytes:
-        target = target_named(format)  # which tells if its packages are missing
-        written_as = replace(provenance, layout=form.layout, precision=form.precision)
+    def file_of(target: Target, form: Form) -> bytes:
+        written_as = replace(
+            provenance, layout=form.layout, precision=form.precision, runtime=target.runtime
+        )
         options = form.options
         if target.batch_size is not None:
             options = replace(options, batch_size=batch_size)
-        if target.rounded is None or form.precision not in ROUNDED:
-            return target.serialize(networks[form.layout], written_as, options)
-        images = _noise(config)
-        return target.rounded(networks[form.layout], written_as, options, images)(written_as)
+        write = rounded_on_noise if form.precision in ROUNDED else _written
+        return write(target, networks[form.layout], written_as, options)
 
-    files: dict[str, Making] = {PLAIN: plain}
-    files |= {form.name: cache(partial(file_of, ONNX.name, form)) for form in ONNX.forms}
-    files |= _int8(plain, networks["tokens"], provenance)
+    def forms_of(target: Target) -> dict[str, Making]:
+        return {
+            form.name: cache(partial(file_of, target, form))
+            for form in target.forms
+            if interface.has_classes or form.precision not in ROUNDED
+        }
+
+    files: dict[str, Making] = {PLAIN: plain, **forms_of(ONNX), **_plain_int8(plain, config)}
     in_onnxruntime = partial(_onnxruntime, threads=threads)
     for name, file in files.items():
         yield Entry(name, "onnxruntime", partial(opened, file, in_onnxruntime))
     yield Entry("original, eager", "torch", lambda: here(_torch_run(model)))
     yield Entry("original, frozen", "TorchScript", partial(_original_torchscript, model, config))
-    for format, target in TARGETS.items():
+    for target in TARGETS.values():
         if target is ONNX:
             continue
-        for form in target.forms:
-            if form.precision in ROUNDED and not interface.has_classes:
-                continue
-            at = "" if target.batch_size is None else f", batch {batch_size}"
-            make = partial(in_child, partial(file_of, format, form), children, threads)
-            yield Entry(f"{form.name}{at}", target.runtime, make)
-    fixed = _for_openvino(networks["tokens"], provenance, batch_size)
+        at = "" if target.batch_size is None else f", batch {batch_size}"
+        for name, file in forms_of(target).items():
+            yield Entry(f"{name}{at}", target.runtime, partial(in_child, file, children, threads))
+    fixed = forms_of(ONNX_FOR_OPENVINO)
     yield from in_openvino(files, fixed, batch_size, PLAIN, _noise(config), threads)
 
 
-def _int8(plain: Making, network: LeViT, provenance: Provenance) -> dict[str, Making]:
-    """The int8 files, calibrated on noise: for the time they take, that does not matter."""
-    images = _noise(provenance.config)
-    files: dict[str, Making] = {
-        f"{PLAIN}, int8": cache(lambda: plain_int8(plain(), images)),
+def _written(target: Target, model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
+    return target.serialize(model, provenance, options)
+
+
+def _plain_int8(plain: Making, config: LeViTConfig) -> dict[str, Making]:
+    """The plain export as onnxruntime's tools round it, on noise."""
+    return {
+        f"{PLAIN}, int8": cache(lambda: plain_int8(plain(), _noise(config))),
         f"{PLAIN}, dynamic int8": cache(lambda: plain_dynamic_int8(plain())),
     }
-    if not provenance.interface.has_classes:
-        return files
-    for opset in (DEFAULT_OPSET, ATTENTION_OPSET):
-        form = Int8Form(model=network, provenance=provenance, opset=opset)
-        files[f"int8, opset {opset}"] = cache(partial(_rounded, form, images))
-    return files
 
 
 def _noise(config: LeViTConfig) -> FloatArray:
     return np.random.default_rng(0).standard_normal(
         (CALIBRATING, config.in_channels, *config.image_size), dtype=np.float32
     )
-
-
-def _for_openvino(network: LeViT, provenance: Provenance, batch_size: int) -> dict[str, Making]:
-    """The files for OpenVINO, float and int8."""
-    options = ExportOptions(batch_size=batch_size)
-    files: dict[str, Making] = {
-        "tokens": cache(partial(ONNX_FOR_OPENVINO.serialize, network, provenance, options))
-    }
-    if provenance.interface.has_classes:
-        form = Int8Form(
-            model=network,
-            provenance=provenance,
-            opset=DEFAULT_OPSET,
-            batch_size=batch_size,
-            scheme=FOR_OPENVINO,
-        )
-        files["int8 for OpenVINO"] = cache(partial(_rounded, form, _noise(provenance.config)))
-    return files
-
-
-def _rounded(form: Int8Form, images: FloatArray) -> bytes:
-    rounding = Rounding(ranges=observed_ranges(form, images)["MinMax"], cpu="any")
-    data: bytes = form.rounded(rounding).SerializeToString()
-    return data
 
 
 def _onnxruntime(data: bytes, threads: int) -> AnyRun:

@@ -10,7 +10,7 @@ from levit_deploy.choices import Layout, Precision
 from levit_deploy.errors import UsageError
 from levit_deploy.targets.onnx_ends import renamed
 from levit_deploy.targets.onnx_load import load
-from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, OPSETS, opset_of
+from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET, DEFAULT_OPSET, OPSETS, opset_of
 from levit_deploy.targets.target import ExportOptions, Form, Int8Standard, Target, TritonBackend
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ ONNX = Target(
         Form("tokens, opset 23", "tokens", options=ExportOptions(opset=ATTENTION_OPSET)),
         Form("spatial", "spatial"),
         Form("fp16", "spatial", "fp16"),
+        Form("int8, opset 17", "tokens", "int8", ExportOptions(opset=DEFAULT_OPSET)),
+        Form("int8, opset 23", "tokens", "int8", ExportOptions(opset=ATTENTION_OPSET)),
     ),
     auto_layout=_auto_layout,
     fixes_batch=True,
@@ -87,6 +89,11 @@ ONNX_FOR_OPENVINO = replace(
     runtime="openvino",
     auto_layout=lambda _precision, _options: "tokens",
     precisions=("fp32", "fp16", "int8"),
+    forms=(
+        Form("tokens", "tokens"),
+        Form("spatial", "spatial"),
+        Form("int8 for OpenVINO", "tokens", "int8"),
+    ),
     batch_size=1,
     runtime_modules=("onnx", "levit_deploy.runtime.compiled"),
     triton=None,

@@ -1,5 +1,6 @@
 """A target is one file and one line: a toy one goes through everything."""
 
+import dataclasses
 import importlib.util
 import io
 import zipfile
@@ -77,7 +78,8 @@ def test_a_new_target_is_timed_in_each_of_its_forms(folder, published, monkeypat
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name)
     )
-    monkeypatch.setattr(contenders, "_int8", lambda *_: {})
+    monkeypatch.setattr(contenders, "_plain_int8", lambda *_: {})
+    monkeypatch.setattr(contenders, "ONNX", dataclasses.replace(TARGETS["onnx"], forms=()))
     checkpoint = levit_deploy.load(folder / "ckpt.pth")
     result = benchmark(
         checkpoint.model,
