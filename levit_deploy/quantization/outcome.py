@@ -15,7 +15,8 @@ class Quantization:
 
     ``errors`` has each method's error of the logits on the calibration pictures: a root mean square
     in units of the float logits' own deviation. For a network with probabilities it is the error of
-    their logarithms. ``costs`` has the same for each block, with all others in float.
+    their logarithms. ``costs`` has the same for each block, with all others in float, if some part
+    had to stay float.
     ``cpu`` is None for NPUs. ``left_in_float`` has the layers that stay float, or whole blocks, the
     costliest first.
     ``speed`` is against the fastest float32 file on this machine, None if it was not measured.

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from levit_deploy.arrays import FloatArray, Images
-from levit_deploy.choices import Cpu, Precision
+from levit_deploy.choices import Cpu
 from levit_deploy.interface import PROBABILITIES
 from levit_deploy.pictures.split import Judging
 from levit_deploy.quantization.calibration import METHODS, observed_ranges
@@ -98,11 +98,17 @@ def search(
     blocks = tuple(dict.fromkeys(block_of(part) for part in parts))
     names = {block: block_names.get(block, block) for block in blocks}
     names |= {part: _layer_name(part, names) for part in parts if part not in blocks}
-    costs = ranked(blocks, names)
-    best = _fewest_floats(judge, tuple(costs), precision)
-    if best.floats:
-        layers = [part for part in parts if any(_is_in(part, block) for block in best.floats)]
-        best = _fewest_floats(judge, tuple(ranked(layers, names)), precision, best)
+    best = judge(())
+    refuse_if_nothing_is_judged(best.accuracy, precision)
+    costs: dict[str, float] = {}
+    if best.accuracy.failures:
+        costs = ranked(blocks, names)
+        holding = _fewest_floats(judge, tuple(costs))
+        if holding is None:
+            remark = f"It stays so as long as any block is {precision}. "
+            refuse_loss(best.accuracy, precision, remark)
+        layers = [part for part in parts if any(_is_in(part, block) for block in holding.floats)]
+        best = _fewest_floats(judge, tuple(ranked(layers, names)), holding) or holding
     return best.model, Quantization(
         cpu=None if form.scheme.precision == "w8a16" else cpu,
         calibrated_on=len(calibration),
@@ -163,23 +169,14 @@ def _error_against(
 
 
 def _fewest_floats(
-    judge: Callable[[Parts], _Judged],
-    ranked: Parts,
-    precision: Precision,
-    holding: _Judged | None = None,
-) -> _Judged:
-    """The network with the fewest parts in float that holds the drop.
+    judge: Callable[[Parts], _Judged], ranked: Parts, holding: _Judged | None = None
+) -> _Judged | None:
+    """The network with the fewest parts in float that holds the drop, if none in float does not.
 
     ``ranked`` are the parts that may be, the costliest first. ``holding`` is the network with all
-    of them in float, if that is known to hold it.
+    of them in float, if that is known to hold it. Returns None if none was found to.
     """
-    fails, holds, best = -1, len(ranked), holding
-    if holding is None:
-        first = judge(())
-        refuse_if_nothing_is_judged(first.accuracy, precision)
-        if not first.accuracy.failures:
-            return first
-        fails = 0
+    fails, holds, best = 0, len(ranked), holding
     while holds - fails > 1:
         middle = (fails + holds) // 2
         judged = judge(ranked[:middle])
@@ -187,6 +184,4 @@ def _fewest_floats(
             fails = middle
         else:
             holds, best = middle, judged
-    if best is None:
-        refuse_loss(first.accuracy, precision, f"It stays so as long as any block is {precision}. ")
     return best

@@ -39,12 +39,13 @@ def published_data(published: Published, checkpoint: Checkpoint | None = None) -
         "passed_over": [] if checkpoint is None else list(checkpoint.passed_over),
         "stated": [] if checkpoint is None else list(checkpoint.stated),
         "assumed": list(published.assumed),
-        "quantization": _quantization_data(published.quantization),
+        "quantization": quantization_data(published.quantization),
         "verification": verification_data(published.verification, checkpoint),
     }
 
 
-def _quantization_data(how: Quantization | None) -> Data | None:
+def quantization_data(how: Quantization | None) -> Data | None:
+    """How a rounded file was made, None for one that is not rounded."""
     if how is None:
         return None
     data = dataclasses.asdict(how)
@@ -78,7 +79,7 @@ def print_published(data: Data, console: Console) -> None:
 
 def quantization_lines(data: Data) -> Iterator[str]:
     """How a network was quantized: method, cost of each block, blocks left in float, speed."""
-    if data["costs"]:
+    if len(data["errors"]) > 1:
         errors = ", ".join(f"{name} {error:.2%}" for name, error in data["errors"].items())
         processors = _CPUS[data["cpu"]] if data["cpu"] else "NPUs"
         yield (
@@ -86,8 +87,9 @@ def quantization_lines(data: Data) -> Iterator[str]:
             f"for {processors} (error of the logits: {errors})"
         )
         costs = sorted(data["costs"].items(), key=lambda item: -item[1])
-        each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)
-        yield f"cost of each block alone: {each}"
+        if costs:
+            each = ", ".join(f"{name} {cost:.2%}" for name, cost in costs)
+            yield f"cost of each block alone: {each}"
         yield f"left in float: {', '.join(data['left_in_float']) or 'nothing'}"
     else:  # rounded as a whole
         calibrated = data["calibrated_on"]
