@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
     from levit_deploy.checkpoint import read_checkpoint as load
     from levit_deploy.evaluation import Disagreement, Evaluation, evaluate
+    from levit_deploy.optimization.optimize import optimize
+    from levit_deploy.optimization.outcome import Optimization
     from levit_deploy.pipeline import Published, export, fuse, quantize, verify
     from levit_deploy.prediction.embeddings import Embedding, embed
     from levit_deploy.prediction.predict import Answer, Prediction, predict
@@ -51,6 +53,7 @@ __all__ = [
     "InputError",
     "Int8Options",
     "LevitDeployError",
+    "Optimization",
     "OutputError",
     "Prediction",
     "Published",
@@ -65,6 +68,7 @@ __all__ = [
     "export",
     "fuse",
     "load",
+    "optimize",
     "predict",
     "quantize",
     "verify",
@@ -79,6 +83,7 @@ _HOMES = {
     "Evaluation": "levit_deploy.evaluation",
     "ExportOptions": "levit_deploy.targets.target",
     "Int8Options": "levit_deploy.quantization.quantize",
+    "Optimization": "levit_deploy.optimization.outcome",
     "Prediction": "levit_deploy.prediction.predict",
     "Published": "levit_deploy.pipeline",
     "Quantization": "levit_deploy.quantization.search",
@@ -89,6 +94,7 @@ _HOMES = {
     "export": "levit_deploy.pipeline",
     "fuse": "levit_deploy.pipeline",
     "load": "levit_deploy.checkpoint.read",
+    "optimize": "levit_deploy.optimization.optimize",
     "predict": "levit_deploy.prediction.predict",
     "quantize": "levit_deploy.pipeline",
     "verify": "levit_deploy.pipeline",

@@ -35,6 +35,7 @@ from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.accuracy import require_drop, require_enough
 from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.inputs import Case, picture_case
+from levit_deploy.verification.original import Originals
 from levit_deploy.verification.prove import prove
 from levit_deploy.verification.result import Verification
 from levit_deploy.verification.same_pictures_and_labels import claimed_labels
@@ -121,6 +122,18 @@ def export(
         return _proven(plan, path_of(output, plan), temporary, load, extra)
 
 
+def proven_file(
+    plan: Plan, path: Path, *, extra: tuple[Case, ...] = (), originals: Originals | None = None
+) -> Published:
+    """Prove a file of a plan that was written to its place already, and is not rounded.
+
+    ``extra`` are more inputs for the proof, and ``originals`` as for ``prove``. Raises
+    VerificationError and BackendError as ``export`` does.
+    """
+    with runtime_of(plan.target) as load:
+        return _proven(plan, path, path, load, extra, originals=originals)
+
+
 def quantize(
     checkpoint: Checkpoint | Source,
     output: Destination,
@@ -135,6 +148,7 @@ def quantize(
     force: bool = False,
     extra: tuple[Case, ...] = (),
     progress: Callable[[str], object] = lambda _doing: None,
+    originals: Originals | None = None,
 ) -> Published:
     """Export a checkpoint that computes in int8, as right and faster, or not at all.
 
@@ -154,6 +168,8 @@ def quantize(
         force: As for ``export``.
         extra: As for ``export``.
         progress: A function that is told each step.
+        originals: Shared by the proofs of several artifacts of the checkpoint, which take less time
+            then.
 
     Raises:
         VerificationError: The proof fails, no int8 network answers the pictures well enough, or
@@ -200,6 +216,7 @@ def quantize(
             int8.max_drop,
             int8.confident,
             quantization,
+            originals,
         )
 
 
@@ -341,6 +358,7 @@ def _proven(
     max_drop: float | None = None,
     confident: bool = False,
     quantization: Quantization | None = None,
+    originals: Originals | None = None,
 ) -> Published:
     """Prove the file that was written, which every kind of file goes through.
 
@@ -363,6 +381,7 @@ def _proven(
         pictures=pictures,
         max_drop=max_drop,
         confident=confident,
+        originals=originals,
     )
     verification.raise_if_failed()
     log.info("proven: renaming the file to %s", path)

@@ -15,6 +15,7 @@ from levit_deploy.cli.fuse import fuse
 from levit_deploy.cli.groups import spread
 from levit_deploy.cli.help import Command, Group
 from levit_deploy.cli.inspect import inspect
+from levit_deploy.cli.optimize import optimize
 from levit_deploy.cli.predict import predict
 from levit_deploy.cli.verify import verify
 from levit_deploy.text import writing_output
@@ -38,7 +39,7 @@ def _main(
         raise typer.Exit
 
 
-for _command in (inspect, fuse, export, verify, bench, predict, evaluate, demo):
+for _command in (inspect, optimize, fuse, export, verify, bench, predict, evaluate, demo):
     app.command(cls=Command)(reports_errors(spread(_command)))
 
 

@@ -9,12 +9,13 @@ import typer
 
 from levit_deploy.choices import ROUNDED, Cpu, Input, LayoutChoice, Output, Precision, Runtime
 from levit_deploy.cli import options
-from levit_deploy.cli.paths import Inputs, beside
+from levit_deploy.cli.paths import Inputs
 from levit_deploy.cli.reading import ReadingWithUse
 from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.sizes import parsed_batch_size, parsed_opset
 from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
+from levit_deploy.publish.naming import beside
 from levit_deploy.targets.formats import Format, target_named
 from levit_deploy.targets.onnx_opsets import OPSETS
 

@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from levit_deploy.cli import options
-from levit_deploy.cli.paths import Inputs, beside
+from levit_deploy.cli.paths import Inputs
 from levit_deploy.cli.reading import ReadingWithUse
 from levit_deploy.cli.reporting import Reporting
 from levit_deploy.cli.status import status
+from levit_deploy.publish.naming import beside
 
 
 def fuse(

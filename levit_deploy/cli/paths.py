@@ -80,21 +80,6 @@ def check_paths(inputs: Inputs, outputs: Mapping[str, Path | None], *, force: bo
         taken.append(path)
 
 
-_INNER = (".pth", ".pt", ".ckpt", ".bin")  # before .tar, .zip and the like
-
-
-def beside(checkpoint: Path, suffix: str) -> Path:
-    """The checkpoint's path with another suffix, for a folder with one more.
-
-    'best.pth.tar', as timm names it, is 'best' with two suffixes.
-    """
-    if checkpoint.is_dir():
-        named = checkpoint if checkpoint.name not in ("", "..") else checkpoint.resolve()
-        return named.parent / (named.name + suffix)
-    name = Path(checkpoint.stem)
-    return checkpoint.parent / ((name.stem if name.suffix in _INNER else name.name) + suffix)
-
-
 def file_of(text: str | None) -> Path | None:
     """The file that an option names; None if it is left out, or - for standard output."""
     return None if text is None or text == "-" else Path(text)

@@ -111,6 +111,16 @@ class Reading:
                 labels=self.labels,
             )
 
+    def words(self) -> list[str]:
+        """The options that were given, as on the command line."""
+        words = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for each in value if isinstance(value, list) else [value]:
+                if each is not None:
+                    words += [f"--{field.name.replace('_', '-')}", str(each)]
+        return words
+
     def refuse_without_checkpoint(self, remedy: str) -> None:
         """Raise UsageError if an option was given, since there is no checkpoint to read."""
         given = [

@@ -12,7 +12,6 @@ from levit_deploy.report.page.markup import element
 from levit_deploy.report.page.proof_page import blocks, compared, errors
 from levit_deploy.report.published import quantization_lines
 from levit_deploy.text import counted, rounded_up
-from levit_deploy.timing import Ratio
 from levit_deploy.verification.confidence import CONFIDENCE
 
 _COLUMNS = (
@@ -38,7 +37,7 @@ def optimization_page(data: Data) -> str:
         _conditions(data),
         *([] if winner is None else _proof(data, winner)),
     ]
-    title = "No winner" if winner is None else f"Winner: {_label(winner)}"
+    title = "No winner" if winner is None else f"Winner: {winner['label']}"
     return document(f"{title}: {data['checkpoint']['path']}", *sections)
 
 
@@ -54,10 +53,6 @@ def _ranked(candidates: Sequence[Data]) -> list[Data]:
     return sorted(ranked, key=lambda c: runtimes.index(c["runtime"]))
 
 
-def _label(candidate: Data) -> str:
-    return f"{candidate['name']}, {candidate['runtime']}"
-
-
 def _winner(data: Data, winner: Data) -> Element:
     key = [
         _key_figure(*words)
@@ -69,7 +64,7 @@ def _winner(data: Data, winner: Data) -> Element:
     name = element("span", "Winner", class_="good")
     return element(
         "header",
-        element("h1", name, f": {_label(winner)}"),
+        element("h1", name, f": {winner['label']}"),
         element("ul", *key, class_="key"),
         *(element("p", remark) for remark in remarks),
         element("p", f"To make {data['path'] or 'it'} again:"),
@@ -84,9 +79,10 @@ def _key_figure(figure: str, words: str) -> Element:
 
 def _speed(data: Data, winner: Data) -> tuple[str, str] | None:
     speed = winner["speed"]
-    if speed is None or winner["name"] == data["baseline"]:
+    if speed is None or winner["label"] == data["baseline"]:
         return None
-    if Ratio(**speed).verdict == "level":
+    level = [c["label"] for c in data["candidates"] if c["state"] == "level"]
+    if data["baseline"] in level:
         return "level", f"with {data['baseline']}, the simplest form"
     return f"{speed['median']:.2f} times", f"as fast as {data['baseline']}, the simplest form"
 
@@ -339,7 +335,7 @@ def _proof(data: Data, winner: Data) -> Iterator[Element]:
     how = [] if winner["quantization"] is None else quantization_lines(winner["quantization"])
     lines = (f"verdict: {proof['verdict']}", *proof["remarks"], *how)
     yield section("The winner's proof", element("ul", *(element("li", line) for line in lines)))
-    yield compared(data["path"] or winner["file"] or _label(winner), proof, ())
+    yield compared(data["path"] or winner["file"] or winner["label"], proof, ())
     yield from errors(proof)
     if proof["blocks"]:
         yield blocks(proof)

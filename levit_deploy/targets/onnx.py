@@ -92,7 +92,7 @@ ONNX_FOR_OPENVINO = replace(
     forms=(
         Form("tokens", "tokens"),
         Form("spatial", "spatial"),
-        Form("int8 for OpenVINO", "tokens", "int8"),
+        Form("int8 for OpenVINO", "tokens", "int8", ExportOptions(opset=DEFAULT_OPSET)),
     ),
     batch_size=1,
     runtime_modules=("onnx", "levit_deploy.runtime.compiled"),

@@ -6,6 +6,7 @@ the instructions in ``_EXTRA``, if the processor that it runs on has them.
 
 import platform
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def this_kind() -> Kind:
         f"{platform.machine()}{' without it' if flags else ''}. Export on a machine like the one "
         "that will run the file, or leave --compile out: torch runs such a file everywhere."
     )
+
+
+def has_any(flags: Collection[str]) -> bool:
+    """Whether this processor has one of these instructions, as Linux calls them."""
+    return not _flags().isdisjoint(flags)
 
 
 def require_processor(path: Path, claimed: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from command_line import names_in, run
 from PIL import Image
 
-from levit_deploy.cli.paths import beside
+from levit_deploy.publish.naming import beside
 
 
 @pytest.mark.slow

@@ -31,7 +31,12 @@ PROOF = {
     "batches": [{"size": 4, "difference": 1e-7, "allowed": 1e-5, "failures": []}],
 }
 QUANTIZATION = {
-    **{"cpu": "any", "calibrated_on": 300, "method": "entropy", "errors": {"entropy": 0.02}},
+    **{
+        "cpu": "any",
+        "calibrated_on": 300,
+        "method": "entropy",
+        "errors": {"entropy": 0.02, "minmax": 0.03},
+    },
     **{"costs": {"blocks.1": 0.01}, "left_in_float": ["blocks.1"], "accuracy": ACCURACY},
     "speed": None,
 }
@@ -40,6 +45,7 @@ QUANTIZATION = {
 def candidate(name, runtime, state, median_s=None, drop=None, **more):
     timed = median_s is not None
     return {
+        "label": f"{name}, {runtime}",
         **{"name": name, "runtime": runtime, "format": "onnx", "layout": "tokens"},
         **{"precision": "fp32", "opset": None, "state": state, "reason": f"Why {name} is {state}."},
         "command": f"levit-deploy export ckpt.pth -o {name}.onnx",
@@ -72,7 +78,12 @@ CANDIDATES = [
 ]
 DATA = {
     "checkpoint": {"path": "ckpt.pth", "sha256": "34" * 32},
-    **{"network": "LeViT-256", "winner": "int8", "path": "ckpt.onnx", "baseline": "plain"},
+    **{
+        "network": "LeViT-256",
+        "winner": "int8",
+        "path": "ckpt.onnx",
+        "baseline": "plain, onnxruntime",
+    },
     **{"runtimes": ["onnxruntime", "openvino"], "threads": 2, "batch_size": 4},
     "constraints": {
         **{"max_drop": 0.3, "max_latency_ms": None, "max_size_mb": 50.0, "time_limit_s": 480.0}
@@ -102,8 +113,8 @@ def chart(html):
 def test_the_verdict_comes_first_with_all_that_you_want_to_know():
     words = page().words
     assert words.startswith(
-        "Winner : int8, onnxruntime 2.50 times as fast as plain, the simplest form 8.00 ms for a "
-        "batch of 4 images 12.3 MB on disk 0.20 points of accuracy lost, at most 0.71 with 95 % "
+        "Winner : int8, onnxruntime 2.50 times as fast as plain, onnxruntime, the simplest form "
+        "8.00 ms for a batch of 4 images 12.3 MB on disk 0.20 points of accuracy lost, at most 0.71 with 95 % "
         "confidence Why int8 is winner. A remark. To make ckpt.onnx again: levit-deploy export "
         "ckpt.pth -o int8.onnx "
     )
@@ -173,15 +184,21 @@ def test_without_a_loss_the_picture_has_bars():
     assert "1.33 times as fast as plain" in Page(html).words
 
 
-def test_the_speed_says_no_more_than_three_rounds_of_four_do():
-    candidates = with_winner("spatial", speed={"median": 1.04, "low": 0.93, "high": 1.21})
-    words = page(candidates=candidates).words
-    assert "level with plain, the simplest form 15.00 ms" in words
-    assert "1.04 times" not in words
+def test_the_speed_says_no_more_than_the_race_does():
+    candidates = with_winner("spatial", speed={"median": 1.01, "low": 0.93, "high": 1.21})
+    level = [
+        c | {"state": "level"} if c["label"] == "plain, onnxruntime" else c for c in candidates
+    ]
+    words = page(candidates=level).words
+    assert "level with plain, onnxruntime, the simplest form 15.00 ms" in words
+    assert "1.01 times" not in words
+    assert "1.01 times" in page(candidates=candidates).words
 
 
 def test_the_simplest_form_is_not_compared_with_itself():
-    assert "plain, the simplest form" not in page(candidates=with_winner("plain")).words
+    assert (
+        "plain, onnxruntime, the simplest form" not in page(candidates=with_winner("plain")).words
+    )
 
 
 @pytest.mark.parametrize(
