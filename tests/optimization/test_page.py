@@ -114,7 +114,8 @@ def test_the_verdict_comes_first_with_all_that_you_want_to_know():
     words = page().words
     assert words.startswith(
         "Winner : int8, onnxruntime 2.50 times as fast as plain, onnxruntime, the simplest form "
-        "8.00 ms for a batch of 4 images 12.3 MB on disk 0.20 points of accuracy lost, at most 0.71 with 95 % "
+        "8.00 ms for a batch of 4 images 12.3 MB on disk 0.20 points of accuracy lost, at most "
+        "0.71 with 95 % "
         "confidence Why int8 is winner. A remark. To make ckpt.onnx again: levit-deploy export "
         "ckpt.pth -o int8.onnx "
     )
