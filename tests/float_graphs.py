@@ -1,4 +1,3 @@
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,6 @@ from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.onnx_writer import to_onnx
 
 CONFIG = SMALL.replace(image_size=(32, 32))
-# a block of each kind: the search for int8 writes the network anew for each of its blocks
-SHALLOW = CONFIG.replace(
-    stages=(dataclasses.replace(CONFIG.stages[0], depth=1), CONFIG.stages[1]),
-    downsamples=CONFIG.downsamples[:1],
-)
 
 
 def centred(config=CONFIG, seed=0) -> LeViT:

@@ -4,6 +4,7 @@ A fresh LeViT is a trap: its residual branches are multiplied by 0, its BatchNor
 and 1 and its attention biases 0, so that a broken fusion passes.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ SMALL = LeViTConfig(
         Downsample(num_heads=5, key_dim=4, value_dim=12, mlp_dim=32),
         Downsample(num_heads=3, key_dim=8, value_dim=14, mlp_dim=0),
     ),
+)
+
+# a block of each kind, for what writes the network again and again or takes long for each block
+SHALLOW = SMALL.replace(
+    stages=(dataclasses.replace(SMALL.stages[0], depth=1), SMALL.stages[1]),
+    downsamples=SMALL.downsamples[:1],
 )
 
 TINY = SMALL.replace(

@@ -2,8 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from float_graphs import SHALLOW as CONFIG
 from float_graphs import centred, int8_form, save_pictures
+from networks import SHALLOW
 from prepared import transform_of
 
 from levit_deploy.errors import VerificationError
@@ -12,6 +12,8 @@ from levit_deploy.quantization.calibration import METHODS
 from levit_deploy.quantization.search import block_of, search
 from levit_deploy.runtime.sessions import runner
 from levit_deploy.targets.onnx_int8_check import check_rounding
+
+CONFIG = SHALLOW.replace(image_size=(32, 32))
 
 
 @pytest.fixture(scope="module")

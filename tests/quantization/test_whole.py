@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from float_graphs import SHALLOW as CONFIG
 from float_graphs import centred, save_pictures
+from networks import SHALLOW
 from rich.console import Console
 from toy_target import TOY
 
@@ -16,6 +16,8 @@ from levit_deploy.quantization.quantize import Int8Options
 from levit_deploy.report import print_published, published_data
 from levit_deploy.targets.formats import TARGETS
 from levit_deploy.targets.load import load_artifact
+
+CONFIG = SHALLOW.replace(image_size=(32, 32))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import torch
 from command_line import names_in, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import SMALL, configs, float64_logits, images, trained
+from networks import SHALLOW, TINY, configs, float64_logits, images, trained
 
 import levit_deploy
 from levit_deploy import pipeline
@@ -32,7 +32,7 @@ FEW_ULPS = 16 * 2.0**-23
 
 
 def program(
-    config: LeViTConfig = SMALL, layout: str = "tokens", seed: int = 0, precision: str = "fp32"
+    config: LeViTConfig = SHALLOW, layout: str = "tokens", seed: int = 0, precision: str = "fp32"
 ) -> bytes:
     model = to_plain(trained(config, seed))
     if layout == "spatial":
@@ -50,6 +50,13 @@ def program(
 
 
 cached = cache(program)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a checkpoint of the same network."""
+    torch.save({"model": trained(SHALLOW).state_dict()}, tmp_path / "ckpt.pth")
+    return tmp_path
 
 
 def load(data: bytes, extra: dict[str, str] | None = None) -> torch.export.ExportedProgram:
@@ -71,14 +78,15 @@ def test_it_agrees_with_float64_on_any_architecture(config, layout, seed):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "precision"), [("tokens", "fp32"), ("spatial", "fp32"), ("tokens", "bf16")]
+)
 def test_any_batch_size_agrees_with_float64(layout, precision):
-    loaded = load(cached(SMALL, layout, 0, precision)).module()
+    loaded = load(cached(SHALLOW, layout, 0, precision)).module()
     for n in (1, 2, 5, 17, 64):
         with torch.inference_mode():
             got = loaded(images(n=n)).numpy()
-        expected = float64_logits(trained(), images(n=n))
+        expected = float64_logits(trained(SHALLOW), images(n=n))
         if precision == "fp32":
             assert_close(got, expected)
         else:
@@ -87,7 +95,7 @@ def test_any_batch_size_agrees_with_float64(layout, precision):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nothing_is_asked_of_the_batch(layout):
-    loaded = load(cached(SMALL, layout))
+    loaded = load(cached(SHALLOW, layout))
     (batch,) = loaded.range_constraints.values()
     assert (batch.lower, str(batch.upper)) == (1, "int_oo")
     kinds = {str(node.target) for node in loaded.graph.nodes if node.op == "call_function"}
@@ -99,15 +107,15 @@ def test_nothing_is_asked_of_the_batch(layout):
 
 def test_no_weight_is_to_be_trained():
     assert not any(tensor.requires_grad for tensor in load(cached()).state_dict.values())
-    model = to_plain(trained())
+    model = to_plain(trained(TINY))
     before = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
-    to_pt2(model, Provenance(checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens"))
+    to_pt2(model, Provenance(checkpoint_sha256="0", config=TINY, head="mean", layout="tokens"))
     assert {n: t.numpy().tobytes() for n, t in model.state_dict().items()} == before
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_everything_inside_is_bfloat16():
-    loaded = load(cached(SMALL, "tokens", 0, "bf16"))
+    loaded = load(cached(SHALLOW, "tokens", 0, "bf16"))
     kinds = [str(node.target) for node in loaded.graph.nodes]
     assert len([kind for kind in kinds if kind.startswith("aten.to.") or "_to_copy" in kind]) == 2
     assert {tensor.dtype for tensor in loaded.state_dict.values()} == {torch.bfloat16}
@@ -117,7 +125,7 @@ def test_everything_inside_is_bfloat16():
 def test_the_archive_says_nothing_of_this_machine(layout):
     paths = [levit_deploy.__file__, torch.__file__, __file__, sys.executable]
     folders = {str(Path(path).parent) for path in paths} | {str(Path.cwd()), str(Path.home())}
-    with zipfile.ZipFile(io.BytesIO(cached(SMALL, layout))) as archive:
+    with zipfile.ZipFile(io.BytesIO(cached(SHALLOW, layout))) as archive:
         assert archive.testzip() is None
         for name in archive.namelist():
             content = archive.read(name)
@@ -140,7 +148,7 @@ torch.save(logits, "logits.pt")
 """
     subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True)
     logits = torch.load(tmp_path / "logits.pt", weights_only=True)
-    assert_close(logits.numpy(), float64_logits(trained(), images()))
+    assert_close(logits.numpy(), float64_logits(trained(SHALLOW), images()))
 
 
 def test_the_provenance_is_an_extra_file():
@@ -148,16 +156,16 @@ def test_the_provenance_is_an_extra_file():
     load(cached(), extra)
     found = json.loads(extra["provenance.json"])
     assert found["tool"].startswith("levit-deploy ")
-    assert Provenance.from_metadata(found).config == SMALL
+    assert Provenance.from_metadata(found).config == SHALLOW
 
 
 def test_a_failed_proof_names_the_block(tmp_path, checkpoint):
     model = to_plain(checkpoint.model)
-    model.blocks[2].m.proj[1].bias.data[0] += 1
-    provenance = Provenance(checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens")
+    model.blocks[4].m.proj[1].bias.data[0] += 1
+    provenance = Provenance(checkpoint_sha256="0", config=SHALLOW, head="mean", layout="tokens")
     (tmp_path / "wrong.pt2").write_bytes(to_pt2(model, provenance))
     parting = pipeline.verify(checkpoint, tmp_path / "wrong.pt2").parting
-    assert (parting.after, parting.block) == ("blocks.1.m", "blocks.2.m")
+    assert (parting.after, parting.block) == ("blocks.3.m", "blocks.4.m")
 
 
 @pytest.mark.parametrize(
@@ -201,9 +209,9 @@ def test_other_formats_are_not_compiled(checkpoint, tmp_path, format):
 
 def test_a_claim_to_be_compiled_is_held_to_this_processor(tmp_path, monkeypatch):
     provenance = Provenance(
-        checkpoint_sha256="0", config=SMALL, head="mean", layout="tokens", processor="avx512"
+        checkpoint_sha256="0", config=TINY, head="mean", layout="tokens", processor="avx512"
     )
-    (tmp_path / "a.pt2").write_bytes(to_pt2(to_plain(trained()), provenance))
+    (tmp_path / "a.pt2").write_bytes(to_pt2(to_plain(trained(TINY)), provenance))
     monkeypatch.setattr(processor, "_flags", lambda: {"avx2"})
     with pytest.raises(ArtifactError, match="x86-64-v4, and this one lacks avx, bmi1"):
         load_artifact(tmp_path / "a.pt2")

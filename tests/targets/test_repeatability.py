@@ -12,7 +12,7 @@ import pytest
 import torch
 from command_line import as_process
 from every_format import EXTRAS
-from networks import SMALL, trained
+from networks import SHALLOW, trained
 
 from levit_deploy.checkpoint import fused
 from levit_deploy.interface import Interface
@@ -38,12 +38,17 @@ FORMS = {  # int8 is in verification/test_int8.py
     "litert fp32 tokens": BOTH,
     "litert int8-dynamic tokens": {},
 }
-MARKED = [
-    pytest.param(form, marks=getattr(pytest.mark, form.split()[0]))
-    if form.split()[0] in EXTRAS
-    else form
-    for form in FORMS
-]
+
+
+def marked(form: str):
+    """The form, with the mark of the extra that it needs."""
+    extra = form.split()[0]
+    return pytest.param(form, marks=getattr(pytest.mark, extra) if extra in EXTRAS else ())
+
+
+# seconds each, and the other process has two threads, too
+SLOW = [form for form in FORMS if form.startswith("pt2 ")]
+QUICK = [marked(form) for form in FORMS if form not in SLOW]
 
 
 def digest(form: str) -> str:
@@ -51,11 +56,11 @@ def digest(form: str) -> str:
     options = ExportOptions(**FORMS[form])
     format, precision, layout = form.partition(",")[0].split()
     interface = Interface(options.input, options.output)
-    model = to_plain(trained())
+    model = to_plain(trained(SHALLOW))
     model = to_spatial(model) if layout == "spatial" else model
     provenance = Provenance(
         checkpoint_sha256="0" * 64,
-        config=SMALL,
+        config=SHALLOW,
         head="mean",
         layout=layout,
         precision=precision,
@@ -91,13 +96,13 @@ def test_every_precision_is_looked_at():
     }
 
 
-@pytest.mark.parametrize("form", MARKED)
+@pytest.mark.parametrize("form", QUICK)
 def test_two_threads_write_what_one_does(form):
     assert digests_by_threads(form, files=1) == {digest_here(form)}
 
 
 @pytest.mark.study
-@pytest.mark.parametrize("form", MARKED)
+@pytest.mark.parametrize("form", [*QUICK, *SLOW])
 def test_twenty_files_are_one(form):
     assert digests_by_threads(form, files=20) == {digest_here(form)}
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 import torch
 from command_line import run
-from float_graphs import SHALLOW as CONFIG
 from float_graphs import centred, save_pictures
+from networks import SHALLOW
 from onnx import numpy_helper
 from scans import with_metadata
 
@@ -30,6 +30,7 @@ from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.prove import prove
 from levit_deploy.verification.result import Verification
 
+CONFIG = SHALLOW.replace(image_size=(32, 32))
 # one folder fewer than classes: judged by agreement
 ANYTHING = {"max_drop": 45.0, "even_if_slower": True}
 

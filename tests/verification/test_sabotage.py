@@ -127,7 +127,7 @@ SABOTAGE = [
     [
         *(("onnx", s) for s in SABOTAGE),
         *(("torchscript", s) for s in SABOTAGE[::4]),
-        *(("pt2", s) for s in SABOTAGE[::8]),
+        *(pytest.param("pt2", s, marks=pytest.mark.study) for s in SABOTAGE[::8]),
         *(pytest.param("litert", s, marks=pytest.mark.litert) for s in SABOTAGE[::4]),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
