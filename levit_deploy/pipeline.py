@@ -34,6 +34,7 @@ from levit_deploy.targets.plan import Plan, planned
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.accuracy import require_drop, require_enough
 from levit_deploy.verification.batch_size import check_batches
+from levit_deploy.verification.exported_again import exported_again
 from levit_deploy.verification.inputs import Case, picture_case
 from levit_deploy.verification.original import Originals
 from levit_deploy.verification.prove import prove
@@ -266,7 +267,7 @@ def verify(
     """Compare the artifact at ``path`` with the checkpoint, and return the figures of any outcome.
 
     An artifact names its head and precision, and is held to that head and to the budget of that
-    precision.
+    precision. If this version wrote it, the file is also compared with what is exported again.
 
     Args:
         checkpoint: As for ``export``.
@@ -309,7 +310,7 @@ def verify(
                 checkpoint.labels or claimed_labels(artifact),
                 every=confident,
             )
-        return prove(
+        verification = prove(
             checkpoint,
             artifact,
             extra=extra,
@@ -318,6 +319,8 @@ def verify(
             confident=confident,
             blocks=blocks,
         )
+    log.info("comparing %s with what is exported again", path)
+    return replace(verification, graph=exported_again(checkpoint, artifact))
 
 
 def _picture_cases(checkpoint: Checkpoint, folder: str | Path | None) -> tuple[Case, ...]:

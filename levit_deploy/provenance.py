@@ -15,6 +15,7 @@ from levit_deploy.pictures.preprocessing import IMAGENET, Preprocessing
 from levit_deploy.pictures.transform import Transform
 
 TOOL = "levit-deploy"
+THIS_VERSION = f"{TOOL} {__version__}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class Provenance:
     format inside, and ``accuracy`` tells in words how much int8 loses on pictures. ``runtime`` is
     the one that the artifact is for. ``labels`` are the names of the classes, none if they are
     unknown. ``problem_type``, one of PROBLEM_TYPES, is the meaning of the logits. ``processor``
-    is the kind that native code is for.
+    is the kind that native code is for. ``written_with`` has the versions of the libraries that
+    decide how the file is written.
     """
 
     checkpoint_sha256: str
@@ -50,6 +52,7 @@ class Provenance:
     labels: tuple[str, ...] = ()
     problem_type: str = SINGLE_LABEL
     processor: str = ""
+    written_with: str = ""
 
     @property
     def transform(self) -> Transform:
@@ -59,7 +62,7 @@ class Provenance:
     def to_metadata(self) -> dict[str, str]:
         """As strings, for ONNX ``metadata_props``, torch's extra files or safetensors."""
         metadata = {
-            "tool": f"{TOOL} {__version__}",
+            "tool": THIS_VERSION,
             "checkpoint_sha256": self.checkpoint_sha256,
             "config": self.config.to_json(),
             "head": self.head,
@@ -78,7 +81,8 @@ class Provenance:
             "labels": json.dumps(self.labels, ensure_ascii=False),
             "problem_type": self.problem_type,
         }
-        return metadata | ({"processor": self.processor} if self.processor else {})
+        more = {"processor": self.processor, "written_with": self.written_with}
+        return metadata | {key: value for key, value in more.items() if value}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Provenance:
@@ -107,6 +111,7 @@ class Provenance:
             labels=in_order(json.loads(metadata.get("labels", "[]"))),
             problem_type=metadata.get("problem_type", SINGLE_LABEL),
             processor=metadata.get("processor", ""),
+            written_with=metadata.get("written_with", ""),
         )
 
 

@@ -48,11 +48,12 @@ def test_both_ends_and_the_labels_are_carried_along_and_were_none_at_first():
         interface=Interface("uint8", "probabilities"),
         labels=("Ä", "b", "c"),
         problem_type="regression",
+        written_with="torch 2.13.0",
     )
     metadata = own.to_metadata()
     assert (metadata["input"], metadata["output"]) == ("uint8", "probabilities")
     assert Provenance.from_metadata(metadata) == own
-    for key in ("input", "output", "labels", "problem_type"):
+    for key in ("input", "output", "labels", "problem_type", "written_with"):
         del metadata[key]
     assert Provenance.from_metadata(metadata) == PROVENANCE
     for key, damage in (("input", "int4"), ("output", "top5"), ("labels", "[1]")):

@@ -44,16 +44,21 @@ def passes(head: Head = "mean", output: Output = "logits") -> tuple[Pass, ...]:
     )
 
 
-def to_plain(model: LeViT, head: Head = "mean", output: Output = "logits") -> LeViT:
+def to_plain(
+    model: LeViT, head: Head = "mean", output: Output = "logits", moved: float = 0.0
+) -> LeViT:
     """Apply every pass in float64, and round to float32 once at the end.
 
-    Returns a new float32 model in evaluation mode and leaves ``model`` untouched. Raises
-    CheckpointError if a pass refuses, or if a folded weight is too large for float32.
+    Before that, every number is moved by ``moved`` times the largest of its tensor. Returns a new
+    float32 model in evaluation mode and leaves ``model`` untouched. Raises CheckpointError if a
+    pass refuses, or if a folded weight is too large for float32.
     """
     plain = _in_float64(model)
     for apply in passes(head, output):
         before, plain = plain, apply(plain)
         log.info("pass %s, modules replaced: %d", apply.__name__, _replaced(before, plain))
+    if moved:
+        _move(plain, moved)
     plain = plain.float()
     for name, tensor in plain.state_dict().items():
         if not torch.isfinite(tensor).all():
@@ -75,6 +80,17 @@ def to_plain_float64(model: LeViT, head: Head = "mean") -> LeViT:
 
 def _in_float64(model: LeViT) -> LeViT:
     return copied(model).double().eval()
+
+
+def _move(model: LeViT, part: float) -> None:
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor + part * tensor.abs().max() if tensor.is_floating_point() else tensor
+
+    for module in model.modules():  # in place it would move the input, which has the same tensors
+        for parameter in module.parameters(recurse=False):
+            parameter.data = moved(parameter.data)
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, moved(buffer))
 
 
 def _replaced(before: LeViT, after: LeViT) -> int:

@@ -79,10 +79,18 @@ def print_verified(data: Data, console: Console) -> None:
 
 
 def print_verdict(proof: Data, console: Console) -> None:
-    """Print the verdict, and whether the reading of the checkpoint was checked."""
+    """Print the verdict, and whether the reading and the graph were compared with others."""
     if proof["reading"] is not None:
         print_line(console, f"reading: {proof['reading']}")
+    if proof["graph"] is not None:
+        print_line(console, f"graph: {graph_words(proof)}")
     print_line(console, f"verdict: {proof['verdict']}")
+
+
+def graph_words(proof: Data) -> str:
+    """Whether the file is as exported again."""
+    words: str = proof["graph"]["words"]
+    return f"not as exported again: {words}" if proof["graph"]["same"] is False else words
 
 
 def kind(proof: Data) -> str:

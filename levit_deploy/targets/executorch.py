@@ -164,6 +164,7 @@ EXECUTORCH = Target(
     fixes_batch=True,
     layouts=("tokens",),  # XNNPACK would run the other in dozens of pieces
     serialize=_serialize,
+    libraries=("executorch", "torchao", "torch"),
     rounded=_rounded,
     standard=_standard,
     check_file=_check_file,

@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from levit_deploy.targets.executorch_writer import (
 )
 from levit_deploy.targets.target import Int8Standard
 
-SCALES, WRITTEN_WITH = "scales", "written_with"  # further keys of the metadata
+SCALES = "scales"  # a further key of the metadata
 Scales = list[tuple[float, int]]  # and zero points, in the order of the graph
 
 
@@ -45,8 +44,7 @@ def rounded(model: LeViT, provenance: Provenance, batch_size: int, images: Image
     graph = _calibrated(model, provenance, batch_size, images)
     scales = _scales(graph)
     write = _lowered(model, provenance, batch_size, scales)[1]
-    more = {SCALES: json.dumps(scales), WRITTEN_WITH: _versions()}
-    return lambda metadata: write({**metadata, **more})
+    return lambda metadata: write({**metadata, SCALES: json.dumps(scales)})
 
 
 def int8_standard(
@@ -60,7 +58,9 @@ def int8_standard(
     scales = _claimed_scales(path, metadata)
     graph, write = _lowered(model, provenance, batch_size, scales)
     if write(metadata) != data:
-        raise VerificationError(_refusal(path, metadata.get(WRITTEN_WITH, "")))
+        raise VerificationError(
+            _refusal(path, metadata.get("written_with", ""), provenance.written_with)
+        )
 
     def literal(images: Images) -> FloatArray:
         with torch.inference_mode():
@@ -71,22 +71,17 @@ def int8_standard(
     return Int8Standard(unrounded=unrounded, literal=literal)
 
 
-def _refusal(path: Path, written_with: str) -> str:
-    if written_with != _versions():
+def _refusal(path: Path, written_with: str, installed: str) -> str:
+    if written_with != installed:
         return (
             f"{path} was written with {written_with or 'unknown libraries'}, and here are "
-            f"{_versions()}, which write another file. Expected the same, byte by byte. Verify it "
+            f"{installed}, which write another file. Expected the same, byte by byte. Verify it "
             "with the libraries that wrote it, or export it again."
         )
     return (
         f"{path} is not the checkpoint's network, rounded with the scales in its metadata: that "
         "is another file. Do not ship it. Export it again."
     )
-
-
-def _versions() -> str:
-    torch_alone = torch.__version__.partition("+")[0]  # a build for GPUs writes the same
-    return f"executorch {version('executorch')}, torchao {version('torchao')}, torch {torch_alone}"
 
 
 def _lowered(

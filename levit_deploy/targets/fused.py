@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from levit_deploy.errors import ArtifactError, CheckpointError
+from levit_deploy.errors import ArtifactError, CheckpointError, UsageError
+from levit_deploy.interface import DEFAULT, Interface
 from levit_deploy.targets.target import ExportOptions, Target
 
 if TYPE_CHECKING:
@@ -21,9 +22,25 @@ if TYPE_CHECKING:
 def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
     from levit_deploy.checkpoint import fused
 
-    # ``fuse`` has no options; a network without a head has no other output
-    assert options in (ExportOptions(), ExportOptions(output="features"))
+    if options.interface() not in (DEFAULT, Interface(output="features")):
+        raise UsageError(
+            f"fuse writes networks of float32 images, and not of {options.input} to "
+            f"{options.output}. Export to another format for that."
+        )
     return fused.serialize(model, provenance)
+
+
+def _difference(data: bytes, least: bytes, most: bytes) -> str:
+    from safetensors.torch import load as read
+
+    from levit_deploy.targets.same_numbers import difference_of_tensors
+
+    return difference_of_tensors(
+        *(
+            {name: tensor.numpy() for name, tensor in read(each).items()}
+            for each in (data, least, most)
+        )
+    )
 
 
 def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
@@ -86,6 +103,7 @@ FUSED = Target(
     forms=(),  # as fast as eager torch
     auto_layout=lambda _precision, _options: "tokens",
     serialize=_serialize,
+    difference=_difference,
     check_file=lambda _path: {},
     recognises=lambda start: start[8:9] == b"{",  # a length in 8 bytes, then JSON
     load=load,

@@ -50,6 +50,18 @@ def _standard(
     return Int8Standard(unrounded=unrounded)
 
 
+def _chosen(options: ExportOptions, data: bytes) -> ExportOptions:
+    from levit_deploy.targets.litert_same import chosen
+
+    return chosen(options, data)
+
+
+def _difference(data: bytes, least: bytes, most: bytes) -> str:
+    from levit_deploy.targets.litert_same import difference
+
+    return difference(data, least, most)
+
+
 def _check_file(path: Path) -> dict[str, int]:
     from levit_deploy.targets.litert_file import kinds, read_model
 
@@ -74,6 +86,8 @@ LITERT = Target(
     serialize=_serialize,
     rounded=_rounded,
     standard=_standard,
+    chosen=_chosen,
+    difference=_difference,
     check_file=_check_file,
     recognises=lambda start: start[4:8] == b"TFL3",  # the identifier of the flatbuffer's schema
     load=load,

@@ -50,6 +50,18 @@ def _standard(
     return int8_standard(model, provenance, options, path, data)
 
 
+def _chosen(options: ExportOptions, data: bytes) -> ExportOptions:
+    from levit_deploy.targets.onnx_same import chosen
+
+    return chosen(options, data)
+
+
+def _difference(data: bytes, least: bytes, most: bytes) -> str:
+    from levit_deploy.targets.onnx_same import difference
+
+    return difference(data, least, most)
+
+
 def _check_file(path: Path) -> dict[str, int]:
     from levit_deploy.targets.onnx_contract import check_contract
 
@@ -75,6 +87,9 @@ ONNX = Target(
     has_names=True,
     serialize=_serialize,
     standard=_standard,
+    libraries=("onnx", "onnx-ir", "onnxsim"),
+    chosen=_chosen,
+    difference=_difference,
     check_file=_check_file,
     recognises=lambda start: start[:1] == b"\x08",  # the field that protobuf writes first
     load=load,

@@ -66,6 +66,7 @@ class Plan:
             labels=checkpoint.labels if self.interface.has_classes else (),
             problem_type=checkpoint.problem_type,
             processor=self.target.processor,
+            written_with=self.target.written_with,
         )
 
     @property
@@ -75,9 +76,9 @@ class Plan:
             return "none"
         return self.checkpoint.head if self.head == "mean" else self.head
 
-    def network(self) -> LeViT:
-        """Return the plain network in the layout."""
-        network = to_plain(self.checkpoint.model, self.head, self.interface.output)
+    def network(self, moved: float = 0.0) -> LeViT:
+        """Return the plain network in the layout; ``moved`` is as for ``to_plain``."""
+        network = to_plain(self.checkpoint.model, self.head, self.interface.output, moved)
         return to_spatial(network) if self.layout == "spatial" else network
 
     def serialize(self) -> bytes:
@@ -110,7 +111,7 @@ def planned(
         batch = 1 if precision == "w8a16" else target.batch_size
         options = replace(options, batch_size=batch)
     require_one_of("precision", precision, PRECISIONS)
-    require_precision(target, precision)
+    require_precision(target, precision)  # which the layout depends on
     require_one_of("layout", layout, ("auto", *LAYOUTS))
     plan = Plan(
         checkpoint=checkpoint,
@@ -120,12 +121,18 @@ def planned(
         precision=precision,
         options=options,
     )
+    require_possible(plan)
+    return plan
+
+
+def require_possible(plan: Plan) -> None:
+    """Raise UsageError for a choice that the checkpoint or the target does not have."""
+    require_precision(plan.target, plan.precision)
     _require_options(plan)
     _require_batch(plan)
     _require_output(plan)
     _require_names(plan)
     _require_opset(plan)
-    return plan
 
 
 def _require_options(plan: Plan) -> None:

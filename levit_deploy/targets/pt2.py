@@ -35,6 +35,12 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
     return compiled(program, this_kind(), provenance) if options.compile else program
 
 
+def _difference(data: bytes, least: bytes, most: bytes) -> str:
+    from levit_deploy.targets.torch_same import difference
+
+    return difference(data, least, most)
+
+
 def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
     """Open a program of torch.export of ours; raise ArtifactError if it is none.
 
@@ -108,6 +114,8 @@ PT2 = Target(
     forms=(Form("tokens", "tokens"), Form("spatial", "spatial"), Form("bf16", "tokens", "bf16")),
     auto_layout=lambda _precision, _options: "tokens",
     serialize=_serialize,
+    libraries=("torch",),
+    difference=_difference,
     check_file=lambda _path: {},
     recognises=lambda start: first_member(start).startswith(("data/", "models/", "archive_")),
     load=load,

@@ -146,6 +146,18 @@ class Target:
     provenance that is known later: its accuracy.
     """
 
+    libraries: tuple[str, ...] = ()
+    """Packages of which another version may write the same network otherwise."""
+
+    chosen: Callable[[ExportOptions, bytes], ExportOptions] = lambda options, _data: options
+    """The options of a file that was written: those that its metadata tell, and its own."""
+
+    difference: Callable[[bytes, bytes, bytes], str] | None = None
+    """The first difference of a file from two others of one network, in words; empty if none.
+
+    Each of its numbers must lie between theirs. None compares the bytes.
+    """
+
     standard: Callable[[LeViT, Provenance, ExportOptions, Path, bytes], Int8Standard] | None = None
     """The standard for a rounded file with this content, from a plain network in its layout.
 
@@ -174,6 +186,18 @@ class Target:
 
     note: str = ""
     """A sentence that the command line tells of each file."""
+
+    @property
+    def written_with(self) -> str:
+        """The installed versions of ``libraries``."""
+        return versions_of(self.libraries)
+
+
+def versions_of(libraries: tuple[str, ...]) -> str:
+    """Return installed versions, in words; a build of torch for GPUs writes the same."""
+    from importlib.metadata import version  # takes time, and ``--help`` reads the targets
+
+    return ", ".join(f"{name} {version(name).partition('+')[0]}" for name in libraries)
 
 
 def first_member(start: bytes) -> str:

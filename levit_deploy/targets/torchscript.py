@@ -30,6 +30,12 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
     return to_torchscript(model, provenance)
 
 
+def _difference(data: bytes, least: bytes, most: bytes) -> str:
+    from levit_deploy.targets.torch_same import difference
+
+    return difference(data, least, most)
+
+
 def load(path: Path, data: bytes, threads: int | None, literal: bool) -> Artifact:
     """Open a TorchScript program of ours; raise ArtifactError if it is none.
 
@@ -87,6 +93,8 @@ TORCHSCRIPT = Target(
     forms=(Form("tokens", "tokens"), Form("spatial", "spatial"), Form("bf16", "tokens", "bf16")),
     auto_layout=lambda _precision, _options: "tokens",
     serialize=_serialize,
+    libraries=("torch",),
+    difference=_difference,
     check_file=lambda _path: {},
     recognises=lambda start: start.startswith(b"PK\x03\x04"),  # a zip archive
     load=load,

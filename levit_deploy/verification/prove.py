@@ -4,15 +4,14 @@ import logging
 from dataclasses import replace
 
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.choices import HEADS, LAYOUTS, ROUNDED, Precision, known
+from levit_deploy.choices import ROUNDED, Precision
 from levit_deploy.errors import ArtifactError, UsageError
 from levit_deploy.pictures.split import Judging
 from levit_deploy.provenance import claimed_precision, is_ours
 from levit_deploy.runtime.artifact import Artifact, read_artifact
-from levit_deploy.targets.formats import TARGETS
-from levit_deploy.targets.onnx import ONNX_FOR_OPENVINO
 from levit_deploy.targets.plan import Plan
-from levit_deploy.targets.target import ExportOptions, Int8Standard, Target
+from levit_deploy.targets.target import Int8Standard
+from levit_deploy.verification.exported_again import plan_of
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.int8 import measure_int8
 from levit_deploy.verification.measure import measure
@@ -56,7 +55,7 @@ def prove(
             "nothing here can judge. Expected an artifact that levit-deploy wrote. Export it again."
         )
     if precision in ROUNDED:
-        target = _target_of_rounded(artifact, precision)
+        plan = _plan_of_rounded(checkpoint, artifact, precision)
         if pictures is None:
             raise UsageError(
                 f"{artifact.path} computes in {precision}, and its accuracy shows on pictures "
@@ -65,7 +64,7 @@ def prove(
         verification = measure_int8(
             original,
             artifact,
-            _standard(checkpoint, artifact, target, precision),
+            _standard(plan, artifact),
             precision=precision,
             pictures=pictures,
             max_drop=max_drop,
@@ -88,40 +87,19 @@ def _precision(artifact: Artifact) -> Precision:
         ) from error
 
 
-def _target_of_rounded(artifact: Artifact, precision: Precision) -> Target:
-    """The target whose files compute in a rounded precision."""
-    target = TARGETS.get(artifact.format)
-    if artifact.format == "onnx" and artifact.metadata.get("runtime") == "openvino":
-        target = ONNX_FOR_OPENVINO
-    if target is None or precision not in target.precisions:
+def _plan_of_rounded(checkpoint: Checkpoint, artifact: Artifact, precision: Precision) -> Plan:
+    """The plan of a rounded artifact; ArtifactError if files of its format do not round so."""
+    plan = plan_of(checkpoint, artifact, precision)
+    if precision not in plan.target.precisions:
         raise ArtifactError(
             f"{artifact.path} claims to compute in {precision}, which no {artifact.format} file of "
             "this tool does. Expected one that levit-deploy export wrote. Export it again."
         )
-    return target
+    return plan
 
 
-def _standard(
-    checkpoint: Checkpoint, artifact: Artifact, target: Target, precision: Precision
-) -> Int8Standard:
-    """The standard for a rounded artifact, made again with the options of the artifact."""
-    assert target.standard is not None  # as for every target with a rounded precision
-    claimed = artifact.metadata.get("layout", "")
-    layout = known(claimed, LAYOUTS)
-    if layout is None:
-        raise ArtifactError(
-            f"{artifact.path} has the layout {claimed!r}. Expected one of {', '.join(LAYOUTS)}. "
-            "Export it again."
-        )
-    interface = artifact.interface
-    head = known(artifact.metadata.get("head"), HEADS)
-    plan = Plan(
-        checkpoint=checkpoint,
-        target=target,
-        head="mean" if head is None or head == checkpoint.head else head,
-        layout=layout,
-        precision=precision,
-        options=ExportOptions(None, artifact.batch_size, interface.input, interface.output),
-    )
+def _standard(plan: Plan, artifact: Artifact) -> Int8Standard:
+    """The standard for a rounded artifact, made again with its options."""
+    assert plan.target.standard is not None  # as for every target with a rounded precision
     data = read_artifact(artifact.path)
-    return target.standard(plan.network(), plan.provenance, plan.options, artifact.path, data)
+    return plan.target.standard(plan.network(), plan.provenance, plan.options, artifact.path, data)

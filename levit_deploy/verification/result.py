@@ -11,6 +11,7 @@ from levit_deploy.text import counted
 from levit_deploy.verification.accuracy import Accuracy
 from levit_deploy.verification.batches import BatchResult
 from levit_deploy.verification.compare import CaseResult
+from levit_deploy.verification.exported_again import GraphComparison
 from levit_deploy.verification.parting import BlockResult, Parting
 
 
@@ -27,7 +28,8 @@ class Verification:
     noise. For int8, ``unrounded`` is the proof of the float network that was rounded, and
     ``accuracy`` the cost of rounding. ``proven_if`` has the facts that the reading of the
     checkpoint rests on.
-    ``remarks`` are sentences about an artifact of another tool.
+    ``remarks`` are sentences about an artifact of another tool. ``graph`` compares the file with
+    what is exported again, if that was asked for.
     """
 
     format: str
@@ -45,6 +47,7 @@ class Verification:
     interface: Interface = DEFAULT
     proven_if: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    graph: GraphComparison | None = None
 
     @property
     def verdict(self) -> str:
@@ -60,13 +63,15 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every kind of input and every batch is within its budget."""
+        """Whether all inputs and batches are within their budgets, and the file is not changed."""
         return not self.failures
 
     def raise_if_failed(self, advice: str = "") -> None:
         """Raise VerificationError with each failure, its size, and the block where it begins."""
         if not self.failures:
             return
+        if self.graph is not None and not self._failures:
+            raise VerificationError(self.graph.refusal, evidence=self)
         if self.accuracy is not None and self.accuracy.too_few_pictures and len(self.failures) == 1:
             raise VerificationError(
                 f"The artifact is not shown to be as accurate as --confident asks. On "
@@ -87,6 +92,13 @@ class Verification:
     @property
     def failures(self) -> tuple[str, ...]:
         """Each failure, with its inputs and figures; empty if there is none."""
+        if self.graph is None or self.graph.same is not False:
+            return self._failures
+        return *self._failures, f"comparison with the file exported again: {self.graph}"
+
+    @property
+    def _failures(self) -> tuple[str, ...]:
+        """Those that inputs show."""
         parts: list[tuple[str, tuple[str, ...]]] = [(c.name, c.failures) for c in self.cases]
         parts += [(f"batches of {batch.size}", batch.failures) for batch in self.batches]
         if self.accuracy is not None:

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 
+import onnx
 import pytest
 import torch
 from command_line import run
@@ -27,6 +28,9 @@ def test_the_evidence_as_json_is_whole(folder):
         for case in evidence["cases"]:
             figures = [case["rmse"], case["max_error"], *case["budget"].values()]
             assert all(isinstance(figure, float) for figure in figures)
+    again = "the same file as exported again, byte by byte"
+    assert exported.pop("graph") is None
+    assert verified.pop("graph") == {"same": True, "words": again, "advice": ""}
     assert exported == verified  # the same bytes, the same seed: the same figures
     _, out, _ = run("verify", path, artifact, "--activation", "silu", "--json", "-")
     assert json.loads(out)["verification"]["checkpoint"]["path"] == str(path)
@@ -57,6 +61,22 @@ def test_a_failed_proof_exits_with_1_and_says_by_how_much(exported, other):
     code, out, _ = run("verify", other, exported, "--json", "-")
     assert code == 1
     assert json.loads(out)["verification"]["passed"] is False
+
+
+def test_a_file_that_was_changed_after_its_export_is_refused(folder, exported):
+    code, out, _ = run("verify", folder / "ckpt.pth", exported)
+    assert code == 0
+    assert "graph: the same file as exported again, byte by byte" in out
+    model = onnx.load(exported)
+    model.graph.initializer.add(name="more", data_type=onnx.TensorProto.FLOAT, float_data=[1])
+    onnx.save(model, exported)
+    page = folder / "proof.html"
+    code, out, err = run("verify", folder / "ckpt.pth", exported, "--report", page)
+    assert code == 1
+    assert "graph: not as exported again: more is one more" in out
+    assert "not the file that levit-deploy exports from this checkpoint: more is one more" in err
+    assert "graph</th><td>not as exported again: more is one more</td>" in page.read_text()
+    assert "is not the file that is exported from" in page.read_text()
 
 
 def test_a_bad_artifact_is_refused(folder):

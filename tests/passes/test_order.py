@@ -158,6 +158,18 @@ def test_the_result_is_float32_in_evaluation_mode_whatever_the_input(dtype):
     assert {p.dtype for p in model.parameters()} == {dtype}
 
 
+def test_every_number_is_moved_before_it_is_rounded_and_none_of_the_input():
+    model = trained(SMALL.replace(norm="none"))  # whose tensors the plain network shares
+    before, plain, moved = contents(model), to_plain(model), to_plain(model, moved=0.25)
+    assert contents(model) == before
+    for name, tensor in plain.state_dict().items():
+        shifted = tensor.double() + tensor.double().abs().max() / 4
+        expected = shifted if tensor.is_floating_point() else tensor.double()
+        torch.testing.assert_close(
+            moved.state_dict()[name].double(), expected, rtol=1e-6, atol=1e-6
+        )
+
+
 @pytest.mark.parametrize("head", ["mean", "class", "distill"])
 def test_each_head_is_that_of_the_training_form(head):
     model, x = trained().double(), images().double()

@@ -47,7 +47,13 @@ TINY = LeViTConfig(
     ),
     downsamples=(Downsample(num_heads=5, key_dim=4, value_dim=12, mlp_dim=0),),
 )
-ORIGIN = Provenance(checkpoint_sha256="ab" * 32, config=TINY, head="mean", layout="tokens")
+ORIGIN = Provenance(
+    checkpoint_sha256="ab" * 32,
+    config=TINY,
+    head="mean",
+    layout="tokens",
+    written_with="executorch 1.0, torchao 0.1, torch 2.0",
+)
 INT8 = dataclasses.replace(ORIGIN, precision="int8")
 
 

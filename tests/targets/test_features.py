@@ -202,7 +202,9 @@ def test_maps_of_other_shapes_than_stated_are_not_run(tmp_path, timms):
     stages = (dataclasses.replace(config.stages[0], depth=2), *config.stages[1:])
     metadata["config"].value = config.replace(stages=stages).to_json()
     onnx.save(model, path)
-    assert pipeline.verify(timms, path).passed  # of the same shapes, and so of the same maps
+    changed = pipeline.verify(timms, path)  # of the same shapes, and so of the same maps
+    assert changed.failures == (f"comparison with the file exported again: {changed.graph}",)
+    assert str(changed.graph) == "the config in its metadata has another stages"
     turned = config.replace(image_size=(96, 64))
     metadata["config"].value = turned.to_json()
     onnx.save(model, path)

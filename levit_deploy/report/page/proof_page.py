@@ -17,7 +17,14 @@ from levit_deploy.report.page.document import (
     soft,
 )
 from levit_deploy.report.page.markup import element
-from levit_deploy.report.proof import accuracy_rows, case_columns, case_rows, head_words, kind
+from levit_deploy.report.proof import (
+    accuracy_rows,
+    case_columns,
+    case_rows,
+    graph_words,
+    head_words,
+    kind,
+)
 from levit_deploy.text import counted
 from levit_deploy.verification.compare import ERROR_EDGES
 from levit_deploy.verification.parting import Parting
@@ -62,11 +69,16 @@ def _verdict(data: Data) -> Element:
             *remarks,
             class_="verdict",
         )
+    changed = proof["graph"] is not None and proof["graph"]["same"] is False
+    if changed and len(proof["failures"]) == 1:
+        words = f"is not the file that is exported from {checkpoint}. Do not ship it."
+    else:
+        words = f"does not compute the same as {checkpoint}. Do not ship it."
     parting = [element("p", str(Parting(**proof["parting"])))] if proof["parting"] else []
     return element(
         "header",
         element("h1", f"Not proven: {data['path']}"),
-        element("p", f"does not compute the same as {checkpoint}. Do not ship it."),
+        element("p", words),
         element("ul", *(element("li", f"On {failure}.") for failure in proof["failures"])),
         *parting,
         *remarks,
@@ -92,6 +104,7 @@ def compared(path: str, proof: Data, passed_over: Sequence[str]) -> Element:
         ("checkpoint's SHA-256", element("code", proof["checkpoint"]["sha256"])),
         *(("passed over", tensors) for tensors in passed_over),
         ("reading", proof["reading"]),
+        *([] if proof["graph"] is None else [("graph", graph_words(proof))]),
         ("reference", f"the checkpoint's network in float64, on inputs of seed {proof['seed']}"),
         ("versions", ", ".join(f"{name} {value}" for name, value in proof["versions"].items())),
     ]
