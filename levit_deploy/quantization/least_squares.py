@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import cholesky, solve_triangular
 
 A_LITTLE = 1e-4  # of a step: a scale is itself rounded, and 127 steps may come out as 127.00001
 TOGETHER = 32  # numbers whose errors move those far behind in one product, which is faster
@@ -38,19 +39,23 @@ def rounded_together(weight: Array, scale: Array, moments: Moments) -> npt.NDArr
     inputs = len(moments.inputs)
     damping = DAMPING * np.trace(moments.inputs) / inputs or 1.0  # all inputs are zero
     damped = moments.inputs + damping * np.eye(inputs)
-    target = weight + np.linalg.solve(damped, (weight @ moments.drift).T).T
+    # With H = R R^T and R upper triangular, H^-1 = M^T M and M = R^-1. From the last number to the
+    # first, R is the lower triangle that LAPACK gives.
+    upper = cholesky(damped[::-1, ::-1], lower=True)[::-1, ::-1]
     # row k tells the numbers behind k where to move for an error of k
-    moves = np.linalg.cholesky(np.linalg.inv(damped)).T
-    steps = weight / scale[:, None]
+    moves = solve_triangular(upper, np.eye(inputs))
+    # one row for each input, as they are rounded one after the other
+    target = np.ascontiguousarray((weight + weight @ moments.drift @ moves.T @ moves).T)
+    steps = np.ascontiguousarray((weight / scale[:, None]).T)
     low, high = np.floor(steps + A_LITTLE), np.ceil(steps - A_LITTLE)
-    numbers = np.zeros_like(weight)
+    numbers = np.empty_like(target)
     for start in range(0, inputs, TOGETHER):
         end = min(start + TOGETHER, inputs)
-        errors = np.empty((len(weight), end - start))
+        errors = np.empty((end - start, len(weight)))
         for k in range(start, end):
-            numbers[:, k] = np.clip(np.rint(target[:, k] / scale), low[:, k], high[:, k])
-            error = (target[:, k] - numbers[:, k] * scale) / moves[k, k]
-            target[:, k + 1 : end] -= np.outer(error, moves[k, k + 1 : end])
-            errors[:, k - start] = error
-        target[:, end:] -= errors @ moves[start:end, end:]  # the same, of all of them at once
-    return numbers.astype(np.int8)
+            numbers[k] = np.clip(np.rint(target[k] / scale), low[k], high[k])
+            error = (target[k] - numbers[k] * scale) / moves[k, k]
+            target[k + 1 : end] -= np.outer(moves[k, k + 1 : end], error)
+            errors[k - start] = error
+        target[end:] -= moves[start:end, end:].T @ errors  # the same, of all of them at once
+    return numbers.T.astype(np.int8)
