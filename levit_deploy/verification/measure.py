@@ -157,9 +157,9 @@ def _compared(
         standard = standard_cases(original.config, seed)
     taken = [as_taken(case, interface, transform) for case in extra]
     fixed = artifact.batch_size
-    compared = [
-        compare_case(case, reference, artifact.run, fixed, parts) for case in (*standard, *taken)
-    ]
+    cases = (*standard, *taken)
+    with reference.ahead(case.draw(case.sizes[0]) for case in cases):
+        compared = [compare_case(case, reference, artifact.run, fixed, parts) for case in cases]
     if reference.precision != "fp16":
         return compared
     return [look_inside(case, artifact.values, fixed) for case in compared]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +23,14 @@ from levit_deploy.errors import CheckpointError
 from levit_deploy.interface import INPUT_NAME
 from levit_deploy.model import AttentionBias, LeViT
 from levit_deploy.passes.bake_attention_bias import AttentionBiasTable
-from levit_deploy.passes.replace import copied
+from levit_deploy.passes.replace import copied, replace_modules
 from levit_deploy.passes.stage_maps import ToMap
 from levit_deploy.verification.budget import log_probabilities
 
 MOST_AT_ONCE, SCORES_BYTES = 8, 2**26  # images, and what the scores of one attention may take
 
-# the float logits of a network, by what tells it and its images apart
-Answers = dict[tuple[object, ...], npt.NDArray[Any]]
+# the logits of a network, by what tells it and its images apart; perhaps still to come
+Answers = dict[tuple[object, ...], "Future[npt.NDArray[Any]]"]
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp32": "Check the training run that wrote the file.",
@@ -94,19 +97,44 @@ class Reference:
 
     @functools.cached_property
     def _float64(self) -> LeViT:
-        return copied(self._model).double()
+        return _in_precision(self._model, torch.float64)
 
     @functools.cached_property
     def _own(self) -> LeViT:
-        return copied(self._model).to(self._dtype)
+        return _in_precision(self._model, self._dtype)
+
+    @contextmanager
+    def ahead(self, several: Iterable[Images]) -> Iterator[None]:
+        """Answer several sets of images in a thread meanwhile, as the artifact has a process."""
+        stop = threading.Event()
+
+        def answer() -> None:
+            with suppress(Exception):  # who asks for the answer is told
+                for images in several:
+                    for answers in (self.logits, self.own_logits)[: 1 if self._literal else 2]:
+                        if stop.is_set():
+                            return
+                        answers(images)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def logits(self, images: Images) -> npt.NDArray[np.float64]:
         """Images as the artifact takes them -> float64 (n, classes), a row for each image."""
-        return self._remembered("float64", images, lambda: self._answers(self._float64, images))
+        return self._remembered(
+            "float64", images, lambda: self._answers(self._float64, torch.float64, images)
+        )
 
     def own_logits(self, images: Images) -> FloatArray:
         """The original's in the artifact's precision, as float32: shapes as for ``logits``."""
-        return self._remembered("own", images, lambda: self._answers(self._own, images))
+        return self._remembered(
+            "own", images, lambda: self._answers(self._own, self._dtype, images)
+        )
 
     def _remembered(
         self, network: object, images: Images, compute: Callable[[], npt.NDArray[Any]]
@@ -115,28 +143,35 @@ class Reference:
         digest = hashlib.sha256(np.ascontiguousarray(images).data).digest()
         dtype = None if network == "float64" else self._dtype
         key = (network, dtype, self._output, images.dtype, images.shape, digest)
-        if key not in self._known:
-            self._known[key] = compute()
-            self._known[key].setflags(write=False)
-        return self._known[key]
+        mine: Future[npt.NDArray[Any]] = Future()
+        if (known := self._known.setdefault(key, mine)) is not mine:
+            return known.result()
+        try:
+            answers = compute()
+        except BaseException as error:
+            del self._known[key]
+            mine.set_exception(error)
+            raise
+        answers.setflags(write=False)
+        mine.set_result(answers)
+        return answers
 
-    def _answers(self, model: LeViT, images: Images) -> npt.NDArray[Any]:
-        """The answers of a network to the images, computed in its own precision."""
-        given, size = self._given(model, images), self._at_once
+    def _answers(self, model: LeViT, dtype: torch.dtype, images: Images) -> npt.NDArray[Any]:
+        """The answers to the images of a network that computes in a precision."""
+        given, size = self._given(dtype, images), self._at_once
         parts = [given[start : start + size] for start in range(0, len(given), size)]
-        return self._finished(np.concatenate([_run(model, part) for part in parts]))
+        return self._finished(np.concatenate([_run(model, dtype, part) for part in parts]))
 
     def _finished(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self._output != "probabilities":
             return logits
         return log_probabilities(torch.from_numpy(logits).softmax(1).numpy())
 
-    def _given(self, model: LeViT, images: Images) -> npt.NDArray[Any]:
+    def _given(self, dtype: torch.dtype, images: Images) -> npt.NDArray[Any]:
         """The inputs of the network itself."""
         if self._normalised is None:
             return images
-        double = next(model.parameters()).dtype == torch.float64
-        return self._normalised(images, dtype=np.float64 if double else np.float32)
+        return self._normalised(images, dtype=np.float64 if dtype == torch.float64 else np.float32)
 
     def draws(self, images: Images, twins: int) -> Iterator[npt.NDArray[Any]]:
         """``own_logits`` of the original, and then of so many twins, as further draws.
@@ -155,11 +190,13 @@ class Reference:
             yield self._remembered(seed, images, functools.partial(self._twin, seed, images))
 
     def _twin(self, seed: int, images: Images) -> npt.NDArray[Any]:
-        twin = _twin(self._float64, seed, EPS[self.precision])
-        logits = self._answers(copied(twin).to(self._dtype), images)
+        twin = _twin(copied(self._model).double(), seed, EPS[self.precision])
+        logits = self._answers(copied(twin).to(self._dtype), self._dtype, images)
         if self.precision == "fp32":
             return logits
-        moved: npt.NDArray[Any] = logits - self._answers(twin, images) + self.logits(images)
+        moved: npt.NDArray[Any] = (
+            logits - self._answers(twin, torch.float64, images) + self.logits(images)
+        )
         return moved
 
     def blocks(self, images: Images) -> list[BlockOutput]:
@@ -168,13 +205,16 @@ class Reference:
         If those are bytes, the first output is the images themselves, ``pixel_values``. The head,
         or the features, come last. A feature map comes behind the blocks of its stage.
         """
-        double, own = (self._blocks(model, images) for model in (self._float64, self._own))
+        double = self._blocks(self._float64, torch.float64, images)
+        own = self._blocks(self._own, self._dtype, images)
         return [BlockOutput(name, double[name], own[name]) for name in double]
 
-    def _blocks(self, model: LeViT, images: Images) -> dict[str, npt.NDArray[Any]]:
-        given = self._given(model, images)
+    def _blocks(
+        self, model: LeViT, dtype: torch.dtype, images: Images
+    ) -> dict[str, npt.NDArray[Any]]:
+        given = self._given(dtype, images)
         computed = {} if self._normalised is None else {INPUT_NAME: given}
-        computed |= _run_blocks(model, given)
+        computed |= _run_blocks(model, dtype, given)
         if self._output == "features":
             computed["features"] = computed.pop("head")
         elif "head" in computed:
@@ -201,8 +241,34 @@ def _twin(model: LeViT, seed: int, eps: float) -> LeViT:
     return twin
 
 
-def _run(model: LeViT, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    dtype = next(model.parameters()).dtype
+class _InPrecision(nn.Module):
+    """A part of a network whose weights are held in float32, and cast while it runs."""
+
+    def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.part, self.dtype = part, dtype
+
+    def forward(self, x: Tensor) -> Any:
+        return copied(self.part).to(self.dtype)(x)
+
+
+def _in_precision(model: LeViT, dtype: torch.dtype) -> LeViT:
+    """The network in a precision, part by part, and with each attention bias gathered once."""
+
+    def gathered(leaf: AttentionBias, _name: str) -> AttentionBiasTable:
+        return AttentionBiasTable(leaf.to(dtype)().detach())
+
+    network = replace_modules(model, AttentionBias, gathered)
+    for several in (network.patch_embed, network.blocks, network):
+        for name, part in several.named_children():
+            if several is not network or name.startswith("head"):
+                setattr(
+                    several, name, part if isinstance(part, ToMap) else _InPrecision(part, dtype)
+                )
+    return network
+
+
+def _run(model: LeViT, dtype: torch.dtype, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     with torch.inference_mode():
         given = model(torch.from_numpy(images).to(dtype))
     return rows([_numbers(output) for output in (given if isinstance(given, tuple) else (given,))])
@@ -213,7 +279,9 @@ def _numbers(tensor: Tensor) -> npt.NDArray[Any]:
     return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
 
 
-def _run_blocks(model: LeViT, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+def _run_blocks(
+    model: LeViT, dtype: torch.dtype, images: npt.NDArray[Any]
+) -> dict[str, npt.NDArray[Any]]:
     computed: dict[str, npt.NDArray[Any]] = {}
 
     def keep(name: str, module: nn.Module) -> Any:
@@ -232,7 +300,7 @@ def _run_blocks(model: LeViT, images: npt.NDArray[Any]) -> dict[str, npt.NDArray
     ]
     hooks.append(keep("head", model))
     try:
-        _run(model, images)
+        _run(model, dtype, images)
     finally:
         for hook in hooks:
             hook.remove()

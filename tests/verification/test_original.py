@@ -18,9 +18,9 @@ def runs(monkeypatch):
     """The dtypes in which originals run."""
     dtypes, run = [], reference._run
 
-    def counted(model, images):
-        dtypes.append(str(next(model.parameters()).dtype).removeprefix("torch."))
-        return run(model, images)
+    def counted(model, dtype, images):
+        dtypes.append(str(dtype).removeprefix("torch."))
+        return run(model, dtype, images)
 
     monkeypatch.setattr(reference, "_run", counted)
     return dtypes
@@ -43,7 +43,7 @@ def test_a_second_proof_runs_the_artifact_alone_and_has_the_figures_of_a_first(
     originals = Originals()
     prove(checkpoint, tokens, originals=originals)
     runs.clear()
-    assert prove(checkpoint, spatial, originals=originals) == alone
+    assert _figures(prove(checkpoint, spatial, originals=originals)) == _figures(alone)
     assert runs == []
     assert prove(checkpoint, half, originals=originals).passed
     assert set(runs) == {"float16"}  # whose float64 is that of float32
@@ -61,7 +61,8 @@ def test_another_output_head_or_checkpoint_is_answered_by_itself(tmp_path, check
     ]
     originals = Originals()
     for artifact in artifacts:
-        assert prove(checkpoint, artifact, originals=originals) == prove(checkpoint, artifact)
+        shared = prove(checkpoint, artifact, originals=originals)
+        assert _figures(shared) == _figures(prove(checkpoint, artifact))
     other = replace(checkpoint, model=_moved(checkpoint.model))
     assert not prove(other, artifacts[0], originals=originals).passed
 
@@ -74,6 +75,12 @@ def test_an_artifact_that_is_wrong_is_found_by_remembered_answers(tmp_path, chec
     assert prove(checkpoint, right, originals=originals).passed
     assert not prove(checkpoint, wrong, originals=originals).passed
     assert prove(checkpoint, right, originals=originals).passed
+
+
+def _figures(proof):
+    """Those of every kind of input, as far as torch adds up the same from copy to copy."""
+    assert proof.passed
+    return [(case.name, f"{case.rmse:.2e} {case.budget.rmse:.2e}") for case in proof.cases]
 
 
 def _moved(model):

@@ -1,3 +1,7 @@
+import itertools
+import threading
+import time
+
 import networks
 import numpy as np
 import pytest
@@ -6,9 +10,10 @@ from networks import SMALL, float64_logits, trained
 
 from levit_deploy.errors import CheckpointError
 from levit_deploy.passes import to_plain
+from levit_deploy.verification import reference as reference_module
 from levit_deploy.verification.budget import rms
 from levit_deploy.verification.inputs import standard_cases
-from levit_deploy.verification.reference import Reference, _twin
+from levit_deploy.verification.reference import Reference, _in_precision, _twin
 
 MODEL = trained()
 REFERENCE = Reference(MODEL)
@@ -26,6 +31,11 @@ def test_the_reference_runs_in_float64_and_leaves_the_model_in_float32():
     np.testing.assert_allclose(logits[17:18], one, rtol=1e-13)
 
 
+def same(actual, expected):
+    """The same in float64; a copy of a weight may lie in memory so that torch adds otherwise."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
+
+
 def test_blocks_are_those_of_a_walk_by_hand():
     images = NORMAL.draw(2)
     blocks = {block.name: block for block in REFERENCE.blocks(images)}
@@ -39,13 +49,13 @@ def test_blocks_are_those_of_a_walk_by_hand():
         for i, layer in enumerate(double.patch_embed):
             x = layer(x)
             if i % 2 == 0:
-                np.testing.assert_array_equal(blocks[f"patch_embed.{i}"].float64, x)
+                same(blocks[f"patch_embed.{i}"].float64, x)
         x = double.to_tokens(x)
         for i, layer in enumerate(double.blocks):
             x = layer(x)
-            np.testing.assert_array_equal(blocks[f"blocks.{i}"].float64, x)
+            same(blocks[f"blocks.{i}"].float64, x)
             assert blocks[f"blocks.{i}"].own.dtype == np.float32
-    np.testing.assert_array_equal(blocks["head"].float64, REFERENCE.logits(images))
+    same(blocks["head"].float64, REFERENCE.logits(images))
     assert not MODEL.blocks[0]._forward_hooks
 
 
@@ -60,7 +70,7 @@ def test_draws_are_the_original_and_twins_a_step_away():
     assert all(0.3 < error / errors[0] < 3 for error in errors)
     assert all(logits.dtype == np.float32 for logits in twins)
 
-    twin = _twin(REFERENCE._float64, 0, 2.0**-23).float()
+    twin = _twin(trained().double(), 0, 2.0**-23).float()
     for name, tensor in twin.state_dict().items():
         original = MODEL.state_dict()[name]
         if tensor.is_floating_point():
@@ -107,7 +117,7 @@ def test_the_unit_is_the_original_run_as_its_author_would(precision, dtype):
     errors = [rms(logits - expected) for logits in (first, *twins)]
     assert len(set(errors)) == 5
     assert all(0.3 < error / errors[0] < 3 for error in errors)
-    first_twin = _twin(reference._float64, 0, torch.finfo(dtype).eps)
+    first_twin = _twin(trained().double(), 0, torch.finfo(dtype).eps)
     with torch.inference_mode():
         x = torch.from_numpy(images)
         exact = first_twin(x.double()).numpy()
@@ -127,3 +137,70 @@ def test_weights_beyond_float16_are_refused_by_name_and_fit_bfloat16():
     with pytest.raises(CheckpointError, match=r"blocks\.1\.m\.0\.bn\.running_var .*float16.*bf16"):
         Reference(model, "fp16")
     Reference(model, "bf16")
+
+
+def test_the_weights_of_float64_are_held_one_part_at_a_time():
+    network = _in_precision(MODEL, torch.float64)
+    held = {tensor.data_ptr() for tensor in MODEL.parameters()}
+    own = [t for t in (*network.parameters(), *network.buffers()) if t.dtype == torch.float64]
+    assert {t.data_ptr() for t in network.parameters()} <= held
+    tables = [m.attention_bias() for m in MODEL.modules() if hasattr(m, "attention_bias")]
+    assert len(own) == len(tables) == 6  # of the attentions, gathered once
+    for table, gathered in zip(tables, own, strict=True):
+        assert torch.equal(gathered, table.double())
+    assert not [t for t in MODEL.parameters() if t.dtype == torch.float64]
+
+
+def test_a_thread_answers_ahead_and_each_image_is_computed_once(monkeypatch):
+    reference, several, ran = Reference(MODEL), [NORMAL.draw(n) for n in (2, 3, 4)], []
+    run, done = reference_module._run, threading.Event()
+
+    def noted(model, dtype, images):
+        ran.append((threading.current_thread() is threading.main_thread(), dtype, len(images)))
+        return run(model, dtype, images)
+
+    def images():
+        yield from several
+        done.set()
+
+    monkeypatch.setattr(reference_module, "_run", noted)
+    with reference.ahead(images()):
+        assert done.wait(60)
+        found = [(reference.logits(x), reference.own_logits(x)) for x in several]
+    assert ran == [(False, d, n) for n in (2, 3, 4) for d in (torch.float64, torch.float32)]
+    for x, (double, own) in zip(several, found, strict=True):
+        same(double, REFERENCE.logits(x))
+        assert rms(own - double) < 1e-5 * rms(double)
+
+
+def test_an_answer_that_fails_ahead_fails_again_for_who_asks(monkeypatch):
+    reference, images = Reference(MODEL), NORMAL.draw(2)
+    failures = iter([MemoryError("none left"), ValueError("odd")])
+
+    def failing(*_):
+        raise next(failures)
+
+    monkeypatch.setattr(reference_module, "_run", failing)
+    with reference.ahead(()):
+        pass
+    with pytest.raises(MemoryError):
+        reference.logits(images)
+    with pytest.raises(ValueError, match="odd"):  # it is not kept
+        reference.logits(images)
+    monkeypatch.undo()
+    same(reference.logits(images), REFERENCE.logits(images))
+
+
+def test_the_thread_stops_with_its_block():
+    reference, drawn = Reference(MODEL), []
+
+    def without_end():
+        for seed in itertools.count():
+            drawn.append(seed)
+            yield standard_cases(SMALL, seed)[0].draw(1)
+
+    with pytest.raises(KeyboardInterrupt), reference.ahead(without_end()):
+        raise KeyboardInterrupt
+    count = len(drawn)
+    time.sleep(0.2)
+    assert len(drawn) == count
