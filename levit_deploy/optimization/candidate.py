@@ -77,8 +77,13 @@ class Candidate:
         return "-".join(words) + self.plan.target.suffix
 
     @property
+    def is_exact(self) -> bool:
+        """Whether it answers as the checkpoint does, so that no picture has to judge it."""
+        return self.plan.precision == "fp32"
+
+    @property
     def is_rounded(self) -> bool:
-        """Whether pictures have to judge it."""
+        """Whether its numbers are rounded on a grid, which pictures may tell."""
         return self.plan.precision in ROUNDED
 
     @property
@@ -163,7 +168,7 @@ def candidates(
 ) -> tuple[tuple[Candidate, ...], tuple[LeftOut, ...]]:
     """Return all forms for these runtimes, the simpler first, and those that are left out.
 
-    ``judged`` tells whether there are pictures to judge rounded ones by. Of two precisions the one
+    ``judged`` tells whether there are pictures, which judge all but fp32. Of two precisions the one
     that rounds less is the simpler, then the runtime that is first in RUNTIMES, and then what
     ``export`` writes by default. Raises UsageError for wishes that the checkpoint does not have.
     """
@@ -213,12 +218,14 @@ def _forms(runtime: str) -> Iterator[tuple[str, Target, Form, Cpu]]:
 
 def _why_not(form: Form, wishes: Wishes, judged: bool) -> str:
     """The reason to leave a form out, or nothing."""
-    if form.precision in ROUNDED and not Interface(output=wishes.output).has_classes:
+    if form.precision == "fp32":
+        return ""
+    if not Interface(output=wishes.output).has_classes:
         return (
             f"{form.precision} is judged by its answers to pictures, and {wishes.output} answer "
             "nothing."
         )
-    if form.precision in ROUNDED and not judged:
+    if not judged:
         return f"{form.precision} needs pictures to judge it by. Give --images DIR."
     if form.precision == "bf16" and not has_any(_BFLOAT16):
         return "This processor does not compute in bfloat16, and would be slower for it."

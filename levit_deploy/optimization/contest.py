@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from levit_deploy.bench.benchmark import pinned, random_images
-from levit_deploy.choices import RUNTIMES, Layout, Runtime, known, require_one_of
+from levit_deploy.choices import RUNTIMES, Input, Layout, Runtime, known, require_one_of
 from levit_deploy.errors import LevitDeployError, VerificationError, first_line
 from levit_deploy.model import LeViT
 from levit_deploy.optimization.candidate import Candidate
@@ -31,14 +31,18 @@ from levit_deploy.optimization.race import (
     race,
 )
 from levit_deploy.optimization.rules import Limits
-from levit_deploy.pipeline import proven_file, quantize
+from levit_deploy.pictures.split import Judging, judging_pictures
+from levit_deploy.pipeline import Published, proven_file, quantize
 from levit_deploy.provenance import Provenance
 from levit_deploy.quantization.on_noise import rounded_on_noise
+from levit_deploy.quantization.outcome import refuse_if_nothing_is_judged, refuse_loss
 from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.runtime.sessions import filled
 from levit_deploy.targets.formats import FORMATS
 from levit_deploy.targets.load import open_isolated
 from levit_deploy.targets.target import ExportOptions, Target
 from levit_deploy.text import counted
+from levit_deploy.verification.accuracy import accuracy, top1
 from levit_deploy.verification.inputs import Case
 from levit_deploy.verification.original import Originals
 
@@ -175,13 +179,13 @@ class Contest:
             )
 
     def _could_win(self) -> list[Entrant]:
-        """All but those that were slower than one that is not rounded, which no guard refuses.
+        """All but those that were slower than an exact one, which no guard refuses.
 
         The baseline stays, as the speeds are told against it.
         """
         running = self._running()
         timed = [e for e in running if self.times.get(e.label)]
-        exact = [e.label for e in timed if not e.candidate.is_rounded]
+        exact = [e.label for e in timed if e.candidate.is_exact]
         if not exact:
             return running
         fastest = min(exact, key=lambda label: statistics.median(self.times[label].values()))
@@ -232,15 +236,17 @@ class Contest:
         return statistics.median(self.times[entrant.label].values())
 
     def _prove(self, entrant: Entrant) -> None:
-        """Prove a file; for a rounded one, round it on pictures first, and time it anew."""
+        """Prove a file; a rounded one is rounded on pictures first, and timed anew."""
         candidate, int8 = entrant.candidate, self.limits.int8
         plan = candidate.plan
         entrant.close()
         if not candidate.is_rounded:
             self.progress(f"proving {candidate.label}")
-            entrant.published = proven_file(
-                plan, entrant.path, extra=self.extra, originals=self._originals
-            )
+            published = proven_file(plan, entrant.path, extra=self.extra, originals=self._originals)
+            if not candidate.is_exact:
+                self.progress(f"judging {candidate.label}")
+                published = self._judged(published, entrant)
+            entrant.published = published
             return
         assert int8 is not None
         entrant.published = quantize(
@@ -260,6 +266,38 @@ class Contest:
         self.times.pop(candidate.label, None)
         self._measure_size(entrant)
 
+    def _judged(self, published: Published, entrant: Entrant) -> Published:
+        """Judge a file in half precision by the guard for rounded ones, beside the original."""
+        plan, int8 = entrant.candidate.plan, self.limits.int8
+        assert int8 is not None
+        checkpoint = plan.checkpoint
+
+        def pictures(input: Input) -> Judging:
+            return judging_pictures(
+                Path(int8.images),
+                checkpoint.transform,
+                checkpoint.config.num_classes,
+                input,
+                checkpoint.labels,
+                every=int8.confident,
+            )
+
+        given = pictures(plan.interface.input)
+        with open_isolated(entrant.path) as artifact:
+            original = self._originals.of(checkpoint, artifact)
+            answers = top1(filled(artifact.run, artifact.batch_size), given)
+        figures = accuracy(
+            top1(original.run, pictures("float32")),
+            answers,
+            given,
+            int8.max_drop,
+            confident=int8.confident,
+        )
+        refuse_if_nothing_is_judged(figures, plan.precision)
+        if figures.failures:
+            refuse_loss(figures, plan.precision)
+        return replace(published, verification=replace(published.verification, accuracy=figures))
+
     def _prove_all(self, entrants: Sequence[Entrant]) -> None:
         """Prove several, as far as the time allows."""
         for entrant in entrants:
@@ -267,10 +305,8 @@ class Contest:
                 self._attempt(entrant, partial(self._prove, entrant))
 
     def _fastest_exact(self) -> Sequence[Entrant]:
-        """The fastest that is not rounded: the winner should be seen beside it."""
-        exact = [
-            e for e in self._running() if not e.candidate.is_rounded and self.times.get(e.label)
-        ]
+        """The fastest in fp32: the winner should be seen beside it."""
+        exact = [e for e in self._running() if e.candidate.is_exact and self.times.get(e.label)]
         return [min(exact, key=self._median)] if exact and self.winner else []
 
 

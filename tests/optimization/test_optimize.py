@@ -89,7 +89,7 @@ def test_the_record_has_commands_that_make_every_file_again(demo, checkpoint, tm
         assert run(*command[1:])[0] == 0
         assert (tmp_path / kept.name).read_bytes() == kept.read_bytes()
         files[row["label"]] = kept
-    assert len(set(files.values())) == 4
+    assert len(set(files.values())) == 3
     assert files[OPSET_23] == out / "digits.onnx"
     # again, over its own folder
     with pytest.raises(OutputError, match="exists already"):
@@ -171,14 +171,29 @@ def test_of_equals_the_simplest_is_published(checkpoint, tmp_path):
     assert best.remarks == ()
 
 
-def test_what_is_too_large_is_excluded(checkpoint, tmp_path, timings):
-    timings[SPATIAL] = 0.5
-    best = levit_deploy.optimize(
-        checkpoint, tmp_path / "out", runtimes=["onnxruntime"], max_size=0.5
-    )
+def test_what_is_too_large_is_excluded_and_half_precision_is_judged(
+    demo, checkpoint, tmp_path, timings
+):
+    timings |= {SPATIAL: 0.5, INT8: 2.0, INT8_17: 2.0}
+    options = {"images": demo / "scans", "runtimes": ["onnxruntime"], "max_size": 0.5}
+    best = levit_deploy.optimize(checkpoint, tmp_path / "out", max_drop=1, **options)
     assert best.winner.candidate.label == "fp16, onnxruntime"
     assert best.winner.size_bytes < 500_000
     assert fates(best)[SPATIAL].state == "excluded"
+    # against scans and labels: float32 errs on 3 of 360 (the demo's table)
+    accuracy = best.winner.verification.accuracy
+    assert accuracy.pictures == 360
+    assert accuracy.float_top1 == pytest.approx(99.17, abs=0.01)
+    evaluation = levit_deploy.evaluate(best.path, demo / "scans")
+    assert best.winner.drop == max(accuracy.float_top1 - evaluation.top1, 0)
+    # pictures that allow any loss judge nothing
+    with pytest.raises(VerificationError, match="Nothing was published") as error:
+        levit_deploy.optimize(
+            checkpoint, tmp_path / "none", max_drop=100, max_latency=1500, **options
+        )
+    (fp16,) = (r for r in error.value.evidence.results if "fp16" in r.candidate.label)
+    assert fp16.state == "refused"
+    assert "fp16 cannot be judged" in fp16.reason
 
 
 def test_if_nothing_is_fast_enough_nothing_is_published(checkpoint, tmp_path, timings):
