@@ -31,7 +31,17 @@ def names_in(folder):
 
 def loaded_by(code, **environment):
     """Which of the slow modules a program has loaded at its end."""
-    slow = ("torch", "onnx", "onnxruntime", "onnxsim", "numpy", "PIL", "matplotlib", "sympy")
+    slow = (
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "onnxsim",
+        "numpy",
+        "PIL",
+        "rich",
+        "matplotlib",
+        "sympy",
+    )
     code += (
         f"\nimport sys; print([name for name in {slow} if name in sys.modules], file=sys.stderr)"
     )

@@ -24,6 +24,7 @@ app = typer.Typer(
     cls=Group,
     help="Turn a trained LeViT into the fastest artifact your runtime can run, with proof.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # boxes are of rich, whose import takes a third of the time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -40,7 +41,8 @@ def _main(
 
 
 for _command in (inspect, optimize, fuse, export, verify, bench, predict, evaluate, demo):
-    app.command(cls=Command)(reports_errors(spread(_command)))
+    _summary = (_command.__doc__ or "").partition("\n")[0]
+    app.command(cls=Command, short_help=_summary)(reports_errors(spread(_command)))
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ def test_inspect_reads_like_a_data_sheet(folder):
 def test_inspect_loads_no_runtime_and_no_compiler(folder):
     code = "from typer.testing import CliRunner; from levit_deploy.cli import app; "
     code += f"print(CliRunner().invoke(app, ['inspect', {str(folder / 'ckpt.pth')!r}]).exit_code)"
-    assert loaded_by(code) == ("0\n", "['torch', 'numpy', 'PIL']")
+    assert loaded_by(code) == ("0\n", "['torch', 'numpy', 'PIL', 'rich']")
 
 
 def test_inspect_as_json(folder):
