@@ -262,7 +262,6 @@ def verify(
     max_drop: float | None = None,
     runtime: Runtime | None = None,
     confident: bool = False,
-    blocks: bool = False,
 ) -> Verification:
     """Compare the artifact at ``path`` with the checkpoint, and return the figures of any outcome.
 
@@ -279,7 +278,6 @@ def verify(
         runtime: The runtime that an ONNX file is to be proven in; None stands for the one that its
             metadata name, or else onnxruntime.
         confident: Ask that ``images``, all of them, show that with 95 % confidence.
-        blocks: Measure the error of every block even if the artifact is right.
 
     Raises:
         InputError: The checkpoint, the artifact or a picture cannot be read or compared.
@@ -317,7 +315,6 @@ def verify(
             pictures=pictures,
             max_drop=max_drop,
             confident=confident,
-            blocks=blocks,
         )
     log.info("comparing %s with what is exported again", path)
     return replace(verification, graph=exported_again(checkpoint, artifact))

@@ -50,7 +50,6 @@ def verify(
                 max_drop=max_drop,
                 runtime=runtime,
                 confident=confident,
-                blocks=reporting.page is not None,
             )
         if images is not None or verification.interface.input == "uint8":
             reporting.warn_of_assumed(loaded.preprocessing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from levit_deploy.checkpoint import Checkpoint
+from levit_deploy.choices import ROUNDED
 from levit_deploy.interface import COMPARED
 from levit_deploy.pictures.class_folders import doubtful
 from levit_deploy.report.console import new_table, print_line
@@ -44,6 +45,9 @@ def verification_data(verification: Verification, checkpoint: Checkpoint | None 
         "unrounded": verification.unrounded and verification_data(verification.unrounded),
         "cases": [_judged(case) for case in verification.cases],
         "batches": [_judged(batch) for batch in verification.batches],
+        "blocks": [
+            {**dataclasses.asdict(block), "agrees": block.agrees} for block in verification.blocks
+        ],
     }
 
 
@@ -127,8 +131,19 @@ def print_verification(data: Data, console: Console) -> None:
     if data["output"] != "logits":
         console.print(f"errors are of the {COMPARED[data['output']]}:")
     console.print(_errors(data))
+    if data["precision"] not in ROUNDED:
+        print_line(console, f"blocks: {blocks_in_words(data['blocks'])}")
     if data["accuracy"] is not None:
         _print_accuracy(data["accuracy"], data["precision"], console)
+
+
+def blocks_in_words(blocks: Sequence[Data]) -> str:
+    """How many blocks were compared, and the largest error, in units of the allowed."""
+    if not blocks:
+        return "none could be compared, as nothing inside the artifact can be seen"
+    agreeing = [block["share"] for block in blocks if block["agrees"]]
+    words = f"{len(agreeing)} of {len(blocks)} agree, each on the input that it gets"
+    return f"{words}; largest error {max(agreeing):.2f} of that allowed" if agreeing else words
 
 
 def _errors(data: Data) -> Table:

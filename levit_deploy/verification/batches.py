@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from levit_deploy.arrays import Images, Run
-from levit_deploy.verification.compare import LOGITS, Compared, Parts, logits_of
+from levit_deploy.verification.budget import budget
+from levit_deploy.verification.compare import (
+    BEYOND_CHANCE,
+    LOGITS,
+    TWINS,
+    Compared,
+    Parts,
+    logits_of,
+)
+from levit_deploy.verification.reference import Reference
 
 BATCH_SIZES = (2, 3, 4, 5, 7, 8, 16)  # of a dynamic batch, after every image was run alone
 
@@ -50,6 +59,7 @@ class ComparedBatch:
 
 def compare_batches(
     compared: Sequence[Compared],
+    reference: Reference,
     run: Run,
     fixed_batch: int | None,
     seed: int,
@@ -59,7 +69,9 @@ def compare_batches(
 
     Every place in every batch is compared, with strangers beside it. Images with a large and a
     small allowed error take turns, as a leak from the loud shows first in the quiet. A fixed batch
-    cannot hold an image alone, but it can hold it in another place and company.
+    cannot hold an image alone, but it can hold it in another place and company. Another batch may
+    add up in another order. So an image that differs by no more than chance explains is held to
+    more draws of the original's error, as in ``compare_case``.
     """
     images = np.concatenate([kind.images[:8] for kind in compared])
     alone = np.concatenate([kind.logits[:8] for kind in compared])
@@ -78,6 +90,13 @@ def compare_batches(
             apart = np.abs(logits - alone[rows])
         apart[np.isnan(apart)] = np.inf
         difference = np.stack([apart[:, part].max(axis=1) for part in parts.values()], axis=1)
+        for twins in TWINS[1:]:
+            over = np.flatnonzero((difference > limits[rows]).any(axis=1))
+            if not len(over) or (difference > BEYOND_CHANCE * limits[rows]).any():
+                break
+            several = np.unique(rows[over])
+            more = 2 * _allowed(images[several], reference, twins, parts)
+            limits[several] = np.maximum(limits[several], more)
         allowed = limits[rows]  # images, outputs
         image, output = np.unravel_index((difference / allowed).argmax(), allowed.shape)
         result = BatchResult(
@@ -88,6 +107,27 @@ def compare_batches(
         )
         results.append(ComparedBatch(result, images[rows]))
     return results
+
+
+def _allowed(
+    images: Images, reference: Reference, twins: int, parts: Parts
+) -> npt.NDArray[np.float64]:
+    """The largest error allowed for each image and output, of so many twins: (n, outputs)."""
+    expected = reference.logits(images)
+    draws = list(reference.draws(images, twins))
+    return np.array(
+        [
+            [
+                budget(
+                    [draw[i : i + 1, part] for draw in draws],
+                    expected[i : i + 1, part],
+                    reference.precision,
+                ).max_error
+                for part in parts.values()
+            ]
+            for i in range(len(images))
+        ]
+    )
 
 
 def _drawn(items: npt.NDArray[np.int64], n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

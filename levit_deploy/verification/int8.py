@@ -40,7 +40,6 @@ def measure_int8(
     max_drop: float | None = None,
     confident: bool = False,
     extra: tuple[Case, ...] = (),
-    blocks: bool = False,
 ) -> Verification:
     """Compare an int8 artifact with its original, and with the standard for a rounded one.
 
@@ -60,7 +59,6 @@ def measure_int8(
             precision=precision,
             extra=extra,
             literal=filled(literal, batch),
-            blocks=blocks,
         )
     answers = top1(filled(artifact.run, batch), pictures)
     figures = accuracy(float_answers, answers, pictures, max_drop, confident=confident)

@@ -1,25 +1,22 @@
 """Does an artifact compute the same function as its original?"""
 
-import itertools
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from levit_deploy.arrays import Run
-from levit_deploy.choices import DTYPES, ROUNDED, Precision
+from levit_deploy.choices import DTYPES, Precision
 from levit_deploy.config import LeViTConfig
-from levit_deploy.errors import CheckpointError, LevitDeployError, VerificationError
+from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.interface import COMPARED, Interface
 from levit_deploy.provenance import is_ours
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.verification.batches import ComparedBatch, compare_batches
+from levit_deploy.verification.block_by_block import compare_block_by_block
 from levit_deploy.verification.budget import log_probabilities
 from levit_deploy.verification.compare import (
     LOGITS,
-    LOOKED_INSIDE,
     CaseResult,
     Compared,
     Parts,
@@ -28,9 +25,9 @@ from levit_deploy.verification.compare import (
 )
 from levit_deploy.verification.inputs import Case, as_taken, pixel_cases, standard_cases
 from levit_deploy.verification.original import Original
-from levit_deploy.verification.parting import BlockResult, compare_blocks, find_parting
 from levit_deploy.verification.reference import REMEDY, Reference
 from levit_deploy.verification.result import Verification
+from levit_deploy.verification.telling import telling_case
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +40,13 @@ def measure(
     extra: tuple[Case, ...] = (),
     seed: int = 0,
     literal: Run | None = None,
-    blocks: bool = False,
 ) -> Verification:
     """Compare an artifact with its original on the standard inputs and any extra ones.
 
     The reference is the original in float64, and the unit of error the original in ``precision``.
     For one of ROUNDED it is the error of ``literal``: the file computed node by node in floats. An
-    artifact that takes bytes is given bytes, and the original the same bytes, normalised.
-    ``blocks`` asks for the error of each block of a right artifact as well. Returns the figures
+    artifact that takes bytes is given bytes, and the original the same bytes, normalised. Every
+    block is compared as well, on the input that it gets in the artifact. Returns the figures
     whatever they are. Raises VerificationError if the artifact takes other images or gives other
     classes, CheckpointError if the original itself overflows, and BackendError if the artifact
     cannot run.
@@ -71,7 +67,7 @@ def measure(
         sum(case.result.images for case in cases),
         max(case.result.excess for case in cases),
     )
-    batches = compare_batches(cases, artifact.run, artifact.batch_size, seed, parts)
+    batches = compare_batches(cases, reference, artifact.run, artifact.batch_size, seed, parts)
     log.info(
         "compared %d batches with the images alone: largest difference %.2f of that allowed",
         len(batches),
@@ -92,17 +88,8 @@ def measure(
     if verification.passed:
         for output in zip(*(case.results for case in cases), strict=True):
             _refuse_if_nothing_is_proven(verification, output)
-    # in int8, every block parts from the original, by the error of rounding
-    wrong = not verification.passed and precision not in ROUNDED
-    if not (wrong or blocks):
-        return verification
-    results = tuple(
-        replace(block, name=original.block_names.get(block.name, block.name))
-        for block in _block_by_block(cases, batches, reference, artifact, parts)
-    )
-    log.info("compared %d blocks with the original", len(results))
-    parting = find_parting(results, parts) if wrong else None
-    return replace(verification, blocks=results, parting=parting)
+    blocks, parting = compare_block_by_block(original, artifact, cases, batches, precision)
+    return replace(verification, blocks=blocks, parting=parting)
 
 
 def _parts(interface: Interface, config: LeViTConfig) -> Parts:
@@ -155,6 +142,8 @@ def _compared(
         standard = pixel_cases(transform, seed)
     else:
         standard = standard_cases(original.config, seed)
+    if telling := telling_case(original, standard[0], seed):
+        standard = (*standard, telling)
     taken = [as_taken(case, interface, transform) for case in extra]
     fixed = artifact.batch_size
     cases = (*standard, *taken)
@@ -192,37 +181,3 @@ def _refuse_if_nothing_is_proven(verification: Verification, output: Sequence[Ca
         f"allowed, and {compared} differ by {first.spread:.1e}. So the proof proves nothing. Real "
         f"pictures may differ more: give some with --images. Or: {remedy}"
     )
-
-
-def _block_by_block(
-    cases: Sequence[Compared],
-    batches: Sequence[ComparedBatch],
-    reference: Reference,
-    artifact: Artifact,
-    parts: Parts,
-) -> list[BlockResult]:
-    """The error of each block: on the worst image, the first wrong batch, or noise."""
-    wrong = [case for case in cases if case.result.failures]
-    wrong_batches = [batch for batch in batches if batch.result.failures]
-    if wrong:
-        worst = max(wrong, key=lambda case: case.result.excess)
-        images = worst.images[worst.worst : worst.worst + 1]
-    elif wrong_batches:
-        images = wrong_batches[0].images
-    else:
-        images = cases[0].images[: artifact.batch_size or LOOKED_INSIDE]
-    batch = artifact.batch_size or len(images)
-    filled = images[np.arange(batch) % len(images)]
-    try:
-        values = iter(artifact.values(filled))
-        first = next(values, None)
-        if first is None:  # as in native code
-            log.info("nothing inside the artifact can be seen")
-            return []
-        blocks, rows = reference.blocks(images), artifact.run(filled)
-        outputs = {name: rows[:, part] for name, part in parts.items()}
-        values = itertools.chain((first,), values)
-        return compare_blocks(blocks, values, outputs, batch, reference.precision)
-    except (LevitDeployError, RuntimeError, MemoryError) as error:
-        log.info("could not look into the blocks: %s", error)
-        return []

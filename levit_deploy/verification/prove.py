@@ -30,7 +30,6 @@ def prove(
     pictures: Judging | None = None,
     max_drop: float | None = None,
     confident: bool = False,
-    blocks: bool = False,
     originals: Originals | None = None,
 ) -> Verification:
     """Measure an artifact against the checkpoint, in the precision that its metadata names.
@@ -70,10 +69,9 @@ def prove(
             max_drop=max_drop,
             confident=confident,
             extra=extra,
-            blocks=blocks,
         )
     else:
-        verification = measure(original, artifact, precision=precision, extra=extra, blocks=blocks)
+        verification = measure(original, artifact, precision=precision, extra=extra)
     return replace(verification, proven_if=checkpoint.proven_if)
 
 

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +19,13 @@ from torch import Tensor, nn
 from levit_deploy.arrays import FloatArray, Images, rows
 from levit_deploy.choices import DTYPES, EPS, Output, Precision
 from levit_deploy.errors import CheckpointError
-from levit_deploy.interface import INPUT_NAME
 from levit_deploy.model import AttentionBias, LeViT
 from levit_deploy.passes.bake_attention_bias import AttentionBiasTable
 from levit_deploy.passes.replace import copied, replace_modules
 from levit_deploy.passes.stage_maps import ToMap
 from levit_deploy.verification.budget import log_probabilities
+
+Model = TypeVar("Model", bound=nn.Module)
 
 MOST_AT_ONCE, SCORES_BYTES = 8, 2**26  # images, and what the scores of one attention may take
 
@@ -40,20 +40,6 @@ REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "int8-dynamic": "Check the training run that wrote the file.",
     "w8a16": "Check the training run that wrote the file.",
 }
-
-
-@dataclass(frozen=True)
-class BlockOutput:
-    """The output of one block, in float64 and, as the unit of error, in the artifact's precision.
-
-    A convolution of the stem gives (n, channels, height, width), a block of the trunk (n, tokens,
-    channels), the head (n, classes). ``name`` is canonical, or the name of an output that is not
-    the head's.
-    """
-
-    name: str
-    float64: npt.NDArray[np.float64]
-    own: FloatArray
 
 
 class Reference:
@@ -190,7 +176,7 @@ class Reference:
             yield self._remembered(seed, images, functools.partial(self._twin, seed, images))
 
     def _twin(self, seed: int, images: Images) -> npt.NDArray[Any]:
-        twin = _twin(copied(self._model).double(), seed, EPS[self.precision])
+        twin = twin_of(copied(self._model).double(), seed, EPS[self.precision])
         logits = self._answers(copied(twin).to(self._dtype), self._dtype, images)
         if self.precision == "fp32":
             return logits
@@ -198,28 +184,6 @@ class Reference:
             logits - self._answers(twin, torch.float64, images) + self.logits(images)
         )
         return moved
-
-    def blocks(self, images: Images) -> list[BlockOutput]:
-        """The outputs of all blocks, in order, for images as the artifact takes them.
-
-        If those are bytes, the first output is the images themselves, ``pixel_values``. The head,
-        or the features, come last. A feature map comes behind the blocks of its stage.
-        """
-        double = self._blocks(self._float64, torch.float64, images)
-        own = self._blocks(self._own, self._dtype, images)
-        return [BlockOutput(name, double[name], own[name]) for name in double]
-
-    def _blocks(
-        self, model: LeViT, dtype: torch.dtype, images: Images
-    ) -> dict[str, npt.NDArray[Any]]:
-        given = self._given(dtype, images)
-        computed = {} if self._normalised is None else {INPUT_NAME: given}
-        computed |= _run_blocks(model, dtype, given)
-        if self._output == "features":
-            computed["features"] = computed.pop("head")
-        elif "head" in computed:
-            computed["head"] = self._finished(computed["head"])
-        return computed
 
 
 def _images_at_once(model: LeViT) -> int:
@@ -230,7 +194,8 @@ def _images_at_once(model: LeViT) -> int:
     return max(1, min(MOST_AT_ONCE, SCORES_BYTES // (8 * scores)))
 
 
-def _twin(model: LeViT, seed: int, eps: float) -> LeViT:
+def twin_of(model: Model, seed: int, eps: float) -> Model:
+    """A copy of a float64 network or block with every weight moved by at most one step."""
     twin = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -277,31 +242,3 @@ def _run(model: LeViT, dtype: torch.dtype, images: npt.NDArray[Any]) -> npt.NDAr
 def _numbers(tensor: Tensor) -> npt.NDArray[Any]:
     """As float64 or float32; numpy has no bfloat16."""
     return np.asarray((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
-
-
-def _run_blocks(
-    model: LeViT, dtype: torch.dtype, images: npt.NDArray[Any]
-) -> dict[str, npt.NDArray[Any]]:
-    computed: dict[str, npt.NDArray[Any]] = {}
-
-    def keep(name: str, module: nn.Module) -> Any:
-        def hook(_module: nn.Module, _given: object, value: Tensor | tuple[Tensor, ...]) -> None:
-            if isinstance(value, Tensor):  # and not all maps at once
-                computed[name] = _numbers(value)
-
-        return module.register_forward_hook(hook)
-
-    # in the stem, every second module is an activation
-    stem = list(model.patch_embed.named_children())[::2]
-    hooks = [keep(f"patch_embed.{name}", module) for name, module in stem]
-    hooks += [
-        keep(name if isinstance(block, ToMap) else f"blocks.{name}", block)
-        for name, block in model.blocks.named_children()
-    ]
-    hooks.append(keep("head", model))
-    try:
-        _run(model, dtype, images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return computed

@@ -22,14 +22,13 @@ class Verification:
     ``format``, ``runtime`` and ``sha256`` are the artifact's. ``precision`` is the one in its
     metadata, whose budget it was held to, and ``head`` is the head of its logits: 'mean', 'class'
     or 'distill', or 'none' for features. ``interface`` is its input and output: the figures are of
-    logits, of the logarithms of probabilities, of features, or of each feature map. ``parting`` is
-    the place where a wrong artifact goes wrong, as far as it can be told. ``blocks`` has the error
-    of each block, on the image that shows it most; for a right artifact, if asked for, on normal
-    noise. For int8, ``unrounded`` is the proof of the float network that was rounded, and
+    logits, of the logarithms of probabilities, of features, or of each feature map. ``blocks`` has
+    the error of each block on the input that it gets, if the values inside can be seen.
+    ``parting`` is the first block that is wrong, as far as it can be told; one is a failure by
+    itself. For int8, ``unrounded`` is the proof of the float network that was rounded, and
     ``accuracy`` the cost of rounding. ``proven_if`` has the facts that the reading of the
-    checkpoint rests on.
-    ``remarks`` are sentences about an artifact of another tool. ``graph`` compares the file with
-    what is exported again, if that was asked for.
+    checkpoint rests on. ``remarks`` are sentences about an artifact of another tool. ``graph``
+    compares the file with what is exported again, if that was asked for.
     """
 
     format: str
@@ -63,7 +62,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether all inputs and batches are within their budgets, and the file is not changed."""
+        """Whether all inputs, batches and blocks are within budget, and the file not changed."""
         return not self.failures
 
     def raise_if_failed(self, advice: str = "") -> None:
@@ -104,6 +103,10 @@ class Verification:
         if self.accuracy is not None:
             parts.append((counted(self.accuracy.pictures, "picture"), self.accuracy.failures))
         failed = [f"{name}: {', '.join(failures)}" for name, failures in parts if failures]
+        if self.parting is not None and not failed:
+            failed.append(
+                f"{self.parting.block} alone: {self.parting.share:.3g} times the error allowed"
+            )
         if self.unrounded is not None:
             failed += [f"{failure}, in float32 already" for failure in self.unrounded.failures]
         return tuple(failed)

@@ -94,7 +94,7 @@ def test_a_map_that_changes_with_its_neighbours_fails():
             rows[-1, PARTS["stage3"]] += 1e-2
         return rows
 
-    batches = compare_batches(compared, leaking, None, 0, PARTS)
+    batches = compare_batches(compared, REFERENCE, leaking, None, 0, PARTS)
     assert [bool(b.result.failures) for b in batches] == [b.result.size > 2 for b in batches]
     assert batches[-1].result.worst.endswith("stage3")
 

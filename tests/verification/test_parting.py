@@ -1,3 +1,4 @@
+import copy
 import io
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from networks import SMALL, trained
 from onnx import numpy_helper
+from torch import nn
 
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
@@ -20,21 +22,27 @@ from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.targets.torchscript import torchscript_values
 from levit_deploy.targets.torchscript_writer import deprecation_accepted, to_torchscript
-from levit_deploy.verification import measure as verification
+from levit_deploy.verification import block_by_block
 from levit_deploy.verification.inputs import standard_cases
 from levit_deploy.verification.parting import Parting, compare_blocks, find_parting
-from levit_deploy.verification.reference import BlockOutput, Reference
+from levit_deploy.verification.steps import Step, steps
 
 MODEL = trained()
 IMAGES = standard_cases(SMALL, seed=0)[0].draw(3)
-BLOCKS = Reference(MODEL).blocks(IMAGES)
-NAMES = [block.name for block in BLOCKS]
+STEPS = steps(MODEL)
+NAMES = [step.name for step in STEPS]
 PROVENANCE = Provenance(checkpoint_sha256="", config=SMALL, head="mean", layout="tokens")
 
 
 def head(plain, images=IMAGES):
     with torch.inference_mode():
         return {"head": plain(torch.from_numpy(images)).numpy()}
+
+
+def compared(values, outputs, precision="fp32", images=IMAGES):
+    """The blocks of the model beside an artifact's values, a row for each image."""
+    own = [value.reshape(len(images), -1) for value in values if value.size % len(images) == 0]
+    return compare_blocks(STEPS, (images.astype(np.float64), images), own, outputs, precision)
 
 
 def floats(values):
@@ -82,7 +90,7 @@ def wrong_from(name):
 @pytest.mark.parametrize("block", ["patch_embed.0", "blocks.0", "blocks.4", "blocks.10", "head"])
 def test_the_block_that_is_wrong_is_named(values, block):
     wrong = wrong_from(block)
-    parting = find_parting(compare_blocks(BLOCKS, values(wrong), head(wrong), len(IMAGES)))
+    parting = find_parting(compared(values(wrong), head(wrong)))
     before = NAMES.index(block) - 1
     assert parting.block == block
     assert parting.after == (NAMES[before] if before >= 0 else None)
@@ -92,45 +100,51 @@ def test_the_block_that_is_wrong_is_named(values, block):
 @pytest.mark.parametrize("values", FORMS.values(), ids=FORMS)
 def test_a_right_artifact_parts_nowhere(values):
     right = to_plain(MODEL)
-    assert find_parting(compare_blocks(BLOCKS, values(right), head(right), len(IMAGES))) is None
+    assert find_parting(compared(values(right), head(right))) is None
 
 
 def test_an_error_behind_the_head_is_the_heads():
     right = to_plain(MODEL)
     wrong = head(right)["head"] * np.float32(1.001)
-    parting = find_parting(compare_blocks(BLOCKS, by_onnx(right), {"head": wrong}, len(IMAGES)))
+    parting = find_parting(compared(by_onnx(right), {"head": wrong}))
     assert (parting.block, parting.after) == ("head", NAMES[-2])
     assert parting.rmse > parting.allowed
 
 
-@pytest.mark.parametrize("opset", [17, 23])
-def test_any_operator_set_and_a_fixed_batch(opset):
-    filled = IMAGES[np.arange(8) % 3]
-    wrong = wrong_from("blocks.2")
-    values = list(by_onnx(wrong, filled, opset=opset, batch_size=8))
-    assert find_parting(compare_blocks(BLOCKS, values, head(wrong, filled), 8)).block == "blocks.2"
-    # the same values, were they taken for three images
-    parting = find_parting(compare_blocks(BLOCKS, values, head(wrong, filled), 3))
-    assert (parting.after, parting.rmse) == (None, None)
+def test_any_operator_set_and_a_fixed_batch_is_looked_into(tmp_path, checkpoint):
+    for opset, batch in ((17, 2), (23, 8)):
+        options = ExportOptions(opset=opset, batch_size=batch)
+        path = tmp_path / f"{opset}.onnx"
+        pipeline.export(checkpoint, "onnx", path, options=options)
+        corrupt(path, "blocks.2.m.proj.1.bias")
+        assert pipeline.verify(checkpoint, path).parting.block == checkpoint.block_names["blocks.2"]
+
+
+def test_without_a_value_of_the_size_no_error_is_told():
+    parting = find_parting(compared([], head(to_plain(MODEL))), every=True)
+    assert (parting.block, parting.after, parting.rmse) == (NAMES[0], None, None)
     assert "and has no value of that block's size" in str(parting)
 
 
 def test_nan_is_found_where_it_begins():
     plain = to_plain(MODEL)
     plain.blocks[1].m[0].bias.data[0] = np.nan
-    parting = find_parting(compare_blocks(BLOCKS, by_onnx(plain), head(plain), 3))
+    parting = find_parting(compared(by_onnx(plain), head(plain)))
     assert parting.block == "blocks.1"
     assert parting.rmse == np.inf
     assert "first at blocks.1, with NaN or infinity." in str(parting)
 
 
 def test_in_words():
-    assert str(Parting("stages.0.blocks.0.mlp", "blocks.0", 2e-3, 1e-6)) == (
+    parting = Parting("stages.0.blocks.0.mlp", "blocks.0", 2e-3, 1e-6, 2000)
+    assert str(parting) == (
         "It agrees up to blocks.0 and parts from the original first at stages.0.blocks.0.mlp, by "
         "an RMSE of 2.00e-03, with 1.00e-06 allowed."
     )
-    words = str(Parting("patch_embed.0", None, 1.0, 1e-6))
+    words = str(Parting("patch_embed.0", None, 1.0, 1e-6, 1e6))
     assert words.startswith("It parts from the original first at patch_embed.0, by an RMSE")
+    words = str(Parting("blocks.0", None, 1e-7, 1e-6, 3.2))
+    assert words.endswith("at blocks.0, by 3.2 times the largest error allowed.")
 
 
 def corrupt(path, tensor_name):
@@ -154,54 +168,75 @@ def test_verify_names_the_block_as_the_checkpoint_does(tmp_path, checkpoint):
 
 
 def test_where_no_block_can_be_named_the_proof_says_so(tmp_path, checkpoint, monkeypatch):
-    def cannot_tell(*_):
+    def cannot_tell(*_, **__):
         raise BackendError("the values cannot be had")
 
     pipeline.export(checkpoint, "onnx", tmp_path / "a.onnx")
     corrupt(tmp_path / "a.onnx", "blocks.3.m.0.bias")
-    monkeypatch.setattr(verification, "compare_blocks", cannot_tell)
+    monkeypatch.setattr(block_by_block, "compare_blocks", cannot_tell)
     found = pipeline.verify(checkpoint, tmp_path / "a.onnx")
     with pytest.raises(VerificationError, match="No block can be named as the first to part"):
         found.raise_if_failed()
 
 
-def test_a_proof_that_holds_looks_no_further_unless_it_is_asked_to(tmp_path, checkpoint):
-    proof = pipeline.export(checkpoint, "onnx", tmp_path / "a", layout="tokens").verification
-    assert (proof.parting, proof.blocks) == (None, ())
-    names = {"blocks.4": "theirs.blocks.4"}
-    named = replace(checkpoint, block_names=names)
-    proof = pipeline.verify(named, tmp_path / "a", blocks=True)
-    assert proof.parting is None
-    assert [block.name for block in proof.blocks] == [names.get(name, name) for name in NAMES]
-    # the reference's own distance from what this export computes, block by block
-    images = standard_cases(SMALL, seed=0)[0].draw(4)
-    values = [value for value in by_onnx(to_plain(MODEL), images) if len(value) in (4, 24 * 4)]
-    for found, block in list(zip(proof.blocks, Reference(MODEL).blocks(images), strict=True))[4:8]:
-        errors = [
-            v.reshape(block.float64.shape) - block.float64
-            for v in values
-            if v.size == block.float64.size
-        ]
-        assert found.rmse == pytest.approx(min(np.sqrt((e**2).mean()) for e in errors))
-        assert found.agrees
-        assert 0 < found.rmse <= found.allowed
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_a_fixed_batch_is_looked_into_as_well(tmp_path, checkpoint, batch_size):
+@pytest.mark.parametrize("batch_size", [None, 1, 3, 16])
+def test_a_proof_that_holds_has_every_block(tmp_path, checkpoint, batch_size):
+    named = replace(checkpoint, block_names={"blocks.4": "theirs.blocks.4"})
     options = ExportOptions(batch_size=batch_size)
-    pipeline.export(checkpoint, "onnx", tmp_path / "a", options=options)
-    proof = pipeline.verify(checkpoint, tmp_path / "a", blocks=True)
-    assert len(proof.blocks) == len(NAMES)
-    assert all(block.agrees and block.rmse > 0 for block in proof.blocks)
+    proof = pipeline.export(named, "onnx", tmp_path / "a", options=options).verification
+    assert proof.parting is None
+    assert [block.name for block in proof.blocks] == [
+        "theirs.blocks.4" if name == "blocks.4" else name for name in NAMES
+    ]
+    assert all(block.agrees and 0 < block.rmse <= block.allowed for block in proof.blocks)
 
 
-def test_an_exact_value_may_be_one_step_of_the_precision_off():
+def test_a_block_is_judged_on_the_input_that_it_gets():
+    """By hand: each block in float64, on the value behind the block before."""
+    values = list(by_onnx(to_plain(MODEL), IMAGES))
+    results = compared(values, head(to_plain(MODEL)))
+    own = [value.reshape(len(IMAGES), -1) for value in values if value.size % 3 == 0]
+    x = torch.from_numpy(IMAGES).double()
+    for step, result in list(zip(STEPS, results, strict=True))[:8]:
+        with torch.inference_mode():
+            out = copy.deepcopy(step.module).double()(x)
+        views = [out] if out.dim() == 4 else [out, out.mT]
+        errors = [
+            (np.sqrt(np.mean((value - view.flatten(1).numpy()) ** 2)), value, view)
+            for view in views
+            for value in own
+            if value.shape == view.flatten(1).shape
+        ]
+        rmse, value, view = min(errors, key=lambda error: error[0])
+        assert result.rmse == pytest.approx(rmse)
+        given = torch.from_numpy(value).double().view(view.shape)
+        x = given if view is views[0] else given.mT
+        assert 0 < result.rmse <= result.allowed
+
+
+def test_an_error_that_later_blocks_drown_is_found():
+    """The second block is loud and wrong by little; its own output shows it, the next hides it."""
+    first, loud = nn.Linear(4, 4), nn.Linear(4, 4)
+    with torch.no_grad():
+        loud.weight.mul_(1e-6)
+        loud.bias.fill_(100.0)
+    cut = [Step("blocks.0", first.eval()), Step("blocks.1", loud.eval())]
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    with torch.inference_mode():
+        wrong = first(torch.from_numpy(x)) * 1.001
+        values = [wrong.numpy(), loud(wrong).numpy()]
+    results = compare_blocks(cut, (x.astype(np.float64), x), values, {})
+    assert [result.agrees for result in results] == [False, True]
+    assert find_parting(results, every=True).block == "blocks.0"
+    assert find_parting(results) is None  # another tool's file may have no such value
+
+
+def test_an_exact_value_may_be_some_steps_of_the_precision_off():
     exact = np.array([[1.0, 0.5, 0.25]])
-    block = BlockOutput("head", exact, exact.astype(np.float32))
+    cut, given = [Step("head", nn.Identity())], (exact, exact.astype(np.float32))
     value = exact.astype(np.float32) + np.float32(2.0**-10)
-    assert find_parting(compare_blocks([block], [], {"head": value}, 1, "fp16")) is None
-    assert find_parting(compare_blocks([block], [], {"head": value}, 1, "fp32")).block == "head"
+    assert compare_blocks(cut, given, [], {"head": value}, "fp16")[0].agrees
+    assert not compare_blocks(cut, given, [], {"head": value}, "fp32")[0].agrees
 
 
 def by_onnx_in_float16(plain, layout="tokens", opset=17):
@@ -238,14 +273,12 @@ REDUCED = {
 )
 def test_reduced_precision_parts_nowhere_or_at_the_block_that_is_wrong(form):
     precision, values = form[:4], REDUCED[form]
-    blocks = Reference(MODEL, precision).blocks(IMAGES)
     right = list(values(to_plain(MODEL)))  # the last of which are the logits
-    compared = compare_blocks(blocks, right, {"head": right[-1]}, len(IMAGES), precision)
-    assert find_parting(compared) is None
+    assert find_parting(compared(right, {"head": right[-1]}, precision), every=True) is None
     for wrong in ("blocks.4", "head"):
         model = trained()
         for parameter in model.get_submodule(wrong).parameters():
             parameter.data = parameter.data.flip(0)
         given = list(values(to_plain(model)))
-        compared = compare_blocks(blocks, given, {"head": given[-1]}, len(IMAGES), precision)
-        assert find_parting(compared).block == wrong
+        results = compared(given, {"head": given[-1]}, precision)
+        assert find_parting(results, every=True).block == wrong

@@ -13,7 +13,7 @@ from levit_deploy.passes import to_plain
 from levit_deploy.verification import reference as reference_module
 from levit_deploy.verification.budget import rms
 from levit_deploy.verification.inputs import standard_cases
-from levit_deploy.verification.reference import Reference, _in_precision, _twin
+from levit_deploy.verification.reference import Reference, _in_precision, twin_of
 
 MODEL = trained()
 REFERENCE = Reference(MODEL)
@@ -36,29 +36,6 @@ def same(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
 
 
-def test_blocks_are_those_of_a_walk_by_hand():
-    images = NORMAL.draw(2)
-    blocks = {block.name: block for block in REFERENCE.blocks(images)}
-    stem = [f"patch_embed.{i}" for i in (0, 2, 4, 6)]
-    trunk = [f"blocks.{i}" for i in range(len(MODEL.blocks))]
-    assert list(blocks) == [*stem, *trunk, "head"]
-
-    double = trained().double()
-    with torch.inference_mode():
-        x = torch.from_numpy(images).double()
-        for i, layer in enumerate(double.patch_embed):
-            x = layer(x)
-            if i % 2 == 0:
-                same(blocks[f"patch_embed.{i}"].float64, x)
-        x = double.to_tokens(x)
-        for i, layer in enumerate(double.blocks):
-            x = layer(x)
-            same(blocks[f"blocks.{i}"].float64, x)
-            assert blocks[f"blocks.{i}"].own.dtype == np.float32
-    same(blocks["head"].float64, REFERENCE.logits(images))
-    assert not MODEL.blocks[0]._forward_hooks
-
-
 def test_draws_are_the_original_and_twins_a_step_away():
     images = NORMAL.draw(8)
     expected = REFERENCE.logits(images)
@@ -70,7 +47,7 @@ def test_draws_are_the_original_and_twins_a_step_away():
     assert all(0.3 < error / errors[0] < 3 for error in errors)
     assert all(logits.dtype == np.float32 for logits in twins)
 
-    twin = _twin(trained().double(), 0, 2.0**-23).float()
+    twin = twin_of(trained().double(), 0, 2.0**-23).float()
     for name, tensor in twin.state_dict().items():
         original = MODEL.state_dict()[name]
         if tensor.is_floating_point():
@@ -108,16 +85,13 @@ def test_the_unit_is_the_original_run_as_its_author_would(precision, dtype):
     assert off < unit / 2
     assert 0.2 < unit / torch.finfo(dtype).eps / np.abs(expected).max() < 5
     assert {p.dtype for p in MODEL.parameters()} == {torch.float32}
-    blocks = reference.blocks(images)
-    assert rms(blocks[-1].own - rounded) < unit / 2
-    assert {block.own.dtype for block in blocks} == {np.dtype(np.float32)}
 
     first, *twins = reference.draws(images, 4)
     assert rms(first - rounded) < unit / 2
     errors = [rms(logits - expected) for logits in (first, *twins)]
     assert len(set(errors)) == 5
     assert all(0.3 < error / errors[0] < 3 for error in errors)
-    first_twin = _twin(trained().double(), 0, torch.finfo(dtype).eps)
+    first_twin = twin_of(trained().double(), 0, torch.finfo(dtype).eps)
     with torch.inference_mode():
         x = torch.from_numpy(images)
         exact = first_twin(x.double()).numpy()

@@ -1,11 +1,13 @@
 """What the proof has to refuse: a network, or a file, that is wrong in one place."""
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 from every_format import EVERY_FORMAT
+from example_scripts import EXAMPLES
 from networks import trained
 from onnx import numpy_helper
 from torch import nn
@@ -188,6 +190,24 @@ def test_sabotage_of_the_written_file_is_refused(checkpoint, exported, sabotage)
     onnx.save(model, exported)
     with pytest.raises(VerificationError, match="computes another function than the checkpoint"):
         pipeline.verify(checkpoint, exported).raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("seed", "number", "kind"),
+    [
+        (77, 3, "softmax over queries"),
+        (77, 3, "one token not pooled"),
+        (0, 24, "scale twice"),
+    ],
+)
+def test_sabotage_that_nearly_all_images_hide_is_refused(monkeypatch, seed, number, kind):
+    """Cases of the study whose attention is decided, and whose tokens are then alike."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    study = importlib.import_module("mutation_study")
+    monkeypatch.setattr(study, "OTHER_IMAGES", 2)
+    case = study.sabotage(seed, number, kind)
+    assert "On telling: " in case.refusal or "; on telling: " in case.refusal
+    assert case.off == 0  # the block is named
 
 
 @pytest.mark.parametrize("format", EVERY_FORMAT)

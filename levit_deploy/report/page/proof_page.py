@@ -19,6 +19,7 @@ from levit_deploy.report.page.document import (
 from levit_deploy.report.page.markup import element
 from levit_deploy.report.proof import (
     accuracy_rows,
+    blocks_in_words,
     case_columns,
     case_rows,
     graph_words,
@@ -178,16 +179,15 @@ def blocks(proof: Data) -> Element:
     held = (
         proof["precision"] not in ROUNDED
     )  # in int8 the logits are held to a budget, not the blocks
-    images = "normal noise" if proof["passed"] else "the image or batch with the largest error"
-    words = (
-        f"On {images}: the error of the value that comes nearest to each block's output in the "
-        "original."
-    )
+    words = "The error of the value that comes nearest to each block's output in the original. "
     if held:
         words += (
-            f" Allowed is twice the original's own RMSE there. The proof is of {_of(proof)}: over "
-            "few images, a right artifact may exceed it at a block by chance."
+            "Each block of the original was given the artifact's own value of the block before it, "
+            "so only its own error counts. Allowed is four times the original's own RMSE there: "
+            f"{blocks_in_words(proof['blocks'])}."
         )
+    else:
+        words += "Rounded numbers differ at every block, so these are held to no budget."
     drawn = ("allowed", "RMSE in units of it") if held else ("RMSE, drawn",)
     return section(
         title, soft(words), figure_table(title, ("block", "RMSE", *drawn), _block_rows(proof, held))

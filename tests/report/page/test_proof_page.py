@@ -87,7 +87,7 @@ def evidence(folder):
     from levit_deploy.pipeline import verify
 
     checkpoint = read_checkpoint(folder / "ckpt.pth")
-    found = verify(checkpoint, folder / AWKWARD, blocks=True)
+    found = verify(checkpoint, folder / AWKWARD)
     page, data = folder / "evidence.html", folder / "evidence.json"
     reporting = Reporting(json=str(data), quiet=True, force=True, page=page)
     reporting.proven(found, checkpoint, folder / AWKWARD)
