@@ -27,6 +27,7 @@ PROOF = {
     **{"format": "onnx", "runtime": "onnxruntime", "sha256": "12" * 32, "seed": 5},
     **{"checkpoint": {"path": "ckpt.pth", "sha256": "34" * 32}, "reading": "not checked"},
     **{"versions": {"torch": "2.13.0"}, "accuracy": None, "unrounded": None, "blocks": []},
+    "graph": None,
     "cases": [CASE],
     "batches": [{"size": 4, "difference": 1e-7, "allowed": 1e-5, "failures": []}],
 }
