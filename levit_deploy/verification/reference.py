@@ -95,7 +95,7 @@ class Reference:
         stop = threading.Event()
 
         def answer() -> None:
-            with suppress(Exception):  # who asks for the answer is told
+            with suppress(BaseException):  # who asks for the answer is told, as of an interrupt
                 for images in several:
                     for answers in (self.logits, self.own_logits)[: 1 if self._literal else 2]:
                         if stop.is_set():

@@ -165,6 +165,24 @@ def test_an_answer_that_fails_ahead_fails_again_for_who_asks(monkeypatch):
     same(reference.logits(images), REFERENCE.logits(images))
 
 
+def test_an_interrupt_of_an_answer_that_the_thread_waits_for_is_not_printed(monkeypatch):
+    """Python would print it, and for pytest that is an error."""
+    reference, images, asked = Reference(MODEL), NORMAL.draw(2), threading.Event()
+
+    def several():
+        asked.wait(60)
+        yield images
+
+    def interrupted(*_):
+        asked.set()
+        time.sleep(0.2)  # the thread waits for this answer by now
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reference_module, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt), reference.ahead(several()):
+        reference.logits(images)
+
+
 def test_the_thread_stops_with_its_block():
     reference, drawn = Reference(MODEL), []
 
