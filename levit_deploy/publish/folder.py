@@ -66,7 +66,7 @@ def refuse_bad_folder(
         if not is_ours(destination):
             raise OutputError(
                 f"{destination} is a folder whose contents levit-deploy did not write, so it is "
-                f"left alone. Expected a new name, an empty folder, or one from an export. Name "
+                f"left alone. Expected a new name, an empty folder, or one that it wrote. Name "
                 f"another with {option}."
             )
         if not force:
