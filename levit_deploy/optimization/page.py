@@ -164,8 +164,8 @@ def _speed_and_accuracy(data: Data, marks: Sequence[Mark]) -> Element:
     )
     words = (
         "The numbers are those of the table. The diamond is the winner. Filled circles are proven, "
-        "and judged on pictures if they round. Open circles were timed only. Crosses were refused "
-        "or excluded. Thin lines are the quartiles of the speed, round by round."
+        "and judged on pictures if they round. Open circles were timed only. Crosses are out of "
+        "the race. Thin lines are the quartiles of the speed, round by round."
     )
     meaning = (
         "The steps are the Pareto front: whatever is as fast as one of its marks loses as much, "

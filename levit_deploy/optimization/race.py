@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 LOOKS = (12, 24, 48, 96, 192, 384)  # rounds; twelve are the fewest that can settle ten comparisons
+FEWEST = 3  # rounds, even if the time is up: a large batch may take seconds
 RISK = 0.02  # of dropping a timer that is not slower
 LEVEL = 0.02  # a share of the time that is too small to care about
 LEVEL_RISK = 0.05  # of calling two level that differ by more
@@ -56,9 +57,8 @@ def race(
 
     A timer runs something once and returns its seconds, or NaN if it failed: that ends its race.
     Rounds are added to ``times``, which may have some of an earlier race. ``dropped`` is told the
-    name of a timer that is out, and now and then ``progress`` the rounds so far with the
-    number of timers left.
-    Returns None if every timer failed.
+    name of a timer that is out, and now and then ``progress`` the rounds so far with the number of
+    timers left. Returns None if every timer failed.
     """
     running = list(timers)
     in_turn, start = random.Random(0), max((n for t in times.values() for n in t), default=-1) + 1
@@ -69,9 +69,9 @@ def race(
         running.remove(name)
         dropped(name)
 
-    for look, rounds in enumerate(LOOKS):
+    for rounds in LOOKS:
         for done in range(_common(times, running), rounds):
-            if look and time_is_up():
+            if done >= FEWEST and time_is_up():
                 break
             for name in in_turn.sample(running, len(running)):
                 seconds = timers[name]()
