@@ -155,7 +155,12 @@ def default_runtimes() -> tuple[str, ...]:
 
 
 def require_runtimes(names: Sequence[str]) -> tuple[str, ...]:
-    """Return these names in the order of RUNTIMES; UsageError for an unknown or missing one."""
+    """Return these names in the order of RUNTIMES.
+
+    Raises UsageError if there is none, or for one that is unknown or not installed.
+    """
+    if not names:
+        raise UsageError(f"No runtime was named. Expected some of {', '.join(RUNTIMES)}.")
     for name in names:
         runtime = _RUNTIMES[require_one_of("--runtime", name, RUNTIMES)]
         if runtime.module:

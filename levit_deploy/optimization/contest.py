@@ -155,8 +155,10 @@ class Contest:
         while self._running():
             self._race()
             best = self._best()
-            if best is None or best.published is not None:
-                return None if best is None else best.label
+            if best is None:  # those that could win are out by now: look among the others
+                continue
+            if best.published is not None:
+                return best.label
             self._attempt(best, partial(self._prove, best))
         return None
 

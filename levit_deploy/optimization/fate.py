@@ -8,7 +8,7 @@ from pathlib import Path
 from levit_deploy.optimization.contest import NO_TIME, Contest
 from levit_deploy.optimization.entrant import Entrant
 from levit_deploy.optimization.outcome import Result, State
-from levit_deploy.optimization.race import LEVEL
+from levit_deploy.optimization.race import LEVEL, Standing
 from levit_deploy.timing import Ratio, percentile, ratio
 
 
@@ -23,8 +23,11 @@ def baseline(contest: Contest) -> str | None:
 
 
 def ran_out_of_time(contest: Contest) -> bool:
-    """Whether some candidate was not made for lack of time."""
-    return any(entrant.reason == NO_TIME for entrant in contest.entrants.values())
+    """Whether some candidate was not made, or not proven to be kept, for lack of time."""
+    unproven = contest.limits.all and any(
+        entrant.state is None and entrant.published is None for entrant in contest.entrants.values()
+    )
+    return unproven or any(entrant.reason == NO_TIME for entrant in contest.entrants.values())
 
 
 def remarks(contest: Contest) -> tuple[str, ...]:
@@ -98,8 +101,7 @@ def _reason(contest: Contest, entrant: Entrant) -> str:
     if state == "left out":
         return UNKNOWN
     if state == "winner":
-        level = [label for label in standing.level if label != contest.winner]
-        return f"As fast as {' and '.join(level)}, and simpler." if level else "The fastest."
+        return _why_it_won(contest, standing)
     unjudged = entrant.candidate.is_rounded and entrant.published is None
     note = " It was rounded on noise and not judged." if unjudged else ""
     if state == "level" and entrant.label in standing.told:
@@ -111,6 +113,22 @@ def _reason(contest: Contest, entrant: Entrant) -> str:
         against = baseline(contest)
         speed = _speed(contest, entrant.label, against)
     return f"{speed.median:.2f} times as fast as {against}.{note}" if speed else f"Slower.{note}"
+
+
+def _why_it_won(contest: Contest, standing: Standing) -> str:
+    level = [
+        label
+        for label in standing.level
+        if label != contest.winner and contest.entrants[label].state is None
+    ]
+    if not level:
+        return "The fastest."
+    others = " and ".join(level)
+    if standing.told == standing.level:
+        return f"As fast as {others}, and simpler."
+    if standing.settled:
+        return f"The rounds tell no difference from {others}, and it is simpler."
+    return f"The time was up before the rounds told a difference from {others}."
 
 
 UNKNOWN = "The work ended before it was compared."

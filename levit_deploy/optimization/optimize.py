@@ -75,8 +75,8 @@ def optimize(
             may take longer.
         keep_all: Round, judge, prove and keep every candidate.
         force: Replace the folder of an earlier run.
-        given: The checkpoint and the options to read it, as on the command line, for the commands
-            in the record.
+        given: The checkpoint and the options to read it, as on the command line. The commands in
+            the record begin with them. The default is the checkpoint's path without options.
         progress: A function that is told each step.
         interrupted: A function that is told all that is known if the work is interrupted.
 
@@ -121,7 +121,7 @@ def optimize(
                 runtimes=chosen,
                 wishes=wishes,
                 limits=limits,
-                path=None if contest.winner is None else folder / _name(checkpoint, contest),
+                path=folder / _name(checkpoint, contest) if ended and contest.winner else None,
                 baseline=baseline(contest),
                 results=results(contest),
                 left_out=left_out,

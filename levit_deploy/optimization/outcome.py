@@ -52,9 +52,10 @@ class Result:
 class Optimization:
     """The winner, and the fate of every form.
 
-    ``path`` is the winner's, None if there is none. Speeds are against ``baseline``, the simplest
-    candidate that was timed. ``complete`` is False if the work was interrupted, or if the time was
-    too short to make every form. ``seconds`` is the time that it took.
+    ``path`` is the winner's, None if nothing was published. Speeds are against ``baseline``, the
+    simplest candidate that was timed. ``complete`` is False if the work was interrupted, or if the
+    time was too short to make every form, or to prove all that you wanted to keep. ``seconds`` is
+    the time that it took.
     """
 
     checkpoint: Checkpoint
@@ -71,5 +72,5 @@ class Optimization:
 
     @property
     def winner(self) -> Result | None:
-        """The one that was published."""
+        """The one that was published, or would have been if the work was interrupted."""
         return next((result for result in self.results if result.state == "winner"), None)

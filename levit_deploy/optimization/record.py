@@ -74,7 +74,8 @@ def _left_out_data(form: LeftOut) -> Data:
 
 def _result_data(result: Result, optimization: Optimization, given: Sequence[str]) -> Data:
     candidate, plan, proof = result.candidate, result.candidate.plan, result.verification
-    verification = proof and verification_data(proof, optimization.checkpoint)
+    checkpoint = optimization.checkpoint
+    verification = proof and verification_data(proof, checkpoint)
     batch, path, is_winner = (
         optimization.wishes.batch_size,
         optimization.path,
@@ -91,7 +92,7 @@ def _result_data(result: Result, optimization: Optimization, given: Sequence[str
         "state": result.state,
         "reason": result.reason,
         "command": candidate.command(
-            given or (str(optimization.checkpoint.path),),
+            given or (str(checkpoint.path) if checkpoint.files else "CHECKPOINT",),
             judging_options(optimization),
             path.name if is_winner and path is not None else candidate.file_name,
         ),
@@ -144,7 +145,8 @@ def print_optimization(data: Data, console: Console) -> None:
     print_line(console, f"winner: {data['winner']}, {winner_words(winner)}")
     print_line(console, f"made again by: {winner['command']}")
     print_line(console, f"verdict: {winner['verification']['verdict']}")
-    print_line(console, f"{data['path']}, in {data['seconds']:.0f} seconds")
+    if data["path"] is not None:
+        print_line(console, f"{data['path']}, in {data['seconds']:.0f} seconds")
 
 
 def winner_words(row: Data) -> str:

@@ -2,9 +2,11 @@
 
 import json
 import shlex
+from collections import Counter
 
 import onnx
 import pytest
+import torch
 from command_line import run
 from onnx import numpy_helper
 
@@ -13,6 +15,7 @@ from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import LABELS, PREPROCESSING
 from levit_deploy.errors import OutputError, UsageError, VerificationError
 from levit_deploy.optimization.contest import Contest
+from levit_deploy.optimization.race import LOOKS
 
 SPATIAL, OPSET_23 = "spatial, onnxruntime", "tokens, opset 23, onnxruntime"
 INT8, INT8_17 = "int8, opset 23, onnxruntime", "int8, opset 17, onnxruntime"
@@ -162,9 +165,12 @@ def test_a_wrong_file_is_refused_and_the_next_one_wins(checkpoint, tmp_path, tim
 
 
 @pytest.mark.usefixtures("timings")
-def test_of_equals_the_simplest_is_published(checkpoint, tmp_path):
-    best = levit_deploy.optimize(checkpoint, tmp_path / "out", runtimes=["onnxruntime"])
+def test_of_equals_the_simplest_is_published(demo, tmp_path):
+    state = torch.load(demo / "digits.pth", weights_only=True)
+    best = levit_deploy.optimize(state, tmp_path / "out", runtimes=["onnxruntime"])
     assert best.winner.candidate.label == SPATIAL
+    command = record(tmp_path / "out")["candidates"][0]["command"]
+    assert command == "levit-deploy export CHECKPOINT -o levit.onnx"  # a dict has no path
     others = [result for result in best.results if result is not best.winner]
     assert {result.state for result in others} == {"level"}
     assert OPSET_23 in best.winner.reason
@@ -231,6 +237,45 @@ def test_interrupted_it_says_what_it_knew(checkpoint, tmp_path, timings):
     assert fates(optimization)[OPSET_23].speed.median == 2
 
 
+def test_interrupted_after_the_winner_it_tells_no_path(checkpoint, tmp_path, timings, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    timings[OPSET_23] = 0.5
+    known = []
+    monkeypatch.setattr(Contest, "_fastest_exact", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        levit_deploy.optimize(
+            checkpoint, tmp_path / "out", runtimes=["onnxruntime"], interrupted=known.append
+        )
+    assert list(tmp_path.iterdir()) == []
+    assert known[0].winner.candidate.label == OPSET_23
+    assert known[0].winner.verification.passed
+    assert known[0].path is None
+
+
+def test_if_the_fastest_are_too_slow_by_the_end_another_may_fit(checkpoint, tmp_path, monkeypatch):
+    """The machine is three times as slow once SPATIAL has dropped out."""
+    turns = Counter()
+
+    def seconds(_, entrant):
+        turn = turns[entrant.label]
+        turns[entrant.label] += 1
+        machine = 1 if turn < LOOKS[0] else 3
+        if entrant.label == SPATIAL:
+            return 0.6 * machine
+        wave = 0.05 if turn % 2 else -0.05  # so that the two are not level at once
+        return 0.5 * machine * (1 + wave if entrant.label == OPSET_23 else 1 - wave)
+
+    monkeypatch.setattr(Contest, "_seconds", seconds)
+    best = levit_deploy.optimize(
+        checkpoint, tmp_path / "out", runtimes=["onnxruntime"], max_latency=700
+    )
+    assert fates(best)[OPSET_23].state == "excluded"
+    assert best.winner.candidate.label == SPATIAL
+    assert best.winner.rounds == LOOKS[0]
+
+
 @pytest.mark.usefixtures("timings")
 def test_a_time_limit_ends_the_making(checkpoint, tmp_path):
     best = levit_deploy.optimize(
@@ -263,6 +308,7 @@ def test_a_form_that_fails_is_told_and_no_more(checkpoint, tmp_path, monkeypatch
     [
         ({"max_drop": 1}, "--max-drop and --confident are for rounded networks"),
         ({"max_latency": 0}, "--max-latency 0 is not a positive number"),
+        ({"runtimes": []}, "No runtime was named"),
         ({"runtimes": ["tpu"]}, "--runtime 'tpu' is not one of onnxruntime"),
         ({"threads": 4096}, "--threads 4096 is more than this process may use"),
     ],
