@@ -36,6 +36,7 @@ from levit_deploy.verification.accuracy import require_drop, require_enough
 from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.exported_again import exported_again
 from levit_deploy.verification.inputs import Case, picture_case
+from levit_deploy.verification.measure import answered_ahead
 from levit_deploy.verification.original import Originals
 from levit_deploy.verification.prove import prove
 from levit_deploy.verification.result import Verification
@@ -119,8 +120,13 @@ def export(
         )
     extra += _picture_cases(plan.checkpoint, images)
     with staged_output(output, plan, force=force) as temporary, runtime_of(plan.target) as load:
-        temporary.write_bytes(plan.serialize())
-        return _proven(plan, path_of(output, plan), temporary, load, extra)
+        network, originals = plan.network(), Originals()
+        give_back()  # the network in float64, before the original runs in it
+        original = originals.of_file(plan.checkpoint, temporary, plan.provenance.to_metadata())
+        with answered_ahead(original, plan.interface, plan.precision, extra):
+            temporary.write_bytes(plan.target.serialize(network, plan.provenance, plan.options))
+            del network
+            return _proven(plan, path_of(output, plan), temporary, load, extra, originals=originals)
 
 
 def proven_file(

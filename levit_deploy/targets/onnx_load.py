@@ -54,7 +54,7 @@ def _opened(
     from levit_deploy.regular_files import read_regular
     from levit_deploy.runtime.artifact import Artifact, answers, claimed_interface, claimed_maps
 
-    model = _read_without_reaching_out(path, data)
+    model = _without_numbers(_read_without_reaching_out(path, data))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if not is_ours(metadata):  # another tool's words may look like ours
         metadata = {}
@@ -196,6 +196,17 @@ def _read_without_reaching_out(path: Path, data: bytes) -> onnx.ModelProto:
             "as levit-deploy writes it. Export it again."
         )
     return model
+
+
+def _without_numbers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the names of its weights only, as the runtime reads the numbers itself."""
+    import onnx
+
+    light = onnx.ModelProto(metadata_props=model.metadata_props)
+    for field in ("input", "output", "node"):
+        getattr(light.graph, field).extend(getattr(model.graph, field))
+    light.graph.initializer.extend(onnx.TensorProto(name=w.name) for w in model.graph.initializer)
+    return light
 
 
 def onnx_values(data: bytes, images: Images) -> Iterator[FloatArray]:

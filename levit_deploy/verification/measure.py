@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
-from levit_deploy.arrays import Run
+from levit_deploy.arrays import Images, Run
 from levit_deploy.choices import DTYPES, Precision
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, VerificationError
@@ -25,7 +26,7 @@ from levit_deploy.verification.compare import (
 )
 from levit_deploy.verification.inputs import Case, as_taken, pixel_cases, standard_cases
 from levit_deploy.verification.original import Original
-from levit_deploy.verification.reference import REMEDY, Reference
+from levit_deploy.verification.reference import REMEDY, Reference, remembered
 from levit_deploy.verification.result import Verification
 from levit_deploy.verification.telling import telling_case
 
@@ -56,10 +57,7 @@ def measure(
         artifact = replace(artifact, run=_logarithms(artifact.run))
         literal = literal and _logarithms(literal)
     interface = artifact.interface
-    normalised = original.transform.normalise if interface.input == "uint8" else None
-    reference = Reference(
-        original.model, precision, literal, interface.output, normalised, original.answers
-    )
+    reference = _reference(original, interface, precision, literal)
     parts = _parts(interface, original.config)
     cases = _compared(original, artifact, reference, extra, seed, parts)
     log.info(
@@ -90,6 +88,41 @@ def measure(
             _refuse_if_nothing_is_proven(verification, output)
     blocks, parting = compare_block_by_block(original, artifact, cases, batches, precision)
     return replace(verification, blocks=blocks, parting=parting)
+
+
+@contextmanager
+def answered_ahead(
+    original: Original,
+    interface: Interface,
+    precision: Precision,
+    extra: tuple[Case, ...] = (),
+    seed: int = 0,
+) -> Iterator[None]:
+    """Have the original answer, in a thread, what ``measure`` of this object will ask later.
+
+    It does so while the block runs. What it cannot answer is left to ``measure``.
+    """
+
+    def several() -> Iterator[Images]:
+        for case in _cases(original, interface, extra, seed):
+            yield case.draw(case.sizes[0])
+
+    try:
+        reference = _reference(original, interface, precision, None)
+    except CheckpointError:
+        yield
+        return
+    with reference.ahead(several()):
+        yield
+
+
+def _reference(
+    original: Original, interface: Interface, precision: Precision, literal: Run | None
+) -> Reference:
+    normalised = original.transform.normalise if interface.input == "uint8" else None
+    return Reference(
+        original.model, precision, literal, interface.output, normalised, original.answers
+    )
 
 
 def _parts(interface: Interface, config: LeViTConfig) -> Parts:
@@ -129,6 +162,25 @@ def _require_same_ends(original: Original, artifact: Artifact) -> None:
         )
 
 
+def _cases(
+    original: Original, interface: Interface, extra: tuple[Case, ...], seed: int
+) -> Iterator[Case]:
+    """All kinds of input, as an artifact of this interface takes them."""
+    if interface.input == "uint8":
+        standard = pixel_cases(original.transform, seed)
+    else:
+        standard = standard_cases(original.config, seed)
+    yield from standard
+    telling: Case | None = remembered(
+        original.answers,
+        ("telling", interface.input, seed),
+        lambda: telling_case(original, standard[0], seed),
+    )
+    if telling is not None:
+        yield telling
+    yield from (as_taken(case, interface, original.transform) for case in extra)
+
+
 def _compared(
     original: Original,
     artifact: Artifact,
@@ -137,16 +189,7 @@ def _compared(
     seed: int,
     parts: Parts,
 ) -> list[Compared]:
-    interface, transform = artifact.interface, original.transform
-    if interface.input == "uint8":
-        standard = pixel_cases(transform, seed)
-    else:
-        standard = standard_cases(original.config, seed)
-    if telling := telling_case(original, standard[0], seed):
-        standard = (*standard, telling)
-    taken = [as_taken(case, interface, transform) for case in extra]
-    fixed = artifact.batch_size
-    cases = (*standard, *taken)
+    fixed, cases = artifact.batch_size, tuple(_cases(original, artifact.interface, extra, seed))
     with reference.ahead(case.draw(case.sizes[0]) for case in cases):
         compared = [compare_case(case, reference, artifact.run, fixed, parts) for case in cases]
     if reference.precision != "fp16":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,7 @@ from levit_deploy.checkpoint import Checkpoint
 from levit_deploy.choices import HEADS, known
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import ArtifactError, UsageError
+from levit_deploy.interface import Interface
 from levit_deploy.model import LeViT
 from levit_deploy.passes.heads import HEAD_PASSES
 from levit_deploy.passes.order import OUTPUT_PASSES
@@ -57,10 +59,15 @@ class Originals:
 
     def of(self, checkpoint: Checkpoint, artifact: Artifact) -> Original:
         """As ``original_of``, but the same object for the same checkpoint, head and output."""
+        return self.of_file(checkpoint, artifact.path, artifact.metadata)
+
+    def of_file(self, checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str]) -> Original:
+        """As ``of``, for an artifact that may still be unwritten."""
         # an id is the checkpoint's as long as this holds it
-        key = (id(checkpoint), artifact.metadata.get("head"), artifact.interface.output)
+        output = Interface.from_metadata(metadata).output
+        key = (id(checkpoint), metadata.get("head"), output)
         if key not in self._made:
-            self._made[key] = checkpoint, original_of(checkpoint, artifact)
+            self._made[key] = checkpoint, _original(checkpoint, path, metadata)
         return self._made[key][1]
 
 
@@ -70,13 +77,18 @@ def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:
     Raises ArtifactError if the checkpoint has no such head, and UsageError if its author's logits
     are of another head.
     """
-    head, output = artifact.metadata.get("head", checkpoint.head), artifact.interface.output
+    return _original(checkpoint, artifact.path, artifact.metadata)
+
+
+def _original(checkpoint: Checkpoint, path: Path, metadata: Mapping[str, str]) -> Original:
+    head = metadata.get("head", checkpoint.head)
+    output = Interface.from_metadata(metadata).output
     chosen = known(head, HEADS)
     if output in OUTPUT_PASSES:
         head, model = "none", OUTPUT_PASSES[output](checkpoint.model)
     elif checkpoint.config.headless:
         raise ArtifactError(
-            f"{artifact.path} gives {output}, and {checkpoint.path} is a network without a head. "
+            f"{path} gives {output}, and {checkpoint.path} is a network without a head. "
             "Give the checkpoint it was made from."
         )
     elif head == checkpoint.head:
@@ -85,7 +97,7 @@ def original_of(checkpoint: Checkpoint, artifact: Artifact) -> Original:
         model = HEAD_PASSES[chosen](checkpoint.model)
     else:
         raise ArtifactError(
-            f"{artifact.path} computes the logits of the head {head!r}, the checkpoint only those "
+            f"{path} computes the logits of the head {head!r}, the checkpoint only those "
             f"of {checkpoint.head!r}. Give the checkpoint it was made from."
         )
     _require_checked_head(checkpoint, head)

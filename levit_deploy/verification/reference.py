@@ -27,10 +27,10 @@ from levit_deploy.verification.budget import log_probabilities
 
 Model = TypeVar("Model", bound=nn.Module)
 
-MOST_AT_ONCE, SCORES_BYTES = 8, 2**26  # images, and what the scores of one attention may take
+MOST_AT_ONCE, SCORES_BYTES = 4, 2**26  # images, and what the scores of one attention may take
 
-# the logits of a network, by what tells it and its images apart; perhaps still to come
-Answers = dict[tuple[object, ...], "Future[npt.NDArray[Any]]"]
+# what was computed of a network, by what tells it apart; perhaps it is still to come
+Answers = dict[tuple[object, ...], "Future[Any]"]
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp32": "Check the training run that wrote the file.",
@@ -129,17 +129,8 @@ class Reference:
         digest = hashlib.sha256(np.ascontiguousarray(images).data).digest()
         dtype = None if network == "float64" else self._dtype
         key = (network, dtype, self._output, images.dtype, images.shape, digest)
-        mine: Future[npt.NDArray[Any]] = Future()
-        if (known := self._known.setdefault(key, mine)) is not mine:
-            return known.result()
-        try:
-            answers = compute()
-        except BaseException as error:
-            del self._known[key]
-            mine.set_exception(error)
-            raise
+        answers: npt.NDArray[Any] = remembered(self._known, key, compute)
         answers.setflags(write=False)
-        mine.set_result(answers)
         return answers
 
     def _answers(self, model: LeViT, dtype: torch.dtype, images: Images) -> npt.NDArray[Any]:
@@ -184,6 +175,21 @@ class Reference:
             logits - self._answers(twin, torch.float64, images) + self.logits(images)
         )
         return moved
+
+
+def remembered(known: Answers, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
+    """What is known, or else computed and known from now on; one thread computes it for all."""
+    mine: Future[Any] = Future()
+    if (theirs := known.setdefault(key, mine)) is not mine:
+        return theirs.result()
+    try:
+        result = compute()
+    except BaseException as error:
+        del known[key]
+        mine.set_exception(error)
+        raise
+    mine.set_result(result)
+    return result
 
 
 def _images_at_once(model: LeViT) -> int:
