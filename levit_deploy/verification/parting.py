@@ -209,7 +209,7 @@ def compare_blocks(
         run = after
         if match is not None and match.share <= 1:
             run = _Run.begun(match.form.back(match.value, after.double.shape), precision)
-    # the float form of int8 divides by the deviation in the first convolution: the two are one block
+    # the float form of int8 divides by the deviation in the first convolution, so they are one
     together = normalised and not results[0].agrees and results[1].agrees
     return results[1:] if together else results
 
