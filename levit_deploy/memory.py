@@ -4,19 +4,13 @@ import ctypes
 import gc
 from contextlib import suppress
 
-_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # of mallopt, in malloc.h
+_ARENA_MAX = -8  # of mallopt, in malloc.h
 
 
-def hold_little() -> None:
-    """Have this process hold little memory that is free, at a small price in time.
-
-    By default, each thread keeps a store of its own, with ever larger blocks. Threads share one,
-    and blocks from 2 MiB go back to the system at once.
-    """
+def share_freed() -> None:
+    """Have threads use what others freed; by default, each keeps a store of its own."""
     with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_ARENA_MAX, 1)
-        mallopt(_MMAP_THRESHOLD, 2**21)
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 def give_back() -> None:

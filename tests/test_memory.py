@@ -21,22 +21,25 @@ def test_what_is_free_goes_back_to_the_system_and_circles_with_it():
     del circle
     before = resident_mib()
     give_back()
-    assert resident_mib() < before - 50
+    assert resident_mib() < before - 30  # some circles are collected sooner
     assert len(kept) == 1000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_large_blocks_go_back_at_once():
+def test_a_thread_frees_for_all():
     program = (
-        "import sys; from pathlib import Path; from levit_deploy.memory import hold_little\n"
-        "if sys.argv[1:]: hold_little()\n"
-        "block = bytearray(b'1') * (30 << 20); del block\n"  # from now on, 3 MiB are a small block
-        "blocks = [bytearray(b'1') * (3 << 20) for _ in range(20)]\n"
-        "kept = bytearray(b'1') * 100_000; del blocks\n"
+        "import sys, threading; from pathlib import Path\n"
+        "from levit_deploy.memory import share_freed\n"
+        "if sys.argv[1:]: share_freed()\n"
+        "def work():\n"
+        "    blocks = [bytearray(b'1') * 100_000 for _ in range(600)]\n"
+        "    kept.append(bytearray(b'1') * 100_000)\n"  # behind them
+        "kept = []; thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "again = [bytearray(b'1') * 100_000 for _ in range(600)]\n"
         "print(int(Path('/proc/self/statm').read_text().split()[1]) * 4096 // 2**20)"
     )
-    usual, little = (
+    usual, shared = (
         int(subprocess.run([sys.executable, "-c", program, *option], capture_output=True).stdout)
-        for option in ([], ["little"])
+        for option in ([], ["shared"])
     )
-    assert little < usual - 50
+    assert shared < usual - 40

@@ -223,8 +223,12 @@ def onnx_values(data: bytes, images: Images) -> Iterator[FloatArray]:
     given = {output.name for output in graph.output}
     computed = [name for node in graph.node for name in node.output if name]
     more = [onnx.ValueInfoProto(name=name) for name in computed if name not in given]
-    added = onnx.ModelProto(graph=onnx.GraphProto(output=more)).SerializeToString()
-    session = onnx_session(data + added, literal=True)  # nothing can be fused across outputs
-    for value in session.run(None, {session.get_inputs()[0].name: images}):
+    data += onnx.ModelProto(graph=onnx.GraphProto(output=more)).SerializeToString()
+    del graph
+    session = onnx_session(data, literal=True)  # nothing can be fused across outputs
+    del data  # and the graph: each is as large as the weights
+    values = session.run(None, {session.get_inputs()[0].name: images})
+    del session
+    for value in values:
         if np.issubdtype(value.dtype, np.floating):
             yield value.astype(np.float32, copy=False)
