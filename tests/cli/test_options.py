@@ -12,5 +12,6 @@ def helps(command):
 def test_only_commands_that_know_int8_speak_of_it():
     assert {name for name in COMMANDS if "int8" in (helps(name).get("images") or "")} == {
         "export",
+        "optimize",
         "verify",
     }
