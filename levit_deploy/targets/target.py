@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -194,10 +195,18 @@ class Target:
 
 
 def versions_of(libraries: tuple[str, ...]) -> str:
-    """Return installed versions, in words; a build of torch for GPUs writes the same."""
-    from importlib.metadata import version  # takes time, and ``--help`` reads the targets
+    """Return installed versions, in words; a build of torch for GPUs writes the same.
 
-    return ", ".join(f"{name} {version(name).partition('+')[0]}" for name in libraries)
+    A library that is not installed is left out. The target says so when it is to write.
+    """
+    # this takes time, and ``--help`` reads the targets
+    from importlib.metadata import PackageNotFoundError, version
+
+    words = []
+    for name in libraries:
+        with suppress(PackageNotFoundError):
+            words.append(f"{name} {version(name).partition('+')[0]}")
+    return ", ".join(words)
 
 
 def first_member(start: bytes) -> str:
