@@ -193,7 +193,7 @@ def test_every_command_takes_it_and_proves_what_it_writes(name, tmp_path):
             assert "proven" in run("export", path, *options, *words)
             artifacts.append(artifact)
     for artifact in artifacts[::2]:
-        assert (
-            run("verify", path, *options, artifact).count("proven") == 8
-        )  # six kinds, together, all
+        words = run("verify", path, *options, artifact)
+        # six kinds, or seven if ordinary images hide something, together, all
+        assert words.count("proven") == 8 + words.count("telling")
     assert "proven" in run("export", artifacts[0], "-o", tmp_path / "from-fused.onnx")

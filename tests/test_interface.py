@@ -10,6 +10,7 @@ from networks import SMALL, trained
 from levit_deploy import pipeline
 from levit_deploy.checkpoint import read_checkpoint
 from levit_deploy.errors import ArtifactError, UsageError
+from levit_deploy.quantization.quantize import Int8Options
 from levit_deploy.targets.fused import FUSED
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.plan import Plan
@@ -46,7 +47,7 @@ def test_a_softmax_that_would_be_no_probability_is_refused(tmp_path, square, cha
     other = dataclasses.replace(square, **changes)
     with pytest.raises(UsageError, match=f"--output-type probabilities .*{expected}"):
         pipeline.export(other, "onnx", tmp_path / "out.onnx", options=BOTH)
-    int8 = pipeline.Int8Options(tmp_path)
+    int8 = Int8Options(tmp_path)
     with pytest.raises(UsageError, match=expected):
         pipeline.quantize(other, tmp_path / "out.onnx", int8, options=BOTH)
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,11 +38,22 @@ def observed_ranges(form: Int8Form, images: Images) -> dict[str, dict[str, Range
                 ends[name] = min(low, float(value.min())), max(high, float(value.max()))
             for collector in collectors.values():
                 collector.collect({n: value for n, value in values.items() if value.any()})
-        cut = {name: c.compute_collection_result() for name, c in collectors.items()}
-    ranges = {"MinMax": ends}
-    for method, of_values in cut.items():
-        # numbers that are all zero have no histogram
-        ranges[method] = ends | {n: (float(r[0]), float(r[1])) for n, r in of_values.items()}
+        cut = {method: _cut(collector) for method, collector in collectors.items()}
+    # numbers that are all zero have no histogram
+    return {"MinMax": ends} | {method: ends | ranges for method, ranges in cut.items()}
+
+
+def _cut(collector: Any) -> dict[str, Range]:
+    """The range of each value without rare numbers, if onnxruntime finds one.
+
+    Of numbers that are nearly all zero, its entropy is an assertion that fails.
+    """
+    ranges, histograms = {}, collector.histogram_dict
+    for name, histogram in histograms.items():
+        collector.histogram_dict = {name: histogram}
+        with contextlib.suppress(AssertionError):
+            low, high, *_ = collector.compute_collection_result()[name]
+            ranges[name] = float(low), float(high)
     return ranges
 
 

@@ -3,6 +3,7 @@ import onnx
 import pytest
 from float_graphs import int8_form, noise, rounded
 from onnx.reference import ReferenceEvaluator
+from onnxruntime.quantization.calibrate import HistogramCollector
 
 from levit_deploy.quantization.calibration import METHODS, observed_ranges
 from levit_deploy.runtime.sessions import runner
@@ -89,3 +90,19 @@ def test_each_image_counts(batch_size):
 def test_a_value_that_is_always_zero_has_a_range(form):
     ranges = observed_ranges(form, np.zeros_like(noise(2)))
     assert ranges["Entropy"]["pixel_values"] == (0, 0)
+
+
+def test_numbers_that_onnxruntime_finds_no_entropy_for_keep_their_range(form, monkeypatch):
+    """It asserts that of 10,000 bins more than one is full; to fill so few takes it a minute."""
+    find = HistogramCollector.get_entropy_threshold
+
+    def finding(collector, histogram, bins):
+        assert histogram[3] < 2.5  # the largest number
+        return find(collector, histogram, bins)
+
+    monkeypatch.setattr(HistogramCollector, "get_entropy_threshold", finding)
+    images = noise(4)
+    images[0, 0, 0, 0] = 5
+    ranges = observed_ranges(form, images)
+    assert ranges["Entropy"]["pixel_values"] == ranges["MinMax"]["pixel_values"]
+    assert ranges["Percentile"] != ranges["MinMax"]
