@@ -31,12 +31,12 @@ from levit_deploy.layout import to_spatial
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
-from levit_deploy.quantization.on_noise import rounded_on_noise
+from levit_deploy.quantization.on_noise import file_to_time
 from levit_deploy.runtime.sessions import onnx_session
 from levit_deploy.targets.formats import TARGETS
 from levit_deploy.targets.load import open_isolated
 from levit_deploy.targets.onnx import ONNX, ONNX_FOR_OPENVINO
-from levit_deploy.targets.target import ExportOptions, Form, Target
+from levit_deploy.targets.target import Form, Target
 from levit_deploy.targets.torchscript_writer import deprecation_accepted
 
 PLAIN = "plain export"
@@ -75,8 +75,7 @@ def entries(
         options = form.options
         if target.batch_size is not None:
             options = replace(options, batch_size=batch_size)
-        write = rounded_on_noise if form.precision in ROUNDED else _written
-        return write(target, networks[form.layout], written_as, options)
+        return file_to_time(target, networks[form.layout], written_as, options)
 
     def forms_of(target: Target) -> dict[str, Making]:
         return {
@@ -99,10 +98,6 @@ def entries(
             yield Entry(f"{name}{at}", target.runtime, partial(in_child, file, children, threads))
     fixed = forms_of(ONNX_FOR_OPENVINO)
     yield from in_openvino(files, fixed, batch_size, PLAIN, _noise(config), threads)
-
-
-def _written(target: Target, model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
-    return target.serialize(model, provenance, options)
 
 
 def _plain_int8(plain: Making, config: LeViTConfig) -> dict[str, Making]:

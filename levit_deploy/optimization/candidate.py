@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from levit_deploy import choices
 from levit_deploy.checkpoint import Checkpoint
-from levit_deploy.choices import ROUNDED, Cpu, Precision, require_one_of
+from levit_deploy.choices import ROUNDED, Cpu, Precision, Runtime, require_one_of
 from levit_deploy.errors import UsageError
 from levit_deploy.extras import is_installed, require_extra
 from levit_deploy.interface import Interface
@@ -87,6 +87,11 @@ class Candidate:
         return self.plan.precision in ROUNDED
 
     @property
+    def onnx_runtime(self) -> Runtime:
+        """The ``--runtime`` of ``export``, whose default serves all that is not ONNX."""
+        return choices.known(self.runtime, choices.RUNTIMES) or "onnxruntime"
+
+    @property
     def opset(self) -> int | None:
         """The operator set of an ONNX file."""
         plan = self.plan
@@ -117,7 +122,7 @@ class Candidate:
         words = ["levit-deploy", "export", *reading]
         for option, value, default in (
             ("--format", plan.target.name, ONNX.name),
-            ("--runtime", self.runtime if self.runtime in choices.RUNTIMES else "", ""),
+            ("--runtime", self.onnx_runtime, ONNX.runtime),
             ("--precision", plan.precision, "fp32"),
             ("--head", plan.head, "mean"),
             ("--input-type", options.input, usual.input),
@@ -125,7 +130,7 @@ class Candidate:
             ("--batch-size", options.batch_size, plan.target.batch_size),
             ("--cpu", self.cpu, "any"),
         ):
-            if value != default and (option, value) != ("--runtime", ONNX.runtime):
+            if value != default:
                 words += [option, str(value)]
         words += self.differs
         if self.is_rounded:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from levit_deploy.bench.benchmark import pinned, random_images
-from levit_deploy.choices import RUNTIMES, Input, Layout, Runtime, known, require_one_of
+from levit_deploy.choices import Input, Layout, require_one_of
 from levit_deploy.errors import LevitDeployError, VerificationError, first_line
 from levit_deploy.model import LeViT
 from levit_deploy.optimization.candidate import Candidate
@@ -33,14 +33,12 @@ from levit_deploy.optimization.race import (
 from levit_deploy.optimization.rules import Limits
 from levit_deploy.pictures.split import Judging, judging_pictures
 from levit_deploy.pipeline import Published, proven_file, quantize
-from levit_deploy.provenance import Provenance
-from levit_deploy.quantization.on_noise import rounded_on_noise
+from levit_deploy.quantization.on_noise import file_to_time
 from levit_deploy.quantization.outcome import refuse_if_nothing_is_judged, refuse_loss
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.runtime.sessions import filled
 from levit_deploy.targets.formats import FORMATS
 from levit_deploy.targets.load import open_isolated
-from levit_deploy.targets.target import ExportOptions, Target
 from levit_deploy.text import counted
 from levit_deploy.verification.accuracy import accuracy, top1
 from levit_deploy.verification.inputs import Case
@@ -127,8 +125,8 @@ class Contest:
         plan = entrant.candidate.plan
         if plan.layout not in self._networks:
             self._networks[plan.layout] = plan.network()
-        write = rounded_on_noise if entrant.candidate.is_rounded else _written
-        data = write(plan.target, self._networks[plan.layout], plan.provenance, plan.options)
+        network = self._networks[plan.layout]
+        data = file_to_time(plan.target, network, plan.provenance, plan.options)
         entrant.path.write_bytes(data)
         self._measure_size(entrant)
 
@@ -260,7 +258,7 @@ class Contest:
             head=plan.head,
             layout=plan.layout,
             options=plan.options,
-            runtime=_onnx_runtime(plan.target),
+            runtime=candidate.onnx_runtime,
             force=True,
             progress=lambda doing: self.progress(f"{candidate.label}: {doing}"),
             originals=self._originals,
@@ -315,11 +313,3 @@ class Contest:
 def _takes_long(candidate: Candidate) -> bool:
     """Whether a form takes a minute to make: ExecuTorch lowers it, or a compiler runs."""
     return candidate.runtime == "executorch" or candidate.plan.options.compile
-
-
-def _written(target: Target, model: LeViT, provenance: Provenance, options: ExportOptions) -> bytes:
-    return target.serialize(model, provenance, options)
-
-
-def _onnx_runtime(target: Target) -> Runtime:
-    return known(target.runtime, RUNTIMES) or "onnxruntime"
