@@ -8,6 +8,7 @@ import onnx
 import pytest
 import torch
 from command_line import run
+from networks import TINY, trained
 from onnx import numpy_helper
 
 import levit_deploy
@@ -17,6 +18,7 @@ from levit_deploy.errors import OutputError, UsageError, VerificationError
 from levit_deploy.optimization.contest import Contest
 from levit_deploy.optimization.race import LOOKS
 
+SEVEN = LABELS[:7]
 SPATIAL, OPSET_23 = "spatial, onnxruntime", "tokens, opset 23, onnxruntime"
 INT8, INT8_17 = "int8, opset 23, onnxruntime", "int8, opset 17, onnxruntime"
 
@@ -30,8 +32,16 @@ def demo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(demo):
+def digits(demo):
     return levit_deploy.load(demo / "digits.pth", preprocessing=PREPROCESSING, labels=LABELS)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network that is made and proven sooner, for what no picture has to judge."""
+    path = tmp_path_factory.mktemp("checkpoint") / "ckpt.pth"
+    torch.save(trained(TINY).state_dict(), path)
+    return levit_deploy.load(path, image_size=TINY.image_size, labels=SEVEN)
 
 
 @pytest.fixture
@@ -52,17 +62,17 @@ def record(folder):
 
 @pytest.mark.isolated
 @pytest.mark.slow
-def test_the_winner_is_timed_in_a_process_and_proven(checkpoint, tmp_path):
+def test_the_winner_is_timed_in_a_process_and_proven(digits, tmp_path):
     out = tmp_path / "out"
     told = []
-    best = levit_deploy.optimize(checkpoint, out, runtimes=["onnxruntime"], progress=told.append)
+    best = levit_deploy.optimize(digits, out, runtimes=["onnxruntime"], progress=told.append)
     assert best.path == out / "digits.onnx"
     assert {path.name for path in out.iterdir()} == {
         "digits.onnx",
         "optimize.json",
         "optimize.html",
     }
-    assert levit_deploy.verify(checkpoint, best.path).passed
+    assert levit_deploy.verify(digits, best.path).passed
     assert best.winner.verification.passed
     for result in best.results:
         assert result.size_bytes > 100_000
@@ -74,18 +84,17 @@ def test_the_winner_is_timed_in_a_process_and_proven(checkpoint, tmp_path):
         assert any(words.startswith(step) for words in told)
 
 
-def test_the_record_has_commands_that_make_every_file_again(demo, checkpoint, tmp_path, timings):
+def test_the_record_has_commands_that_make_every_file_again(checkpoint, tmp_path, timings):
     out = tmp_path / "out"
     timings[OPSET_23] = 0.5
-    given = [str(demo / "digits.pth"), "--preprocessing", PREPROCESSING]
-    given += ["--labels", str(tmp_path / "labels.txt")]
-    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    given = [str(checkpoint.path), "--image-size", "32", "--labels", str(tmp_path / "labels.txt")]
+    (tmp_path / "labels.txt").write_text("\n".join(SEVEN))
     levit_deploy.optimize(checkpoint, out, runtimes=["onnxruntime"], keep_all=True, given=given)
     files = {}
     for row in record(out)["candidates"]:
         if row["state"] == "left out":
             continue
-        kept = out / (row["file"] or "digits.onnx")
+        kept = out / (row["file"] or "ckpt.onnx")
         command = shlex.split(row["command"])
         command[-1] = str(tmp_path / kept.name)
         assert command[:2] == ["levit-deploy", "export"]
@@ -93,7 +102,7 @@ def test_the_record_has_commands_that_make_every_file_again(demo, checkpoint, tm
         assert (tmp_path / kept.name).read_bytes() == kept.read_bytes()
         files[row["label"]] = kept
     assert len(set(files.values())) == 3
-    assert files[OPSET_23] == out / "digits.onnx"
+    assert files[OPSET_23] == out / "ckpt.onnx"
     # again, over its own folder
     with pytest.raises(OutputError, match="exists already"):
         levit_deploy.optimize(checkpoint, out, runtimes=["onnxruntime"])
@@ -102,14 +111,14 @@ def test_the_record_has_commands_that_make_every_file_again(demo, checkpoint, tm
 
 
 @pytest.mark.slow
-def test_a_rounded_winner_is_judged_on_pictures(demo, checkpoint, tmp_path, timings):
+def test_a_rounded_winner_is_judged_on_pictures(demo, digits, tmp_path, timings):
     timings |= {INT8: 0.5, INT8_17: 0.6, OPSET_23: 0.8}
     best = levit_deploy.optimize(
-        checkpoint, tmp_path / "out", images=demo / "scans", runtimes=["onnxruntime"], max_drop=1
+        digits, tmp_path / "out", images=demo / "scans", runtimes=["onnxruntime"], max_drop=1
     )
     results = fates(best)
     assert best.winner.candidate.label == INT8
-    verification = levit_deploy.verify(checkpoint, best.path, images=demo / "scans", max_drop=1)
+    verification = levit_deploy.verify(digits, best.path, images=demo / "scans", max_drop=1)
     assert verification.passed
     assert best.winner.drop == max(verification.accuracy.drop, 0)
     assert best.winner.speed.median == 2
@@ -124,11 +133,11 @@ def test_a_rounded_winner_is_judged_on_pictures(demo, checkpoint, tmp_path, timi
 
 
 @pytest.mark.slow
-def test_if_the_guard_refuses_the_fastest_the_next_one_wins(demo, checkpoint, tmp_path, timings):
+def test_if_the_guard_refuses_the_fastest_the_next_one_wins(demo, digits, tmp_path, timings):
     """With 100 points allowed, pictures cannot tell a good int8 network from any other."""
     timings |= {INT8: 0.5, INT8_17: 1.2, OPSET_23: 0.8}
     best = levit_deploy.optimize(
-        checkpoint, tmp_path / "out", images=demo / "scans", runtimes=["onnxruntime"], max_drop=100
+        digits, tmp_path / "out", images=demo / "scans", runtimes=["onnxruntime"], max_drop=100
     )
     results = fates(best)
     assert best.winner.candidate.label == OPSET_23
@@ -165,8 +174,8 @@ def test_a_wrong_file_is_refused_and_the_next_one_wins(checkpoint, tmp_path, tim
 
 
 @pytest.mark.usefixtures("timings")
-def test_of_equals_the_simplest_is_published(demo, tmp_path):
-    state = torch.load(demo / "digits.pth", weights_only=True)
+def test_of_equals_the_simplest_is_published(tmp_path):
+    state = trained().state_dict()
     best = levit_deploy.optimize(state, tmp_path / "out", runtimes=["onnxruntime"])
     assert best.winner.candidate.label == SPATIAL
     command = record(tmp_path / "out")["candidates"][0]["command"]
@@ -178,11 +187,11 @@ def test_of_equals_the_simplest_is_published(demo, tmp_path):
 
 
 def test_what_is_too_large_is_excluded_and_half_precision_is_judged(
-    demo, checkpoint, tmp_path, timings
+    demo, digits, tmp_path, timings
 ):
     timings |= {SPATIAL: 0.5, INT8: 2.0, INT8_17: 2.0}
     options = {"images": demo / "scans", "runtimes": ["onnxruntime"], "max_size": 0.5}
-    best = levit_deploy.optimize(checkpoint, tmp_path / "out", max_drop=1, **options)
+    best = levit_deploy.optimize(digits, tmp_path / "out", max_drop=1, **options)
     assert best.winner.candidate.label == "fp16, onnxruntime"
     assert best.winner.size_bytes < 500_000
     assert fates(best)[SPATIAL].state == "excluded"
@@ -194,9 +203,7 @@ def test_what_is_too_large_is_excluded_and_half_precision_is_judged(
     assert best.winner.drop == max(accuracy.float_top1 - evaluation.top1, 0)
     # pictures that allow any loss judge nothing
     with pytest.raises(VerificationError, match="Nothing was published") as error:
-        levit_deploy.optimize(
-            checkpoint, tmp_path / "none", max_drop=100, max_latency=1500, **options
-        )
+        levit_deploy.optimize(digits, tmp_path / "none", max_drop=100, max_latency=1500, **options)
     (fp16,) = (r for r in error.value.evidence.results if "fp16" in r.candidate.label)
     assert fp16.state == "refused"
     assert "fp16 cannot be judged" in fp16.reason

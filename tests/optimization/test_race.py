@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from levit_deploy.optimization.race import FEWEST, LEVEL, LOOKS, is_level, is_slower, race
 
-RUNS = 1000
+RUNS = [200, pytest.param(1000, marks=pytest.mark.study)]
 NOISE = 0.1
 
 
@@ -25,20 +25,22 @@ def simulated(seconds, noise, seed):
     return race(timers, times), times
 
 
-def test_of_two_that_differ_by_five_percent_the_faster_is_published():
+@pytest.mark.parametrize("runs", RUNS)
+def test_of_two_that_differ_by_five_percent_the_faster_is_published(runs):
     wrong = 0
-    for seed in range(RUNS):
+    for seed in range(runs):
         standing, _ = simulated({"simple": 1.05, "fast": 1.0}, NOISE, seed)
         wrong += standing.level[0] != "fast"
-    assert wrong < 0.05 * RUNS
+    assert wrong < 0.05 * runs
 
 
-def test_two_that_do_not_differ_are_level_and_the_simpler_is_published():
+@pytest.mark.parametrize("runs", RUNS)
+def test_two_that_do_not_differ_are_level_and_the_simpler_is_published(runs):
     told = 0
-    for seed in range(RUNS):
+    for seed in range(runs):
         standing, _ = simulated({"simple": 1.0, "other": 1.0}, NOISE, seed)
         told += standing.level == ("simple", "other")
-    assert told > 0.95 * RUNS
+    assert told > 0.95 * runs
 
 
 def test_the_fastest_of_many_is_not_lost():

@@ -285,7 +285,7 @@ def test_torchs_own_export_is_proven(tmp_path):
     from levit_deploy.bench.plain_export import plain_export
 
     path = tmp_path / "ckpt.pth"
-    torch.save({"model": networks.trained().state_dict()}, path)
+    torch.save({"model": networks.trained(networks.SHALLOW).state_dict()}, path)
     checkpoint = read_checkpoint(path, image_size=SMALL.image_size)
     data = plain_export(checkpoint.model, (SMALL.in_channels, *SMALL.image_size))
     onnx.save(renamed(onnx.load_from_string(data), "input", "output"), tmp_path / "a.onnx")

@@ -110,6 +110,7 @@ def test_twenty_files_are_one(form):
 def test_another_process_writes_the_same(tmp_path):
     here = {extra for extra, package in EXTRAS.items() if importlib.util.find_spec(package)}
     forms = [form for form in FORMS if form.split()[0] not in EXTRAS.keys() - here]
+    forms.remove("pt2 bf16 tokens")  # is pt2 fp32 with other weights, and takes seconds
     folders = (Path(__file__).parent, Path(__file__).parent.parent, *sys.path)
     surroundings = {
         "OMP_NUM_THREADS": "2",
