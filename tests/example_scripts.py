@@ -1,10 +1,14 @@
 """Run the scripts in examples/, and hold what they print to the original in float64."""
 
+import io
 import os
 import re
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -41,6 +45,18 @@ def printed_by(*command) -> str:
 
 def script(name, *arguments, warnings="error") -> str:
     return printed_by(sys.executable, "-W", warnings, EXAMPLES / name, *arguments)
+
+
+def here(name: str, *arguments: object) -> tuple[str, object]:
+    """Run a script in this process, which has torch already: what it prints, and its exit code."""
+    argv, path = [name, *map(str, arguments)], [str(EXAMPLES), *sys.path]
+    code: object = 0
+    with redirect_stdout(io.StringIO()) as printed, patch.multiple(sys, argv=argv, path=path):
+        try:
+            runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+    return printed.getvalue(), code
 
 
 def check_logits(printed: str, model: torch.nn.Module, x: np.ndarray) -> None:

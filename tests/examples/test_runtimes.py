@@ -11,6 +11,7 @@ from example_scripts import (
     TOLD,
     check_images,
     check_probabilities,
+    here,
     printed_by,
     script,
     serialised,
@@ -73,22 +74,22 @@ def test_node_says_how_to_call_it(node):
 def test_verify_in_runtimes_proves_a_right_artifact_and_refuses_a_wrong_one(files, tmp_path):
     import onnx
 
-    path = files / "small.pth"
-    printed = script("verify_in_runtimes.py", path, files / "small.spatial")
-    assert "onnx.reference" in printed
-    assert all(line.endswith("proven") for line in printed.splitlines())
-
     model = onnx.load(files / "small.spatial")
     weight = next(w for w in model.graph.initializer if w.name == "head.weight")
     array = onnx.numpy_helper.to_array(weight).copy()
     array[0, 0] += 0.1
     weight.CopyFrom(onnx.numpy_helper.from_array(array, "head.weight"))
     onnx.save(model, tmp_path / "wrong.onnx")
-    command = [sys.executable, EXAMPLES / "verify_in_runtimes.py", path, tmp_path / "wrong.onnx"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stdout.count("\n") == printed.count("\n") > 0
-    assert all(line.endswith("FAILED") for line in done.stdout.splitlines())
+    artifacts = (files / "small.spatial", tmp_path / "wrong.onnx")
+    printed, code = here("verify_in_runtimes.py", files / "small.pth", *artifacts)
+    assert code == 1
+    lines = {name: [] for name in ("small.spatial", "wrong.onnx")}
+    for line in printed.splitlines():
+        lines[line.split()[0]].append(line)
+    assert "onnx.reference" in printed
+    assert len(lines["small.spatial"]) == len(lines["wrong.onnx"]) > 0
+    assert all(line.endswith("proven") for line in lines["small.spatial"])
+    assert all(line.endswith("FAILED") for line in lines["wrong.onnx"])
 
 
 @pytest.mark.slow
@@ -98,15 +99,15 @@ def test_verify_in_runtimes_holds_an_artifact_to_what_it_says_of_itself(files, t
     checkpoint = read_checkpoint(files / "small.pth", preprocessing=TOLD)
     export(checkpoint, "onnx", path, head="class", options=options)
     arguments = (files / "small.pth", path, "--preprocessing", TOLD)
-    printed = script("verify_in_runtimes.py", *arguments)
+    printed, code = here("verify_in_runtimes.py", *arguments)
+    assert code == 0
     assert "onnx.reference" in printed
     assert all(line.endswith("proven") for line in printed.splitlines())
 
 
 @pytest.mark.slow
 def test_verify_in_runtimes_does_not_succeed_where_it_proves_nothing(files):
-    command = [sys.executable, EXAMPLES / "verify_in_runtimes.py", files / "small.pth"]
-    command += [files / "small.torchscript"]  # without the program for it
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "is not proven: no other runtime for torchscript was found" in done.stdout
+    artifact = files / "small.torchscript"  # without the program for it
+    printed, code = here("verify_in_runtimes.py", files / "small.pth", artifact)
+    assert code == 1
+    assert "is not proven: no other runtime for torchscript was found" in printed
