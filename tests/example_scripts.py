@@ -43,10 +43,6 @@ def printed_by(*command) -> str:
     return done.stdout
 
 
-def script(name, *arguments, warnings="error") -> str:
-    return printed_by(sys.executable, "-W", warnings, EXAMPLES / name, *arguments)
-
-
 def here(name: str, *arguments: object) -> tuple[str, object]:
     """Run a script in this process, which has torch already: what it prints, and its exit code."""
     argv, path = [name, *map(str, arguments)], [str(EXAMPLES), *sys.path]
@@ -57,6 +53,15 @@ def here(name: str, *arguments: object) -> tuple[str, object]:
         except SystemExit as ended:
             code = ended.code
     return printed.getvalue(), code
+
+
+def script(name, *arguments, warnings="error") -> str:
+    """What a script prints: in this process, or in one where warnings are ignored."""
+    if warnings != "error":
+        return printed_by(sys.executable, "-W", warnings, EXAMPLES / name, *arguments)
+    printed, code = here(name, *arguments)
+    assert not code, code
+    return printed
 
 
 def check_logits(printed: str, model: torch.nn.Module, x: np.ndarray) -> None:

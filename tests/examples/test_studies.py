@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
-from example_scripts import EXAMPLES, here, script
+from example_scripts import EXAMPLES, script
 
 
 def test_every_example_has_a_test():
     tested = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
     for path in EXAMPLES.glob("*.py"):
         assert f'"{path.name}"' in tested
-
-
-def printed_here(*script):
-    printed, code = here(*script)
-    assert not code
-    return printed
 
 
 def study(*values):
@@ -59,7 +53,7 @@ def test_train_digits_learns_and_saves_like_an_official_run(tmp_path, epochs, le
 def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path, sabotaged, clean):
     path = tmp_path / "study.json"
     arguments = ("--sabotaged", sabotaged, "--clean", clean, "--seed", 5, "--json", path)
-    out = printed_here("mutation_study.py", *arguments)
+    out = script("mutation_study.py", *arguments)
     assert "FALSE ALARM" not in out
 
     result = json.loads(path.read_text())
@@ -78,7 +72,7 @@ def test_mutation_study_misses_nothing_and_raises_no_false_alarm(tmp_path, sabot
 def test_mutation_study_takes_one_format_alone(tmp_path):
     path = tmp_path / "study.json"
     arguments = ("--sabotaged", 4, "--clean", 1, "--seed", 5, "--json", path, "--format", "litert")
-    printed_here("mutation_study.py", *arguments)
+    script("mutation_study.py", *arguments)
     result = json.loads(path.read_text())
     cases = [*result["sabotaged"], *result["clean"]]
     assert {case["how"].partition(",")[0] for case in cases} == {"litert"}
@@ -89,7 +83,7 @@ def test_mutation_study_takes_one_format_alone(tmp_path):
 def test_mutation_study_sabotages_what_is_around_the_network(tmp_path):
     path = tmp_path / "study.json"
     interface = ("--input-type", "uint8", "--output-type", "probabilities")
-    printed_here("mutation_study.py", *interface, "--sabotaged", 8, "--clean", 1, "--json", path)
+    script("mutation_study.py", *interface, "--sabotaged", 8, "--clean", 1, "--json", path)
     result = json.loads(path.read_text())
     kinds = {case["kind"] for case in result["sabotaged"]}
     assert {"mean left out", "borders padded with black", "softmax over the batch"} <= kinds
@@ -104,7 +98,7 @@ def test_mutation_study_sabotages_what_is_around_the_network(tmp_path):
 def test_int8_sabotage_study_misses_nothing_and_raises_no_false_alarm(tmp_path, sabotaged, clean):
     path = tmp_path / "study.json"
     arguments = ("--sabotaged", sabotaged, "--clean", clean, "--json", path)
-    out = printed_here("int8_sabotage_study.py", *arguments)
+    out = script("int8_sabotage_study.py", *arguments)
     assert "MISSED" not in out
 
     result = json.loads(path.read_text())
@@ -117,7 +111,7 @@ def test_int8_sabotage_study_misses_nothing_and_raises_no_false_alarm(tmp_path, 
 
 @pytest.mark.parametrize("sizes", [(48,), study((64, 48))])
 def test_compare_image_sizes_measures_each(sizes):
-    out = printed_here("compare_image_sizes.py", *sizes)
+    out = script("compare_image_sizes.py", *sizes)
     for size in sizes:
         side = size // 16
         assert f"{size}x{size}, {side}x{side} tokens:" in out
@@ -126,7 +120,7 @@ def test_compare_image_sizes_measures_each(sizes):
 
 @pytest.mark.parametrize("count", [20, study(80)])
 def test_fuzz_checkpoints_finds_no_surprise(count):
-    out = printed_here("fuzz_checkpoints.py", "--count", count, "--seed", 7)
+    out = script("fuzz_checkpoints.py", "--count", count, "--seed", 7)
     assert out.startswith(f"{count} mutated checkpoints, exit codes {{0: ")
 
 
