@@ -148,6 +148,33 @@ def test_more_images_settle_what_a_few_leave_open():
     assert drawn[-1] == right.images
 
 
+def test_no_more_twins_are_drawn_than_show_that_it_passes():
+    drawn = []
+
+    class Steps:
+        """Each draw is another step of 4 ulps off."""
+
+        precision, step = "fp32", 2.0**-21 * np.abs(REFERENCE.logits(NORMAL.draw(4))).max()
+
+        def logits(self, x):
+            return REFERENCE.logits(x)
+
+        def draws(self, x, twins):
+            for k in range(1 + twins):
+                drawn.append(len(x))
+                yield self.logits(x) + k * self.step
+
+    reference = Steps()
+
+    def off(x):
+        return reference.logits(x) + 5 * reference.step
+
+    result = compare_case(Case("c", NORMAL.draw, (2, 4)), reference, off, None).result
+    assert result.failures == ()
+    assert drawn == [2, *[4] * 4]  # the third twin allows 2 * 3 steps
+    assert result.budget.rmse == pytest.approx(6 * reference.step)
+
+
 @pytest.mark.slow
 def test_a_slightly_wrong_artifact_fails_on_the_last_number_of_images():
     drawn = []
