@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from levit_deploy.choices import Input
 from levit_deploy.errors import InputError, LevitDeployError, first_line, is_out_of_memory
 from levit_deploy.pictures.transform import Transform, UnfitPictureError
 from levit_deploy.regular_files import open_regular
+
+READERS = 4  # threads, as Pillow decodes and resizes without the lock of the interpreter
 
 # None of Pillow's others: it runs Ghostscript on an EPS file, whatever the file's name.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -125,8 +128,8 @@ def read_pictures(paths: Sequence[Path], transform: Transform, input: Input = "f
     InputError, naming the picture, if one cannot be read or prepared.
     """
     transform.require_pictures()
-    with damage_passed_over():
-        pixels = np.stack([read_picture(path, transform.fit) for path in paths])
+    with damage_passed_over(), ThreadPoolExecutor(READERS) as readers:
+        pixels = np.stack(list(readers.map(lambda path: read_picture(path, transform.fit), paths)))
     return pixels if input == "uint8" else transform.normalise(pixels)
 
 

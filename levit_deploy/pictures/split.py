@@ -1,13 +1,13 @@
 """The pictures of a folder, split: some to calibrate on, the rest to judge by."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from levit_deploy.arrays import BATCH_SIZE, Images
+from levit_deploy.arrays import BATCH_SIZE, FloatArray, Images
 from levit_deploy.choices import Input
 from levit_deploy.errors import InputError
 from levit_deploy.pictures.class_folders import class_indices
@@ -17,15 +17,17 @@ from levit_deploy.text import counted
 
 FEWEST = 40  # one in four to calibrate on leaves thirty to judge by
 MOST_CALIBRATING, MOST_JUDGING = 64, 1000
+MOST_KEPT = 2**27  # bytes of pictures: nearly all of MOST_JUDGING at 224
 SHOWN_FOLDERS = 10  # as many as tell an order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judging:
-    """The pictures to judge by, read a few at a time, again each time they are asked for.
+    """The pictures to judge by, read a few at a time.
 
-    ``labels`` are class indices, one a picture, and ``classes`` the index of each folder. Both are
-    None if the folders are not those of the classes.
+    The first MOST_KEPT bytes of them are kept, and the others are read each time. ``labels`` are
+    class indices, one a picture, and ``classes`` the index of each folder. Both are None if the
+    folders are not those of the classes. ``answers`` remembers those of files (``top1``).
     """
 
     paths: tuple[Path, ...]
@@ -33,6 +35,8 @@ class Judging:
     transform: Transform
     input: Input = "float32"
     classes: dict[str, int] | None = None
+    answers: dict[str, FloatArray] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[int, Images] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def understood(self) -> str:
@@ -50,7 +54,13 @@ class Judging:
     def batches(self) -> Iterator[Images]:
         """All pictures in order, up to BATCH_SIZE at once, as ``read_pictures`` gives them."""
         for start in range(0, len(self.paths), BATCH_SIZE):
-            yield read_pictures(self.paths[start : start + BATCH_SIZE], self.transform, self.input)
+            pixels = self._kept.get(start)
+            if pixels is None:
+                paths = self.paths[start : start + BATCH_SIZE]
+                pixels = read_pictures(paths, self.transform, "uint8")
+                if sum(kept.nbytes for kept in self._kept.values()) + pixels.nbytes <= MOST_KEPT:
+                    self._kept[start] = pixels
+            yield pixels if self.input == "uint8" else self.transform.normalise(pixels)
 
 
 def judging_pictures(

@@ -32,17 +32,20 @@ def fitted(form: Int8Form, rounding: Rounding, images: Images) -> Rounding:
     """
     most = max(MOST_NUMBERS // math.prod(images.shape[1:]), 1)
     images = images[np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)]
-    weights = {}
+    weights: dict[str, npt.NDArray[np.int8]] = {}
+    shared: tuple[str, str] | None = None
     both = (_products(model, images) for model in (form.unrounded(), form.rounded(rounding)))
     for (original, exact), (node, values) in zip(*both, strict=True):
         name = node.input[1].removesuffix(ROUNDED)
         if name == node.input[1]:  # this one stays float
             continue
         weight, scale = exact[original.input[1]], values[f"{name}.weight_scale"]
+        inputs = node.input[0], str(node.attribute)
+        if inputs != shared:  # q, k and v have the same
+            moments = _moments(node, exact[original.input[0]], values[node.input[0]])
+            shared = inputs
         numbers = rounded_together(
-            weight.reshape(len(weight), -1).astype(np.float64),
-            scale.astype(np.float64),
-            _moments(node, exact[original.input[0]], values[node.input[0]]),
+            weight.reshape(len(weight), -1).astype(np.float64), scale.astype(np.float64), moments
         )
         weights[name] = numbers.reshape(weight.shape)
         columns = scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -115,6 +118,6 @@ def _computed(
     few = onnx.helper.make_model(
         graph, opset_imports=model.opset_import, ir_version=model.ir_version
     )
-    session = onnx_session(few.SerializeToString(), 1, literal=True)
+    session = onnx_session(few.SerializeToString(), literal=True)
     results = session.run(outputs, {name: values[name] for name in inputs})
     return dict(zip(outputs, results, strict=True))

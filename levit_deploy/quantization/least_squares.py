@@ -13,11 +13,12 @@ Every number is one of the two on the grid beside its float weight. So two of on
 weights are at most 127 steps together, are at most 128.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cholesky, solve_triangular
+import torch
 
 A_LITTLE = 1e-4  # of a step: a scale is itself rounded, and 127 steps may come out as 127.00001
 TOGETHER = 32  # numbers whose errors move those far behind in one product, which is faster
@@ -33,19 +34,29 @@ class Moments:
     inputs: Array
     drift: Array
 
+    @functools.cached_property
+    def moves(self) -> Array:
+        """An upper triangle M with H^-1 = M^T M, once for all products of these inputs.
+
+        Row k tells the numbers behind k where to move for an error of k.
+        """
+        inputs = len(self.inputs)
+        damping = DAMPING * np.trace(self.inputs) / inputs or 1.0  # all inputs are zero
+        damped = self.inputs + damping * np.eye(inputs)
+        # With H = R R^T and R upper triangular, M = R^-1. From the last number to the first, R is
+        # the lower triangle that LAPACK gives. torch's idle threads do not spin, unlike numpy's.
+        lower = torch.linalg.cholesky(torch.from_numpy(damped[::-1, ::-1].copy()))
+        eye = torch.eye(inputs, dtype=torch.float64)
+        inverse: Array = torch.linalg.solve_triangular(lower, eye, upper=False).numpy()
+        return inverse[::-1, ::-1].copy()
+
 
 def rounded_together(weight: Array, scale: Array, moments: Moments) -> npt.NDArray[np.int8]:
     """Round a weight (out, inputs) to bytes, by one step for each row: ``scale`` (out,)."""
-    inputs = len(moments.inputs)
-    damping = DAMPING * np.trace(moments.inputs) / inputs or 1.0  # all inputs are zero
-    damped = moments.inputs + damping * np.eye(inputs)
-    # With H = R R^T and R upper triangular, H^-1 = M^T M and M = R^-1. From the last number to the
-    # first, R is the lower triangle that LAPACK gives.
-    upper = cholesky(damped[::-1, ::-1], lower=True)[::-1, ::-1]
-    # row k tells the numbers behind k where to move for an error of k
-    moves = solve_triangular(upper, np.eye(inputs))
+    inputs, moves = len(moments.inputs), moments.moves
     # one row for each input, as they are rounded one after the other
-    target = np.ascontiguousarray((weight + weight @ moments.drift @ moves.T @ moves).T)
+    moved = _product(weight, moments.drift, moves.T, moves)
+    target = np.ascontiguousarray((weight + moved).T)
     steps = np.ascontiguousarray((weight / scale[:, None]).T)
     low, high = np.floor(steps + A_LITTLE), np.ceil(steps - A_LITTLE)
     numbers = np.empty_like(target)
@@ -57,5 +68,12 @@ def rounded_together(weight: Array, scale: Array, moments: Moments) -> npt.NDArr
             error = (target[k] - numbers[k] * scale) / moves[k, k]
             target[k + 1 : end] -= np.outer(moves[k, k + 1 : end], error)
             errors[k - start] = error
-        target[end:] -= moves[start:end, end:].T @ errors  # the same, of all of them at once
+        target[end:] -= _product(moves[start:end, end:].T, errors)  # of all of them at once
     return numbers.T.astype(np.int8)
+
+
+def _product(*matrices: Array) -> Array:
+    """The product of some matrices, from the first to the last."""
+    several = [torch.from_numpy(matrix) for matrix in matrices]
+    product: Array = functools.reduce(torch.matmul, several).numpy()
+    return product

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
 import numpy as np
 import onnx
@@ -77,7 +78,8 @@ def search(
     def rounded(floats: Parts) -> onnx.ModelProto:
         return form.rounded(replace(roundings[method], floats=floats))
 
-    float_answers = top1(runner(plain.SerializeToString(), form.batch_size), pictures)
+    data = plain.SerializeToString(deterministic=True)  # the proof asks the same file again
+    float_answers = top1(runner(data, form.batch_size), pictures, sha256(data).hexdigest())
 
     def judge(floats: Parts) -> _Judged:
         progress(f"judging with {_listed(floats, parts)} in float")

@@ -137,9 +137,14 @@ def require_enough(pictures: Judging, max_drop: float | None) -> None:
     )
 
 
-def top1(run: Run, pictures: Judging) -> FloatArray:
-    """The class with the largest logit, for each picture."""
-    return np.concatenate([run(batch).argmax(axis=1) for batch in pictures.batches()])
+def top1(run: Run, pictures: Judging, sha256: str = "") -> FloatArray:
+    """The class with the largest logit, for each picture; those of a file are remembered."""
+    known = pictures.answers.get(sha256)
+    if known is None:
+        known = np.concatenate([run(batch).argmax(axis=1) for batch in pictures.batches()])
+        if sha256:
+            pictures.answers[sha256] = known
+    return known
 
 
 def accuracy(

@@ -51,7 +51,7 @@ def measure_int8(
     batch = artifact.batch_size
     with open_data(standard.unrounded, runtime) as unrounded:
         float_proof = measure(original, unrounded, extra=extra)
-        float_answers = top1(filled(unrounded.run, batch), pictures)
+        float_answers = top1(filled(unrounded.run, batch), pictures, unrounded.sha256)
     with _literal(artifact, standard, runtime) as literal:
         proof = measure(
             original,

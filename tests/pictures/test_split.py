@@ -1,3 +1,6 @@
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 from float_graphs import CONFIG, save_pictures
@@ -78,3 +81,19 @@ def test_every_picture_judges_if_that_is_asked(tmp_path, monkeypatch):
     assert len(judging_pictures(folder, TRANSFORM, CLASSES, every=True).paths) == 8 * CLASSES
     calibration, judging = split_pictures(folder, TRANSFORM, CLASSES, every=True)
     assert len(judging.paths) == 8 * CLASSES - len(calibration)
+
+
+def test_pictures_are_read_once_as_far_as_memory_is_allowed(tmp_path, monkeypatch):
+    save_pictures(tmp_path, CLASSES, each=3)
+    read: list[Path] = []
+
+    def reading(paths, *rest):
+        read.extend(paths)
+        return read_pictures(paths, *rest)
+
+    monkeypatch.setattr(split, "read_pictures", reading)
+    judging = judging_pictures(tmp_path, TRANSFORM, CLASSES)
+    monkeypatch.setattr(split, "MOST_KEPT", BATCH_SIZE * math.prod((*TRANSFORM.image_size, 3)))
+    first, again = (list(judging.batches()) for _ in range(2))
+    assert read == [*judging.paths, *judging.paths[BATCH_SIZE:]]
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(again))

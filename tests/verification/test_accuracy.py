@@ -3,13 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from float_graphs import CONFIG
+from float_graphs import CONFIG, save_pictures
 from prepared import transform_of
 
 from levit_deploy.errors import VerificationError
 from levit_deploy.pictures.preprocessing import IMAGENET
-from levit_deploy.pictures.split import Judging
-from levit_deploy.verification.accuracy import accuracy, require_enough
+from levit_deploy.pictures.split import Judging, judging_pictures
+from levit_deploy.verification.accuracy import accuracy, require_enough, top1
 from levit_deploy.verification.confidence import limit_of_loss, limit_of_share
 
 LABELS = np.arange(1000) % 7
@@ -34,6 +34,25 @@ def test_with_labels_what_counts_is_top1():
     assert found.drop == 0.3
     assert found.pictures == 1000
     assert (found.changed_for_better, found.changed_for_worse) == (0, 3)
+
+
+def test_a_file_answers_pictures_once(tmp_path):
+    folder = save_pictures(tmp_path, CONFIG.num_classes, each=2)
+    pictures = judging_pictures(folder, transform_of(CONFIG), CONFIG.num_classes)
+    asked = []
+
+    def run(images):
+        asked.append(len(images))
+        return images.reshape(len(images), -1)[:, :7] + len(asked)
+
+    first = top1(run, pictures, "a hash")
+    batches = len(asked)
+    np.testing.assert_array_equal(top1(run, pictures, "a hash"), first)
+    assert len(asked) == batches
+    top1(run, pictures, "another")
+    top1(run, pictures)
+    top1(run, pictures)
+    assert len(asked) == 4 * batches
 
 
 @pytest.mark.parametrize(
