@@ -4,13 +4,23 @@ import copy
 from dataclasses import replace
 
 import pytest
+import torch
+from networks import SHALLOW, trained
 
 from levit_deploy import pipeline
+from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification import reference
 from levit_deploy.verification.original import Originals
 from levit_deploy.verification.prove import prove
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Checkpoint:
+    path = tmp_path_factory.mktemp("original") / "ckpt.pth"
+    torch.save(trained(SHALLOW).state_dict(), path)
+    return read_checkpoint(path)
 
 
 @pytest.fixture
@@ -34,7 +44,6 @@ def exported(checkpoint, path, **choices):
 def test_a_second_proof_runs_the_artifact_alone_and_has_the_figures_of_a_first(
     tmp_path, checkpoint, runs
 ):
-    checkpoint = pipeline.checkpoint_of(checkpoint)
     tokens = exported(checkpoint, tmp_path / "tokens.onnx", layout="tokens")
     spatial = exported(checkpoint, tmp_path / "spatial.onnx", layout="spatial")
     half = exported(checkpoint, tmp_path / "half.onnx", precision="fp16")
@@ -50,7 +59,6 @@ def test_a_second_proof_runs_the_artifact_alone_and_has_the_figures_of_a_first(
 
 
 def test_another_output_head_or_checkpoint_is_answered_by_itself(tmp_path, checkpoint):
-    checkpoint = pipeline.checkpoint_of(checkpoint)
     artifacts = [
         exported(checkpoint, tmp_path / "mean.onnx"),
         exported(checkpoint, tmp_path / "class.onnx", head="class"),
@@ -68,7 +76,6 @@ def test_another_output_head_or_checkpoint_is_answered_by_itself(tmp_path, check
 
 
 def test_an_artifact_that_is_wrong_is_found_by_remembered_answers(tmp_path, checkpoint):
-    checkpoint = pipeline.checkpoint_of(checkpoint)
     right = exported(checkpoint, tmp_path / "right.onnx")
     wrong = replace(right, run=lambda images: right.run(images) * 1.001)
     originals = Originals()

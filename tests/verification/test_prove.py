@@ -18,9 +18,7 @@ from levit_deploy.errors import (
 
 # a process that runs them imports torch first, for seconds
 FORMATS = [
-    pytest.param(*form.values, marks=pytest.mark.slow)
-    if form.values[0] in ("torchscript", "pt2")
-    else form
+    pytest.param(*form.values, marks=pytest.mark.slow) if form.values[0] == "torchscript" else form
     for form in EVERY_FORMAT
 ]
 

@@ -59,7 +59,7 @@ def test_draws_are_the_original_and_twins_a_step_away():
 
 @pytest.mark.parametrize("to", [lambda model: model, to_plain])
 def test_with_many_tokens_fewer_images_are_held_at_once(to):
-    config = SMALL.replace(image_size=(512, 512))
+    config = SMALL.replace(image_size=(512, 512), stages=SMALL.stages[:1], downsamples=())
     model = to(trained(config))
     tokens, heads, images = 32 * 32, config.stages[0].num_heads, networks.images(config, 9).numpy()
     reference, batches = Reference(model), []

@@ -94,7 +94,7 @@ def one_weight_off_by_one_percent(model):
 
 
 def one_bias_off(model):
-    model.blocks[3].m[0].bn.bias.data[0] += 1e-3
+    model.blocks[3].m[0].bn.bias.data[0] += 2e-2
 
 
 def a_batchnorm_left_out(model):
@@ -128,9 +128,9 @@ SABOTAGE = [
     ("format", "sabotage"),
     [
         *(("onnx", s) for s in SABOTAGE),
-        *(("torchscript", s) for s in SABOTAGE[::4]),
+        *(("torchscript", s) for s in SABOTAGE[2::4]),
         *(pytest.param("pt2", s, marks=pytest.mark.study) for s in SABOTAGE[::8]),
-        *(pytest.param("litert", s, marks=pytest.mark.litert) for s in SABOTAGE[::4]),
+        *(pytest.param("litert", s, marks=pytest.mark.litert) for s in SABOTAGE[2::4]),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
