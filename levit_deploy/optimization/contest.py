@@ -1,8 +1,8 @@
 """A contest of candidates: make each, time all in turns, and prove the best.
 
 A rounded candidate is first rounded on noise, in seconds: that tells its speed. If it is the
-fastest, it is rounded on pictures, judged and proven, which takes a minute. If the guard refuses
-it, the next best takes its place.
+fastest, it is rounded on pictures, judged and proven, which takes a minute. If layers are left in
+float for that, it is timed again. If the guard refuses it, the next best takes its place.
 """
 
 from __future__ import annotations
@@ -236,7 +236,10 @@ class Contest:
         return statistics.median(self.times[entrant.label].values())
 
     def _prove(self, entrant: Entrant) -> None:
-        """Prove a file; a rounded one is rounded on pictures first, and timed anew."""
+        """Prove a file; a rounded one is rounded on pictures first.
+
+        If layers of it had to stay float, it is another form than the one that was timed.
+        """
         candidate, int8 = entrant.candidate, self.limits.int8
         plan = candidate.plan
         entrant.close()
@@ -263,7 +266,9 @@ class Contest:
             progress=lambda doing: self.progress(f"{candidate.label}: {doing}"),
             originals=self._originals,
         )
-        self.times.pop(candidate.label, None)
+        quantization = entrant.published.quantization
+        if quantization is None or quantization.left_in_float:
+            self.times.pop(candidate.label, None)
         self._measure_size(entrant)
 
     def _judged(self, published: Published, entrant: Entrant) -> Published:

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections import Counter
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -15,8 +16,11 @@ import levit_deploy
 from levit_deploy.demo.demonstration import read_demo_checkpoint
 from levit_deploy.demo.digits import LABELS, PREPROCESSING
 from levit_deploy.errors import OutputError, UsageError, VerificationError
+from levit_deploy.optimization.candidate import candidates
 from levit_deploy.optimization.contest import Contest
 from levit_deploy.optimization.race import LOOKS
+from levit_deploy.optimization.rules import Limits, Wishes
+from levit_deploy.quantization.quantize import Int8Options
 
 SEVEN = LABELS[:7]
 SPATIAL, OPSET_23 = "spatial, onnxruntime", "tokens, opset 23, onnxruntime"
@@ -130,6 +134,25 @@ def test_a_rounded_winner_is_judged_on_pictures(demo, digits, tmp_path, timings)
     row = next(r for r in record(tmp_path / "out")["candidates"] if r["label"] == INT8)
     assert row["accuracy"]["pictures"] == 360 - 64  # the others calibrate
     assert f"--images {demo / 'scans'} --max-drop 1 --even-if-slower" in row["command"]
+
+
+@pytest.mark.parametrize("left_in_float", [(), ("blocks.1",)])
+def test_what_was_rounded_is_timed_again_if_layers_are_left_in_float(
+    checkpoint, tmp_path, monkeypatch, left_in_float
+):
+    several, _ = candidates(checkpoint, ("onnxruntime",), Wishes(), judged=True)
+    limits = Limits(threads=1, time_limit=9, int8=Int8Options(tmp_path))
+    contest = Contest(several, limits, 1, tmp_path)
+    entrant = contest.entrants[INT8]
+
+    def rounded(*_arguments, **_options):
+        entrant.path.write_bytes(b"")
+        return SimpleNamespace(quantization=SimpleNamespace(left_in_float=left_in_float))
+
+    monkeypatch.setattr("levit_deploy.optimization.contest.quantize", rounded)
+    contest.times[INT8] = {0: 1.0}
+    contest._prove(entrant)
+    assert (INT8 in contest.times) == (not left_in_float)
 
 
 @pytest.mark.slow
