@@ -6,7 +6,9 @@ import runpy
 
 import numpy as np
 import pytest
+import torch
 from example_scripts import EXAMPLES, NETWORKS, check_images, script
+from networks import SHALLOW, trained
 from PIL import Image
 
 import levit_deploy
@@ -23,16 +25,15 @@ def with_mark(place: str):
 
 
 @pytest.mark.parametrize("place", [with_mark(place) for place in PLACES])
-def test_a_place_gets_a_proven_file_and_what_an_app_must_know(
-    files, tmp_path, monkeypatch, capsys, place
-):
+def test_a_place_gets_a_proven_file_and_what_an_app_must_know(tmp_path, monkeypatch, capsys, place):
     _, package = MARKS.get(PLACES[place].format, ("", "onnx"))
     pytest.importorskip(package, reason=f"{package} is not installed")
     labels = [f"kind {i}" for i in range(7)]
     (tmp_path / "labels.txt").write_text("\n".join(labels))
     output = tmp_path / f"made{PLACES[place].suffix}"
     told = "crop 0.9, bilinear, mean 0.5, std 0.5"
-    arguments = [place, files / "small.pth", "-o", output, "--preprocessing", told]
+    torch.save(trained(SHALLOW).state_dict(), tmp_path / "small.pth")
+    arguments = [place, tmp_path / "small.pth", "-o", output, "--preprocessing", told]
     arguments += ["--labels", tmp_path / "labels.txt"]
     monkeypatch.setattr("sys.argv", ["make_for.py", *map(str, arguments)])
     runpy.run_path(str(EXAMPLES / "make_for.py"), run_name="__main__")
