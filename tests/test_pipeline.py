@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import scans
+import torch
 from every_format import EVERY_FORMAT
-from networks import SMALL, images, trained
+from networks import SHALLOW, images, trained
 
 import levit_deploy
 from levit_deploy import pipeline
+from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import (
     InputError,
@@ -19,6 +21,12 @@ from levit_deploy.report import published_data, to_json
 from levit_deploy.runtime.sessions import filled
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Checkpoint:
+    torch.save({"model": trained(SHALLOW).state_dict()}, tmp_path / "ckpt.pth")
+    return read_checkpoint(tmp_path / "ckpt.pth")
 
 
 @pytest.mark.parametrize("format", EVERY_FORMAT)
@@ -35,7 +43,7 @@ def test_only_a_process_of_its_own_runs_an_artifact(tmp_path, checkpoint, no_chi
 def test_one_head_alone(tmp_path, checkpoint, format, head, which):
     output = tmp_path / "artifact"
     pipeline.export(checkpoint, format, output, head=head)
-    model = trained()
+    model = trained(SHALLOW)
     features = model.forward_features(images())
     expected = (model.head, model.head_dist)[which](features).detach().numpy()
     artifact = load_artifact(output)
@@ -49,7 +57,7 @@ def test_the_artifact_says_where_it_comes_from(tmp_path, checkpoint, format):
     pipeline.export(checkpoint, format, tmp_path / format, layout="tokens")
     metadata = load_artifact(tmp_path / format).metadata
     assert metadata["checkpoint_sha256"] == checkpoint.sha256
-    assert LeViTConfig.from_json(metadata["config"]) == SMALL
+    assert LeViTConfig.from_json(metadata["config"]) == SHALLOW
     assert (metadata["head"], metadata["layout"]) == ("mean", "tokens")
     assert metadata["tool"].startswith("levit-deploy ")
 

@@ -33,7 +33,7 @@ def read(state, reader, config):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(foreign.saved(), st.randoms(use_true_random=False))
 def test_any_network_of_any_family_is_read_back(saved, order):
     family, config, model, state = saved
