@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from command_line import run
 
 OLD, NEW = b"old" * 1000, b"new" * 100_000
 
@@ -160,7 +161,7 @@ def test_killed_at_work_the_command_leaves_what_the_next_one_tidies_up(folder, p
             time.sleep(0.005)
         process.kill()
     assert not (folder / "ckpt.onnx").exists()
-    subprocess.run(export(folder), check=True, capture_output=True)
+    assert run("export", folder / "ckpt.pth")[0] == 0
     assert (folder / "ckpt.onnx").read_bytes() == (proven / "ckpt.onnx").read_bytes()
     assert {path.name for path in folder.iterdir()} == {"ckpt.pth", "ckpt.onnx"}
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from networks import SMALL, float64_logits, images, trained
+from networks import SMALL, TINY, float64_logits, images, trained
 from onnx import TensorProto, helper
 
 from levit_deploy import pipeline
@@ -285,9 +285,9 @@ def test_torchs_own_export_is_proven(tmp_path):
     from levit_deploy.bench.plain_export import plain_export
 
     path = tmp_path / "ckpt.pth"
-    torch.save({"model": networks.trained(networks.SHALLOW).state_dict()}, path)
-    checkpoint = read_checkpoint(path, image_size=SMALL.image_size)
-    data = plain_export(checkpoint.model, (SMALL.in_channels, *SMALL.image_size))
+    torch.save({"model": trained(TINY).state_dict()}, path)
+    checkpoint = read_checkpoint(path, image_size=TINY.image_size)
+    data = plain_export(checkpoint.model, (TINY.in_channels, *TINY.image_size))
     onnx.save(renamed(onnx.load_from_string(data), "input", "output"), tmp_path / "a.onnx")
     proof = pipeline.verify(checkpoint, tmp_path / "a.onnx")
     assert proof.passed
