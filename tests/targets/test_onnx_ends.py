@@ -2,7 +2,6 @@
 
 import copy
 
-import networks
 import numpy as np
 import onnx
 import onnxruntime
