@@ -69,7 +69,6 @@ from levit_deploy.targets.onnx_opsets import OPSETS
 from levit_deploy.targets.onnx_writer import FLOAT_EMITTERS, to_onnx
 from levit_deploy.targets.target import ExportOptions, Target
 from levit_deploy.targets.torchscript_writer import to_torchscript
-from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.batches import BATCH_SIZES
 from levit_deploy.verification.budget import (
     MAX_FLOOR_ULPS,
@@ -674,7 +673,6 @@ def verdict(net: Network, data: bytes) -> tuple[str, Verification | None]:
             found.raise_if_failed()
             if artifact.format == "onnx":
                 check_contract(path)
-            check_batches(artifact)
         except (ArtifactError, BackendError, VerificationError) as error:
             return f"{type(error).__name__}: {error}", found
         except CheckpointError as error:

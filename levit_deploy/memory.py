@@ -13,6 +13,20 @@ def share_freed() -> None:
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
+def keep_imported() -> None:
+    """Have no collection look at what is there by now: modules, which stay anyhow.
+
+    Call it when a command has imported what it needs. It saves a tenth of a second for each later
+    ``give_back``.
+    """
+    gc.freeze()
+
+
+def collect_rarely() -> None:
+    """Collect garbage a hundred times less often; to import torch takes a tenth less time then."""
+    gc.set_threshold(70_000)
+
+
 def give_back() -> None:
     """Give the system the memory that is free, most of which the C library would keep for later.
 

@@ -33,7 +33,6 @@ from levit_deploy.targets.load import open_isolated, runtime_of
 from levit_deploy.targets.plan import Plan, planned
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.verification.accuracy import require_drop, require_enough
-from levit_deploy.verification.batch_size import check_batches
 from levit_deploy.verification.exported_again import exported_again
 from levit_deploy.verification.inputs import Case, picture_case
 from levit_deploy.verification.measure import answered_ahead
@@ -120,12 +119,10 @@ def export(
         )
     extra += _picture_cases(plan.checkpoint, images)
     with staged_output(output, plan, force=force) as temporary, runtime_of(plan.target) as load:
-        network, originals = plan.network(), Originals()
-        give_back()  # the network in float64, before the original runs in it
+        originals = Originals()
         original = originals.of_file(plan.checkpoint, temporary, plan.provenance.to_metadata())
         with answered_ahead(original, plan.interface, plan.precision, extra):
-            temporary.write_bytes(plan.target.serialize(network, plan.provenance, plan.options))
-            del network
+            temporary.write_bytes(plan.serialize())
             return _proven(plan, path_of(output, plan), temporary, load, extra, originals=originals)
 
 
@@ -379,7 +376,6 @@ def _proven(
     give_back()  # before the artifact and the original need it
     artifact = load(temporary)
     log.info("opened the file in %s: batch %s", artifact.runtime, artifact.batch_size or "free")
-    check_batches(artifact)
     verification = prove(
         plan.checkpoint,
         artifact,

@@ -134,5 +134,5 @@ def test_the_evidence_is_plain_data(tmp_path, checkpoint):
     assert data["verification"]["passed"] is True
     kinds = {case["name"] for case in data["verification"]["cases"]}
     assert kinds == {"normal", "zeros", "constant", "pixels", "large", "tiny"}
-    assert {batch["size"] for batch in data["verification"]["batches"]} == {2, 3, 4, 5, 7, 8, 16}
+    assert {batch["size"] for batch in data["verification"]["batches"]} == {2, 3, 4, 5, 7, 8, 17}
     assert data["facts"]["opset"] == 17

@@ -18,7 +18,7 @@ from levit_deploy.cli.inspect import inspect
 from levit_deploy.cli.optimize import optimize
 from levit_deploy.cli.predict import predict
 from levit_deploy.cli.verify import verify
-from levit_deploy.memory import share_freed
+from levit_deploy.memory import collect_rarely, share_freed
 from levit_deploy.text import writing_output
 
 app = typer.Typer(
@@ -51,4 +51,5 @@ def main() -> None:
     # torch's idle threads would spin, and take the processor from all others on a busy machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     share_freed()
+    collect_rarely()
     app()

@@ -161,7 +161,6 @@ def export(
         )
     loaded = reading.read(checkpoint, quiet=reporting.quiet)
     from levit_deploy import pipeline
-    from levit_deploy.quantization.quantize import Int8Options
     from levit_deploy.targets.target import ExportOptions
 
     choices = ExportOptions(
@@ -172,6 +171,8 @@ def export(
         status(f"writing and proving {shown}", quiet=reporting.quiet) as tell,
     ):
         if precision in ROUNDED and images is not None:
+            from levit_deploy.quantization.quantize import Int8Options  # half a second
+
             published = pipeline.quantize(
                 loaded,
                 destination,

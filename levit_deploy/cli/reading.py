@@ -15,6 +15,7 @@ from levit_deploy.choices import Activation
 from levit_deploy.cli.sizes import parsed_image_size
 from levit_deploy.cli.status import status
 from levit_deploy.errors import UsageError
+from levit_deploy.memory import keep_imported
 
 if TYPE_CHECKING:
     from levit_deploy.checkpoint import Checkpoint
@@ -96,6 +97,7 @@ class Reading:
         with status(f"reading {path}", quiet=quiet):  # and loading torch
             from levit_deploy.checkpoint import read_checkpoint
 
+            keep_imported()
             return read_checkpoint(
                 path,
                 weights=self.weights,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # it imports torch, and a look at the paths does not wait for
 
 OPTION = "--triton"
 CONFIG, LABELS, VERSION = "config.pbtxt", "labels.txt", "1"
+MOST_AT_ONCE = 16  # images in a batch; the proof runs one more
 TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 FORMATS = {"float32": "FORMAT_NCHW", "uint8": "FORMAT_NHWC"}
 
@@ -93,8 +94,6 @@ def _labels(plan: Plan) -> tuple[str, ...]:
 
 def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
     """The configuration in protobuf's text format; it has no name, so that the folder's counts."""
-    from levit_deploy.verification.batches import BATCH_SIZES
-
     interface, config, batch = plan.interface, plan.checkpoint.config, plan.options.fixed_batch
     shape, outputs = interface.image_shape(config), interface.outputs(config)
     name = plan.options.input_name or interface.input_name
@@ -105,7 +104,7 @@ def _config(plan: Plan, backend: TritonBackend, sha256: str) -> str:
         outputs = {f"OUTPUT__{i}": sides for i, sides in enumerate(outputs.values())}
     fixed = []
     if batch is None:
-        batching = [f"max_batch_size: {max(BATCH_SIZES)}", "dynamic_batching { }"]
+        batching = [f"max_batch_size: {MOST_AT_ONCE}", "dynamic_batching { }"]
         form = [f"    format: {FORMATS[interface.input]}"]
     else:  # Triton adds no batch of its own then, and knows no format with one
         batching, form = ["max_batch_size: 0"], []

@@ -17,7 +17,7 @@ EXTRAS = {"openvino": "openvino", "executorch": "executorch", "ai-edge-litert": 
 
 def versions() -> dict[str, str]:
     """Versions of this tool, Python, and the libraries that the figures depend on."""
-    libraries = ["torch", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "numpy"]
+    libraries = ["torch", "onnx", "onnxruntime", "onnxsim", "numpy"]
     libraries += [name for name, module in EXTRAS.items() if is_installed(module)]
     return {
         "levit-deploy": __version__,

@@ -9,19 +9,18 @@ Shapes: B batch, N tokens (keys), Nq queries, h heads, k and d the key and value
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 from torch import nn
 
 from levit_deploy.layout import SpatialAttention, SpatialAttentionSubsample
 from levit_deploy.model import Attention, AttentionSubsample
-from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
+from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, Value, dims
 from levit_deploy.targets.onnx_layers import array, gemm
 
 TokenAttention = Attention | AttentionSubsample
 MapAttention = SpatialAttention | SpatialAttentionSubsample
 
 
-def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir.Value:
+def _attention(g: GraphBuilder, module: Attention, x: Value, name: str) -> Value:
     parts = {"q": module.key_dim, "k": module.key_dim, "v": module.value_dim}
     x = g.emit(module.norm, x, f"{name}.norm")
     if g.has_attention_operator:
@@ -32,9 +31,7 @@ def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir
     return _attend_by_subgraph(g, module, q, k, v, name)
 
 
-def _attention_subsample(
-    g: GraphBuilder, module: AttentionSubsample, x: ir.Value, name: str
-) -> ir.Value:
+def _attention_subsample(g: GraphBuilder, module: AttentionSubsample, x: Value, name: str) -> Value:
     parts = {"k": module.key_dim, "v": module.value_dim}
     q = g.emit(module.q, x, f"{name}.q")
     if g.has_attention_operator:
@@ -56,9 +53,9 @@ def _side_by_side(
     module: TokenAttention,
     layer: nn.Module,
     parts: dict[str, int],
-    x: ir.Value,
+    x: Value,
     name: str,
-) -> list[ir.Value]:
+) -> list[Value]:
     """Compute q, k, v (or k, v) as (B, N, h * width) each."""
     assert isinstance(layer, nn.Linear)
     order = np.concatenate(rows_by_part(module, layer, parts))
@@ -79,8 +76,8 @@ def rows_by_part(
 
 
 def attend_by_operator(
-    g: GraphBuilder, module: TokenAttention, q: ir.Value, k: ir.Value, v: ir.Value, name: str
-) -> ir.Value:
+    g: GraphBuilder, module: TokenAttention, q: Value, k: Value, v: Value, name: str
+) -> Value:
     """Append attention: q (B, Nq, h * k), k and v (B, N, h * width) -> (B * Nq, C)."""
     bias = g.weight(array(module.attention_bias())[None], f"{name}.attention_bias")  # 1, h, Nq, N
     queries, width = int(dims(q)[1]), module.num_heads * module.value_dim
@@ -97,9 +94,7 @@ def attend_by_operator(
     return g.emit(module.proj, x, f"{name}.proj")
 
 
-def heads_first(
-    g: GraphBuilder, module: TokenAttention, x: ir.Value, tokens: int, name: str
-) -> ir.Value:
+def heads_first(g: GraphBuilder, module: TokenAttention, x: Value, tokens: int, name: str) -> Value:
     """(B * N, h * width) -> (B, h, N, width)."""
     width = int(dims(x)[1]) // module.num_heads
     x = g.reshape(x, f"{name}.heads", [g.batch, tokens, module.num_heads, width])
@@ -107,8 +102,8 @@ def heads_first(
 
 
 def _attend_by_subgraph(
-    g: GraphBuilder, module: TokenAttention, q: ir.Value, k: ir.Value, v: ir.Value, name: str
-) -> ir.Value:
+    g: GraphBuilder, module: TokenAttention, q: Value, k: Value, v: Value, name: str
+) -> Value:
     k = g.transpose(k, f"{name}.k_transposed", [0, 1, 3, 2])  # B, h, k, N
     attention = attention_probabilities(g, module, q, k, name)
     queries = int(dims(q)[2])
@@ -121,8 +116,8 @@ def _attend_by_subgraph(
 
 
 def attention_probabilities(
-    g: GraphBuilder, module: TokenAttention | MapAttention, q: ir.Value, k: ir.Value, name: str
-) -> ir.Value:
+    g: GraphBuilder, module: TokenAttention | MapAttention, q: Value, k: Value, name: str
+) -> Value:
     """softmax(q k + bias): q (B, h, Nq, k), k (B, h, k, N) -> (B, h, Nq, N)."""
     bias = g.weight(array(module.attention_bias()), f"{name}.attention_bias")
     shape = [g.batch, module.num_heads, dims(q)[2], dims(k)[3]]
@@ -131,9 +126,7 @@ def attention_probabilities(
     return g.op("Softmax", [biased], f"{name}.softmax", shape, axis=-1)
 
 
-def _spatial_attention(
-    g: GraphBuilder, module: SpatialAttention, x: ir.Value, name: str
-) -> ir.Value:
+def _spatial_attention(g: GraphBuilder, module: SpatialAttention, x: Value, name: str) -> Value:
     parts = {"q": module.key_dim, "k": module.key_dim, "v": module.value_dim}
     x = g.emit(module.norm, x, f"{name}.norm")
     qkv = _heads_of_map(g, module, g.emit(module.qkv, x, f"{name}.qkv"), f"{name}.qkv")
@@ -142,8 +135,8 @@ def _spatial_attention(
 
 
 def _spatial_attention_subsample(
-    g: GraphBuilder, module: SpatialAttentionSubsample, x: ir.Value, name: str
-) -> ir.Value:
+    g: GraphBuilder, module: SpatialAttentionSubsample, x: Value, name: str
+) -> Value:
     parts = {"k": module.key_dim, "v": module.value_dim}
     kv = _heads_of_map(g, module, g.emit(module.kv, x, f"{name}.kv"), f"{name}.kv")
     k, v = g.split(kv, _qualified(parts, name), 2, f"{name}.split")
@@ -151,7 +144,7 @@ def _spatial_attention_subsample(
     return _attend_on_map(g, module, q, k, v, module.out_grid, name)
 
 
-def _heads_of_map(g: GraphBuilder, module: MapAttention, x: ir.Value, name: str) -> ir.Value:
+def _heads_of_map(g: GraphBuilder, module: MapAttention, x: Value, name: str) -> Value:
     """(B, h * width, H, W) -> (B, h, width, N)."""
     channels, height, width = (int(size) for size in dims(x)[1:])
     shape = [g.batch, module.num_heads, channels // module.num_heads, height * width]
@@ -161,12 +154,12 @@ def _heads_of_map(g: GraphBuilder, module: MapAttention, x: ir.Value, name: str)
 def _attend_on_map(
     g: GraphBuilder,
     module: MapAttention,
-    q: ir.Value,
-    k: ir.Value,
-    v: ir.Value,
+    q: Value,
+    k: Value,
+    v: Value,
     grid: tuple[int, int],
     name: str,
-) -> ir.Value:
+) -> Value:
     q = g.transpose(q, f"{name}.q_transposed", [0, 1, 3, 2])  # B, h, Nq, k
     attention = attention_probabilities(g, module, q, k, name)
     attention = g.transpose(attention, f"{name}.softmax_transposed", [0, 1, 3, 2])

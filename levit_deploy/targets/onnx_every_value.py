@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from levit_deploy.interface import INPUT_NAME, PIXELS, PROBABILITIES
-from levit_deploy.targets.onnx_graph import GraphBuilder, Shape
+from levit_deploy.targets.onnx_graph import GraphBuilder, Shape, Value
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_opsets import MOVEMENTS
 from levit_deploy.targets.onnx_rounding import (
@@ -46,16 +45,15 @@ class EveryValueBuilder(Int8Builder):
 
     def rounded(
         self,
-        x: ir.Value,
+        x: Value,
         part: str,
         *,
         gated: bool = False,
         within: Range | None = None,
         kind: Kind | None = None,
-    ) -> ir.Value:
+    ) -> Value:
         """Append the rounding of ``x`` for ``part``, as every node does of what it takes."""
         del gated, kind  # a HardSwish is one node here, and all numbers are of one kind
-        assert x.name is not None
         origin = self._origin(x)
         if within is not None:
             self._within[origin] = within
@@ -68,12 +66,12 @@ class EveryValueBuilder(Int8Builder):
         if x.name not in self._read:
             between = self._within.get(origin) or self.rounding.ranges[origin]
             self._read[x.name] = self._round(x, grid_of(between, self.scheme.activations))
-            self._origins[str(self._read[x.name].name)] = origin
+            self._origins[self._read[x.name].name] = origin
         return self._read[x.name]
 
     def op(
-        self, op_type: str, inputs: list[ir.Value], name: str, shape: Shape, **attributes: Any
-    ) -> ir.Value:
+        self, op_type: str, inputs: list[Value], name: str, shape: Shape, **attributes: Any
+    ) -> Value:
         """Append a node that takes rounded values."""
         origin = self._origin(inputs[0])
         if op_type in MOVEMENTS:
@@ -85,15 +83,15 @@ class EveryValueBuilder(Int8Builder):
             inputs = [self._taken(x, part) for x in inputs]
         return GraphBuilder.op(self, op_type, inputs, name, shape, **attributes)
 
-    def split(self, x: ir.Value, parts: dict[str, int], axis: int, name: str) -> list[ir.Value]:
+    def split(self, x: Value, parts: dict[str, int], axis: int, name: str) -> list[Value]:
         """Append a Split of a rounded value into parts on its grid."""
         origin = self._origin(x)
         self._origins |= dict.fromkeys(parts, origin)
         return super().split(self._taken(x, _part(origin)), parts, axis, name)
 
-    def finished(self, value: ir.Value, name: str) -> ir.Value:
+    def finished(self, value: Value, name: str) -> Value:
         """Round an output of the network; what is read from the numbers gets its name."""
-        before = str(value.name)
+        before = value.name
         if self.rounding is not None:
             self._within[before] = self.rounding.ranges[name]
         end = self.rounded(value, _part(before))
@@ -101,19 +99,19 @@ class EveryValueBuilder(Int8Builder):
         return super().finished(end, name)
 
     def operands(
-        self, x: ir.Value, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], name: str
-    ) -> list[ir.Value]:
+        self, x: Value, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], name: str
+    ) -> list[Value]:
         """The inputs of a product, all of them rounded, or none."""
         if self.rounds(name):
             return super().operands(x, weight, bias, name)
         numbers = {f"{name}.weight": weight, f"{name}.bias": bias}
         return [x, *(GraphBuilder.weight(self, array, n) for n, array in numbers.items())]
 
-    def weight(self, array: npt.NDArray[np.float32], name: str) -> ir.Value:
+    def weight(self, array: npt.NDArray[np.float32], name: str) -> Value:
         """Add a constant of a node that is no product."""
         return self.row(array, name, name)
 
-    def row(self, numbers: npt.NDArray[np.float32], name: str, part: str) -> ir.Value:
+    def row(self, numbers: npt.NDArray[np.float32], name: str, part: str) -> Value:
         """Add a constant, rounded like an activation if ``part`` is."""
         if not self.rounds(part):
             return GraphBuilder.weight(self, numbers, name)
@@ -122,26 +120,26 @@ class EveryValueBuilder(Int8Builder):
         scale = np.array(grid.scale, np.float32)
         return self.parameter(rounded_activations(numbers, grid), scale, name, grid.zero_point)
 
-    def parameter(self, *args: Any, **options: Any) -> ir.Value:
+    def parameter(self, *args: Any, **options: Any) -> Value:
         """Add rounded numbers, which are not to be rounded once more."""
         floats = super().parameter(*args, **options)
-        self._parameters.add(str(floats.name))
+        self._parameters.add(floats.name)
         return floats
 
-    def read(self, number: ir.Value, grid: Grid, name: str) -> ir.Value:
+    def read(self, number: Value, grid: Grid, name: str) -> Value:
         """Append the floats that numbers stand for on a grid, which is their range, too."""
         floats = super().read(number, grid, name)
-        self._within[str(floats.name)] = range_of(grid)
+        self._within[floats.name] = range_of(grid)
         return floats
 
-    def _taken(self, x: ir.Value, part: str) -> ir.Value:
+    def _taken(self, x: Value, part: str) -> Value:
         """A value as a node of ``part`` takes it: rounded, if it is an activation."""
-        is_constant = x.const_value is not None or x.name in self._parameters
-        return x if is_constant or x.dtype != ir.DataType.FLOAT else self.rounded(x, part)
+        is_constant = x.array is not None or x.name in self._parameters
+        return x if is_constant or x.dtype != np.float32 else self.rounded(x, part)
 
-    def _origin(self, x: ir.Value) -> str:
+    def _origin(self, x: Value) -> str:
         """The value whose numbers a value has: before they were moved or rounded."""
-        return self._origins.get(str(x.name), str(x.name))
+        return self._origins.get(x.name, x.name)
 
 
 def _part(name: str) -> str:

@@ -1,11 +1,14 @@
 """An ONNX graph under construction: named nodes, declared shapes, shared constants."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
+import onnx
 from torch import nn
 
 from levit_deploy.errors import CheckpointError, LevitDeployError
@@ -13,7 +16,36 @@ from levit_deploy.targets.onnx_opsets import ATTENTION_OPSET
 
 Dim = int | str
 Shape = Sequence[Dim]
-Emitter = Callable[["GraphBuilder", Any, ir.Value, str], ir.Value]
+Numbers = npt.NDArray[Any]
+
+TYPED_BY = {"DequantizeLinear": 1, "QuantizeLinear": 2}  # the scale, the zero point
+
+
+@dataclass(eq=False)
+class Value:
+    """A value of the graph: its name, the type of its numbers, and its shape.
+
+    ``array`` has the numbers of a constant.
+    """
+
+    name: str  # not final: an output of the network gets its own at the end
+    dtype: np.dtype[Any]
+    shape: tuple[Dim, ...]
+    array: Numbers | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the graph."""
+
+    op_type: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    name: str
+    attributes: Mapping[str, Any]
+
+
+Emitter = Callable[["GraphBuilder", Any, Value, str], Value]
 
 
 class GraphBuilder:
@@ -29,22 +61,22 @@ class GraphBuilder:
         opset: int,
         batch: Dim,
         emitters: Mapping[type[nn.Module], Emitter],
-        dtype: ir.DataType = ir.DataType.FLOAT,
+        dtype: npt.DTypeLike = np.float32,
     ) -> None:
         self.opset = opset
         self.batch = batch
         self.emitters = emitters
-        self.dtype = dtype
-        self.nodes: list[ir.Node] = []
-        self.initializers: dict[str, ir.Value] = {}
-        self.maps: dict[str, ir.Value] = {}  # of the stages, if the network gives them
+        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.nodes: list[Node] = []
+        self.initializers: dict[str, Value] = {}
+        self.maps: dict[str, Value] = {}  # of the stages, if the network gives them
 
     @property
     def has_attention_operator(self) -> bool:
         """Whether attention is one node."""
         return self.opset >= ATTENTION_OPSET
 
-    def emit(self, module: nn.Module, x: ir.Value, name: str) -> ir.Value:
+    def emit(self, module: nn.Module, x: Value, name: str) -> Value:
         """Append ``module``; its values are named after ``name``, its name in the checkpoint."""
         emitter = self.emitters.get(type(module))
         if emitter is None:
@@ -59,43 +91,43 @@ class GraphBuilder:
         return self.batch * tokens if isinstance(self.batch, int) else f"{self.batch}*{tokens}"
 
     def op(
-        self, op_type: str, inputs: list[ir.Value], name: str, shape: Shape, **attributes: Any
-    ) -> ir.Value:
-        """Append a node with one output of its first input's type; both are called ``name``."""
-        output = ir.val(name, dtype=inputs[0].dtype, shape=shape)
-        self.nodes.append(ir.node(op_type, inputs, attributes, outputs=[output], name=name))
+        self, op_type: str, inputs: list[Value], name: str, shape: Shape, **attributes: Any
+    ) -> Value:
+        """Append a node with one output, of its first input's type mostly; both are ``name``."""
+        output = Value(name, inputs[TYPED_BY.get(op_type, 0)].dtype, tuple(shape))
+        self.nodes.append(Node(op_type, tuple(inputs), (output,), name, attributes))
         return output
 
-    def like(self, op_type: str, inputs: list[ir.Value], name: str) -> ir.Value:
+    def like(self, op_type: str, inputs: list[Value], name: str) -> Value:
         """Append an element-wise node; the output has the first input's shape."""
         return self.op(op_type, inputs, name, dims(inputs[0]))
 
-    def reshape(self, x: ir.Value, name: str, shape: Shape) -> ir.Value:
+    def reshape(self, x: Value, name: str, shape: Shape) -> Value:
         """Append a Reshape; the batch stays free by being the one dimension left to infer."""
         target = [-1, *(size for size in shape[1:] if isinstance(size, int))]
         return self.op("Reshape", [x, self.integers(target)], name, shape)
 
-    def transpose(self, x: ir.Value, name: str, order: list[int]) -> ir.Value:
+    def transpose(self, x: Value, name: str, order: list[int]) -> Value:
         shape = dims(x)
         return self.op("Transpose", [x], name, [shape[axis] for axis in order], perm=order)
 
-    def split(self, x: ir.Value, parts: dict[str, int], axis: int, name: str) -> list[ir.Value]:
+    def split(self, x: Value, parts: dict[str, int], axis: int, name: str) -> list[Value]:
         """Append a Split of ``axis`` into named parts of the given sizes."""
         outputs = []
         for part, size in parts.items():
             shape = dims(x)
             shape[axis] = size
-            outputs.append(ir.val(part, dtype=self.dtype, shape=shape))
+            outputs.append(Value(part, self.dtype, tuple(shape)))
         sizes, inputs = list(parts.values()), [x]
         attributes: dict[str, int | list[int]] = {"axis": axis}
         if self.opset < 13:  # the sizes became an input in opset 13
             attributes["split"] = sizes
         else:
             inputs.append(self.integers(sizes))
-        self.nodes.append(ir.node("Split", inputs, attributes, outputs=outputs, name=name))
+        self.nodes.append(Node("Split", tuple(inputs), tuple(outputs), name, attributes))
         return outputs
 
-    def mean(self, x: ir.Value, axes: list[int], name: str, *, keep: bool = False) -> ir.Value:
+    def mean(self, x: Value, axes: list[int], name: str, *, keep: bool = False) -> Value:
         """Append a ReduceMean over ``axes``, which are dropped, or have one element if kept."""
         shape = dims(x)
         over = {axis % len(shape) for axis in axes}
@@ -104,14 +136,14 @@ class GraphBuilder:
             return self.op("ReduceMean", [x], name, shape, axes=axes, keepdims=int(keep))
         return self.op("ReduceMean", [x, self.integers(axes)], name, shape, keepdims=int(keep))
 
-    def weight(self, array: npt.NDArray[np.float32], name: str) -> ir.Value:
+    def weight(self, array: npt.NDArray[np.float32], name: str) -> Value:
         """Add an initializer of ``dtype``.
 
         Raises CheckpointError for a number too large for it. One too small becomes 0: that is
         rounding, and verification tells whether it matters.
         """
         with np.errstate(over="ignore"):
-            rounded = np.ascontiguousarray(array).astype(self.dtype.numpy(), copy=False)
+            rounded = np.ascontiguousarray(array).astype(self.dtype, copy=False)
         if np.isinf(rounded).any():
             raise CheckpointError(
                 f"{name} holds {np.abs(array).max():.3g} once the layers are fused; the largest "
@@ -120,46 +152,39 @@ class GraphBuilder:
         return self.constant(rounded, name)
 
     def operands(
-        self, x: ir.Value, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], name: str
-    ) -> list[ir.Value]:
+        self, x: Value, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], name: str
+    ) -> list[Value]:
         """The inputs of a product: x, the weight (out, in, ...) and the bias (out,)."""
         return [x, self.weight(weight, f"{name}.weight"), self.weight(bias, f"{name}.bias")]
 
-    def finished(self, value: ir.Value, name: str) -> ir.Value:
+    def finished(self, value: Value, name: str) -> Value:
         """Give an output of the network its name."""
         value.name = name
         return value
 
-    def integers(self, values: list[int]) -> ir.Value:
+    def integers(self, values: list[int]) -> Value:
         """Add an int64 vector, such as a shape; equal vectors are stored once."""
         return self.constant(np.array(values, dtype=np.int64), f"int64.{values}")
 
-    def scalar(self, value: float) -> ir.Value:
+    def scalar(self, value: float) -> Value:
         """Add a scalar of ``dtype``; equal ones are stored once."""
-        number = np.array(value, dtype=self.dtype.numpy())
+        number = np.array(value, dtype=self.dtype)
         return self.constant(number, f"{number.dtype}.{value}")
 
-    def cast(self, x: ir.Value, name: str, to: ir.DataType) -> ir.Value:
+    def cast(self, x: Value, name: str, to: npt.DTypeLike) -> Value:
         """Append a Cast."""
-        output = ir.val(name, dtype=to, shape=dims(x))
-        self.nodes.append(ir.node("Cast", [x], {"to": to}, outputs=[output], name=name))
+        output = Value(name, np.dtype(to), x.shape)
+        code = onnx.helper.np_dtype_to_tensor_dtype(output.dtype)
+        self.nodes.append(Node("Cast", (x,), (output,), name, {"to": code}))
         return output
 
-    def constant(self, array: npt.NDArray[Any], name: str) -> ir.Value:
+    def constant(self, array: Numbers, name: str) -> Value:
         """Add an initializer as it is; equal names are one."""
         if name not in self.initializers:
-            self.initializers[name] = ir.val(name, const_value=ir.Tensor(array, name=name))
+            self.initializers[name] = Value(name, array.dtype, array.shape, array)
         return self.initializers[name]
 
 
-def dims(value: ir.Value) -> list[Dim]:
+def dims(value: Value) -> list[Dim]:
     """The declared shape of a value made by ``GraphBuilder``."""
-    assert value.shape is not None
-    sizes: list[Dim] = []
-    for size in value.shape:
-        if isinstance(size, int):
-            sizes.append(size)
-        else:
-            assert size.value is not None
-            sizes.append(size.value)
-    return sizes
+    return list(value.shape)

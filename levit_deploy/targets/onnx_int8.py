@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 import torch
 from torch import nn
 
@@ -27,7 +26,7 @@ from levit_deploy.targets.onnx_attention import (
     heads_first,
     rows_by_part,
 )
-from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
+from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, Value, dims
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS, array, convolution, gemm
 from levit_deploy.targets.onnx_rounding import BYTE, Grid, gate_grid
@@ -37,7 +36,7 @@ PIXELS_AT_ONCE = 4
 MOST_KEYS = 64  # the steps of a byte are coarse beside the probabilities of more
 
 
-def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -> ir.Value:
+def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: Value, name: str) -> Value:
     """X times (x + 3) / 6, which is clipped to 0 and 1.
 
     On the grid of gated values, the clipped bytes are that factor on a grid of their own.
@@ -57,7 +56,7 @@ def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -
     return g.like("Mul", [x, gate], f"{name}.hardswish")
 
 
-def _relu(g: GraphBuilder, _module: nn.ReLU, x: ir.Value, name: str) -> ir.Value:
+def _relu(g: GraphBuilder, _module: nn.ReLU, x: Value, name: str) -> Value:
     """The usual one, but for the last: that is averaged, so that no bytes are behind it.
 
     onnxruntime would join it to the product before it, and compute both in float. And OpenVINO
@@ -69,7 +68,7 @@ def _relu(g: GraphBuilder, _module: nn.ReLU, x: ir.Value, name: str) -> ir.Value
     return g.like("Relu", [x], f"{name}.relu")
 
 
-def _rounded_convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.Value:
+def _rounded_convolution(g: GraphBuilder, conv: nn.Conv2d, x: Value, name: str) -> Value:
     """A convolution gives bytes: onnxruntime has none from bytes to floats."""
     assert isinstance(g, Int8Builder)
     if name == FIRST:
@@ -82,7 +81,7 @@ def _is_gated(g: Int8Builder, name: str) -> bool:
     return isinstance(g.behind(name)[1], nn.Hardswish)
 
 
-def _first_convolution(g: Int8Builder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.Value:
+def _first_convolution(g: Int8Builder, conv: nn.Conv2d, x: Value, name: str) -> Value:
     """The first convolution on four neighbouring pixels of a row: (B, C, H, W) -> (B, C', H', W').
 
     The four are 4 C channels of one, so that products are longer than three. Each position gives
@@ -130,7 +129,7 @@ def _for_four_pixels(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]
     return result.reshape(2 * out, PIXELS_AT_ONCE * channels, height, 2)
 
 
-def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir.Value:
+def _attention(g: GraphBuilder, module: Attention, x: Value, name: str) -> Value:
     assert isinstance(g, Int8Builder)
     parts = {"q": module.key_dim, "k": module.key_dim, "v": module.value_dim}
     x = g.emit(module.norm, x, f"{name}.norm")
@@ -141,9 +140,7 @@ def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir
     return _attend_on_bytes(g, module, q, k, v, module.tokens, name)
 
 
-def _attention_subsample(
-    g: GraphBuilder, module: AttentionSubsample, x: ir.Value, name: str
-) -> ir.Value:
+def _attention_subsample(g: GraphBuilder, module: AttentionSubsample, x: Value, name: str) -> Value:
     assert isinstance(g, Int8Builder)
     x = g.rounded(x, f"{name}.kv.k")  # all of them, before some are taken for q
     parts = {"k": module.key_dim, "v": module.value_dim}
@@ -159,9 +156,9 @@ def _products(
     module: TokenAttention,
     layer: nn.Module,
     parts: dict[str, int],
-    x: ir.Value,
+    x: Value,
     name: str,
-) -> list[ir.Value]:
+) -> list[Value]:
     """Compute q, k, v (or k, v) as one product each: (B * N, h * width)."""
     assert isinstance(layer, nn.Linear)
     weight, bias = array(layer.weight), array(layer.bias)
@@ -171,20 +168,20 @@ def _products(
     ]
 
 
-def _as_batch(g: Int8Builder, x: ir.Value, tokens: int) -> ir.Value:
-    name = str(x.name).removesuffix(".gemm")
+def _as_batch(g: Int8Builder, x: Value, tokens: int) -> Value:
+    name = x.name.removesuffix(".gemm")
     return g.reshape(x, f"{name}.tokens", [g.batch, tokens, dims(x)[1]])
 
 
 def _attend_on_bytes(
     g: Int8Builder,
     module: TokenAttention,
-    q: ir.Value,
-    k: ir.Value,
-    v: ir.Value,
+    q: Value,
+    k: Value,
+    v: Value,
     queries: int,
     name: str,
-) -> ir.Value:
+) -> Value:
     """softmax(q k + bias) v, with products of bytes: (B * N, h * width) -> (B * Nq, C).
 
     The probabilities of many keys stay float, as most of them would be rounded to 0.
@@ -207,7 +204,7 @@ def _attend_on_bytes(
     return g.emit(module.proj, x, f"{name}.proj")
 
 
-def _rounded_for(g: Int8Builder, x: ir.Value, proj: nn.Module, name: str) -> ir.Value:
+def _rounded_for(g: Int8Builder, x: Value, proj: nn.Module, name: str) -> Value:
     """Round as the projection does it first, so that what lies between moves bytes."""
     assert isinstance(proj, nn.Sequential)
     if isinstance(proj[0], nn.Hardswish):
@@ -216,8 +213,8 @@ def _rounded_for(g: Int8Builder, x: ir.Value, proj: nn.Module, name: str) -> ir.
 
 
 def pixels_on_bytes(
-    g: GraphBuilder, pixels: ir.Value, mean: npt.NDArray[np.float64], _std: npt.NDArray[np.float64]
-) -> ir.Value:
+    g: GraphBuilder, pixels: Value, mean: npt.NDArray[np.float64], _std: npt.NDArray[np.float64]
+) -> Value:
     """Append pixels / 255 - mean on bytes: uint8 (B, H, W, C) -> float32 (B, C, H, W).
 
     The standard deviation is in the weights behind it (``folded_std``).

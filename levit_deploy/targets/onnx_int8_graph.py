@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 from torch import nn
 
-from levit_deploy.targets.onnx_graph import Dim, Emitter, GraphBuilder, Shape, dims
+from levit_deploy.targets.onnx_graph import Dim, Emitter, GraphBuilder, Shape, Value, dims
 from levit_deploy.targets.onnx_opsets import MOVEMENTS
 from levit_deploy.targets.onnx_rounding import (
     BYTE,
@@ -25,12 +24,6 @@ from levit_deploy.targets.onnx_rounding import (
     rounded_weight,
 )
 from levit_deploy.targets.onnx_schemes import ON_BYTES, Scheme
-
-TYPES: dict[Kind, ir.DataType] = {
-    "int8": ir.DataType.INT8,
-    "uint8": ir.DataType.UINT8,
-    "uint16": ir.DataType.UINT16,
-}
 
 
 class Int8Builder(GraphBuilder):
@@ -56,24 +49,23 @@ class Int8Builder(GraphBuilder):
         self.points: set[str] = set()
         self.parts: dict[str, None] = {}
         self._modules = dict(model.named_modules())
-        self._read: dict[str, ir.Value] = {}  # the floats read from the rounding of a value
-        self._bytes: dict[str, tuple[ir.Value, Grid]] = {}  # that such floats are read from
+        self._read: dict[str, Value] = {}  # the floats read from the rounding of a value
+        self._bytes: dict[str, tuple[Value, Grid]] = {}  # that such floats are read from
 
     def rounded(
         self,
-        x: ir.Value,
+        x: Value,
         part: str,
         *,
         gated: bool = False,
         within: Range | None = None,
         kind: Kind | None = None,
-    ) -> ir.Value:
+    ) -> Value:
         """Append the rounding of ``x`` for ``part``, unless that stays float, or ``x`` is rounded.
 
         ``gated`` values go into a HardSwish, and ``within`` is their range if it is known. ``kind``
         is that of the numbers, if not the scheme's. Returns the floats read from the bytes.
         """
-        assert x.name is not None
         if within is None:
             self.points.add(x.name)
         if not self.rounds(part) or self.rounding is None:
@@ -103,28 +95,26 @@ class Int8Builder(GraphBuilder):
         following = f"{sequence}.{int(number) + 1}" if number.isdecimal() else ""
         return following, self.module(following)
 
-    def bytes_of(self, x: ir.Value) -> tuple[ir.Value, Grid] | None:
+    def bytes_of(self, x: Value) -> tuple[Value, Grid] | None:
         """The bytes of a value that ``rounded`` returned, and their grid; None for a float one."""
-        return self._bytes.get(x.name or "")
+        return self._bytes.get(x.name)
 
-    def byte(self, number: int) -> ir.Value:
+    def byte(self, number: int) -> Value:
         """Add an unsigned byte; equal ones are stored once."""
         return self.number(number, "uint8")
 
-    def number(self, number: int, kind: Kind) -> ir.Value:
+    def number(self, number: int, kind: Kind) -> Value:
         """Add a whole number of a kind; equal ones are stored once."""
         return self.constant(np.array(number, kind), f"{kind}.{number}")
 
-    def read(self, number: ir.Value, grid: Grid, name: str) -> ir.Value:
+    def read(self, number: Value, grid: Grid, name: str) -> Value:
         """Append the floats that bytes stand for on a grid."""
         inputs = [number, *self._constants(grid)]
-        floats = self.op("DequantizeLinear", inputs, f"{name}_DequantizeLinear", dims(number))
-        floats.dtype = ir.DataType.FLOAT
-        return floats
+        return self.op("DequantizeLinear", inputs, f"{name}_DequantizeLinear", dims(number))
 
     def op(
-        self, op_type: str, inputs: list[ir.Value], name: str, shape: Shape, **attributes: Any
-    ) -> ir.Value:
+        self, op_type: str, inputs: list[Value], name: str, shape: Shape, **attributes: Any
+    ) -> Value:
         """Append a node; one that moves a rounded value moves its bytes, or the floats read."""
         known = self.bytes_of(inputs[0])
         if known is None or op_type not in MOVEMENTS:
@@ -138,8 +128,8 @@ class Int8Builder(GraphBuilder):
         return self._remember(moved, grid, name)
 
     def operands(
-        self, x: ir.Value, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], name: str
-    ) -> list[ir.Value]:
+        self, x: Value, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], name: str
+    ) -> list[Value]:
         """The inputs of a product, all of them rounded, or none."""
         x = self.rounded(x, name)
         if not self.rounds(name) or self.rounding is None:
@@ -162,7 +152,7 @@ class Int8Builder(GraphBuilder):
         scale: npt.NDArray[np.float32],
         name: str,
         zero_point: int = 0,
-    ) -> ir.Value:
+    ) -> Value:
         """Add rounded numbers as the floats they stand for, by a scale for each row or for all."""
         zeros = np.full(scale.shape, zero_point, numbers.dtype)
         inputs = [
@@ -171,13 +161,10 @@ class Int8Builder(GraphBuilder):
             self.constant(zeros, f"{name}_zero_point"),
         ]
         axis = {"axis": 0} if scale.ndim else {}
-        floats = self.op(
-            "DequantizeLinear", inputs, f"{name}_DequantizeLinear", numbers.shape, **axis
-        )
-        floats.dtype = ir.DataType.FLOAT
-        return floats
+        floats, shape = f"{name}_DequantizeLinear", numbers.shape
+        return self.op("DequantizeLinear", inputs, floats, shape, **axis)
 
-    def row(self, numbers: npt.NDArray[np.float32], name: str, part: str) -> ir.Value:
+    def row(self, numbers: npt.NDArray[np.float32], name: str, part: str) -> Value:
         """Add numbers of 0 or below, rounded if ``part`` is."""
         if not self.rounds(part):
             return self.weight(numbers, name)
@@ -185,17 +172,16 @@ class Int8Builder(GraphBuilder):
         bytes_ = BYTE - np.clip(np.rint(-numbers / scale), 0, BYTE)
         return self.parameter(bytes_.astype(np.uint8), np.array(scale), name, zero_point=BYTE)
 
-    def _round(self, x: ir.Value, grid: Grid) -> ir.Value:
+    def _round(self, x: Value, grid: Grid) -> Value:
         name = f"{x.name}_QuantizeLinear"
         number = super().op("QuantizeLinear", [x, *self._constants(grid)], name, dims(x))
-        number.dtype = TYPES[grid.kind]
-        return self._remember(number, grid, str(x.name))
+        return self._remember(number, grid, x.name)
 
-    def _remember(self, number: ir.Value, grid: Grid, name: str) -> ir.Value:
+    def _remember(self, number: Value, grid: Grid, name: str) -> Value:
         floats = self.read(number, grid, name)
-        self._bytes[str(floats.name)] = number, grid
+        self._bytes[floats.name] = number, grid
         return floats
 
-    def _constants(self, grid: Grid) -> list[ir.Value]:
+    def _constants(self, grid: Grid) -> list[Value]:
         """The scale and zero point as scalars; equal ones are stored once."""
         return [self.scalar(grid.scale), self.number(grid.zero_point, grid.kind)]

@@ -9,7 +9,6 @@ its steps half as wide.
 
 from __future__ import annotations
 
-import onnx_ir as ir
 from torch import nn
 
 from levit_deploy.model import Attention, AttentionSubsample
@@ -19,26 +18,26 @@ from levit_deploy.targets.onnx_attention import (
     attention_probabilities,
     heads_first,
 )
-from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
+from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, Value, dims
 from levit_deploy.targets.onnx_int8 import MOST_KEYS
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS, convolution
 
 
-def _hardswish(g: GraphBuilder, module: nn.Hardswish, x: ir.Value, name: str) -> ir.Value:
+def _hardswish(g: GraphBuilder, module: nn.Hardswish, x: Value, name: str) -> Value:
     assert isinstance(g, Int8Builder)
     x = LAYER_EMITTERS[nn.Hardswish](g, module, x, name)
     return g.rounded(x, g.behind(name)[0], kind="uint8")
 
 
-def _rounded_convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.Value:
+def _rounded_convolution(g: GraphBuilder, conv: nn.Conv2d, x: Value, name: str) -> Value:
     """The last convolution is rounded, too: its map becomes tokens, as bytes."""
     assert isinstance(g, Int8Builder)
     x = convolution(g, conv, x, name)
     return x if g.behind(name)[1] is not None else g.rounded(x, name)
 
 
-def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir.Value:
+def _attention(g: GraphBuilder, module: Attention, x: Value, name: str) -> Value:
     assert isinstance(g, Int8Builder)
     parts = {"q": module.key_dim, "k": module.key_dim, "v": module.value_dim}
     x = g.emit(module.norm, x, f"{name}.norm")
@@ -46,9 +45,7 @@ def _attention(g: GraphBuilder, module: Attention, x: ir.Value, name: str) -> ir
     return _attend(g, module, q, k, v, name)
 
 
-def _attention_subsample(
-    g: GraphBuilder, module: AttentionSubsample, x: ir.Value, name: str
-) -> ir.Value:
+def _attention_subsample(g: GraphBuilder, module: AttentionSubsample, x: Value, name: str) -> Value:
     assert isinstance(g, Int8Builder)
     x = g.rounded(x, f"{name}.kv")  # all of them, before some are taken for q
     q = g.rounded(g.emit(module.q, x, f"{name}.q"), _part(name))
@@ -63,10 +60,10 @@ def _split_heads(
     module: TokenAttention,
     layer: nn.Module,
     parts: dict[str, int],
-    x: ir.Value,
+    x: Value,
     name: str,
     which: str,
-) -> list[ir.Value]:
+) -> list[Value]:
     """Compute q, k and v, or k and v, by one product: (B, h, N, width) each."""
     x = g.rounded(g.emit(layer, x, f"{name}.{which}"), _part(name))
     x = heads_first(g, module, x, module.tokens, f"{name}.{which}")
@@ -76,11 +73,11 @@ def _split_heads(
 def _attend(
     g: Int8Builder,
     module: TokenAttention,
-    q: ir.Value,
-    k: ir.Value,
-    v: ir.Value,
+    q: Value,
+    k: Value,
+    v: Value,
     name: str,
-) -> ir.Value:
+) -> Value:
     """softmax(q k + bias) v, and the projection: (B, h, N, width) -> (B * Nq, C)."""
     assert isinstance(module.proj, nn.Sequential)
     activation, projection = module.proj

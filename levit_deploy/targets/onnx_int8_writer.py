@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx
-import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from levit_deploy.model import LeViT
 from levit_deploy.provenance import Provenance
@@ -16,6 +14,7 @@ from levit_deploy.targets.onnx_int8 import INT8_EMITTERS, folded_std, pixels_on_
 from levit_deploy.targets.onnx_int8_graph import Int8Builder
 from levit_deploy.targets.onnx_int8_openvino import OPENVINO_EMITTERS
 from levit_deploy.targets.onnx_opsets import DEFAULT_OPSET, opset_of
+from levit_deploy.targets.onnx_proto import to_proto
 from levit_deploy.targets.onnx_rounding import Rounding
 from levit_deploy.targets.onnx_schemes import FOR_OPENVINO, ON_BYTES, W8A16, Scheme
 from levit_deploy.targets.onnx_writer import FLOAT_EMITTERS, built
@@ -78,11 +77,8 @@ class Int8Form:
         return folded_std(self.model, self.provenance.transform.statistics()[1])
 
     def _write(self, builder: Int8Builder) -> onnx.ModelProto:
-        built_model = built(builder, self._network, self.provenance, pixels_on_bytes)
-        RemoveUnusedNodesPass()(built_model)
-        proto = ir.to_proto(built_model)
-        onnx.helper.set_model_props(proto, self.provenance.to_metadata())
-        return proto
+        given, outputs = built(builder, self._network, self.provenance, pixels_on_bytes)
+        return to_proto(builder, given, outputs, self.provenance.to_metadata())
 
 
 def int8_form(model: LeViT, provenance: Provenance, options: ExportOptions) -> Int8Form:

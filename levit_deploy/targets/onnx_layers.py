@@ -7,7 +7,6 @@ difference is in the modules, which ``layout.py`` chooses; nothing here asks for
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 from torch import Tensor, nn
 
 from levit_deploy.config import subsampled
@@ -15,7 +14,7 @@ from levit_deploy.layout import SpatialLayerNorm, SpatialMeanPool, SpatialToMap
 from levit_deploy.model import MeanPool, Residual, Subsample, ToTokens
 from levit_deploy.passes.pool_early import PooledResidual
 from levit_deploy.passes.stage_maps import StageMaps, ToMap
-from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, dims
+from levit_deploy.targets.onnx_graph import Emitter, GraphBuilder, Value, dims
 
 
 def array(tensor: Tensor) -> npt.NDArray[np.float32]:
@@ -26,21 +25,21 @@ def array(tensor: Tensor) -> npt.NDArray[np.float32]:
 
 def gemm(
     g: GraphBuilder,
-    x: ir.Value,
+    x: Value,
     weight: npt.NDArray[np.float32],
     bias: npt.NDArray[np.float32],
     name: str,
-) -> ir.Value:
+) -> Value:
     """Append x (rows, in) times weight (out, in), plus bias (out,): (rows, out)."""
     inputs = g.operands(x, weight, bias, name)
     return g.op("Gemm", inputs, f"{name}.gemm", [dims(x)[0], weight.shape[0]], transB=1)
 
 
-def _linear(g: GraphBuilder, linear: nn.Linear, x: ir.Value, name: str) -> ir.Value:
+def _linear(g: GraphBuilder, linear: nn.Linear, x: Value, name: str) -> Value:
     return gemm(g, x, array(linear.weight), array(linear.bias), name)
 
 
-def convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.Value:
+def convolution(g: GraphBuilder, conv: nn.Conv2d, x: Value, name: str) -> Value:
     """Append a convolution: (B, C, H, W) -> (B, C', H', W')."""
     assert not isinstance(conv.padding, str)
     assert conv.bias is not None
@@ -57,7 +56,7 @@ def convolution(g: GraphBuilder, conv: nn.Conv2d, x: ir.Value, name: str) -> ir.
     )
 
 
-def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -> ir.Value:
+def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: Value, name: str) -> Value:
     if g.opset >= 14:
         return g.like("HardSwish", [x], f"{name}.hardswish")
     # the operator's own definition
@@ -65,11 +64,11 @@ def _hardswish(g: GraphBuilder, _module: nn.Hardswish, x: ir.Value, name: str) -
     return g.like("Mul", [x, gate], f"{name}.hardswish")
 
 
-def _silu(g: GraphBuilder, _module: nn.SiLU, x: ir.Value, name: str) -> ir.Value:
+def _silu(g: GraphBuilder, _module: nn.SiLU, x: Value, name: str) -> Value:
     return g.like("Mul", [x, g.like("Sigmoid", [x], f"{name}.sigmoid")], f"{name}.silu")
 
 
-def _gelu(g: GraphBuilder, _module: nn.GELU, x: ir.Value, name: str) -> ir.Value:
+def _gelu(g: GraphBuilder, _module: nn.GELU, x: Value, name: str) -> Value:
     if g.opset >= 20:
         return g.like("Gelu", [x], f"{name}.gelu")
     # the operator's own definition, x / 2 * (1 + erf(x / sqrt 2))
@@ -80,11 +79,11 @@ def _gelu(g: GraphBuilder, _module: nn.GELU, x: ir.Value, name: str) -> ir.Value
     return g.like("Mul", [half, gate], f"{name}.gelu")
 
 
-def _relu(g: GraphBuilder, _module: nn.ReLU, x: ir.Value, name: str) -> ir.Value:
+def _relu(g: GraphBuilder, _module: nn.ReLU, x: Value, name: str) -> Value:
     return g.like("Relu", [x], f"{name}.relu")
 
 
-def _layer_norm(g: GraphBuilder, norm: nn.LayerNorm, x: ir.Value, name: str) -> ir.Value:
+def _layer_norm(g: GraphBuilder, norm: nn.LayerNorm, x: Value, name: str) -> Value:
     assert not norm.elementwise_affine  # fold_layernorm has put that part into the next layer
     if g.opset < 17:
         return _layer_norm_in_parts(g, x, -1, norm.eps, name)
@@ -92,9 +91,7 @@ def _layer_norm(g: GraphBuilder, norm: nn.LayerNorm, x: ir.Value, name: str) -> 
     return g.op("LayerNormalization", [x, ones], name, dims(x), axis=-1, epsilon=norm.eps)
 
 
-def _layer_norm_in_parts(
-    g: GraphBuilder, x: ir.Value, axis: int, eps: float, name: str
-) -> ir.Value:
+def _layer_norm_in_parts(g: GraphBuilder, x: Value, axis: int, eps: float, name: str) -> Value:
     """The operator's own definition, of which opset 16 and earlier have no operator."""
     centred = g.like("Sub", [x, g.mean(x, [axis], f"{name}.mean", keep=True)], f"{name}.centred")
     squares = g.like("Mul", [centred, centred], f"{name}.squares")
@@ -104,9 +101,7 @@ def _layer_norm_in_parts(
     return g.like("Div", [centred, deviation], name)
 
 
-def _spatial_layer_norm(
-    g: GraphBuilder, norm: SpatialLayerNorm, x: ir.Value, name: str
-) -> ir.Value:
+def _spatial_layer_norm(g: GraphBuilder, norm: SpatialLayerNorm, x: Value, name: str) -> Value:
     if g.opset < 17:
         return _layer_norm_in_parts(g, x, 1, norm.norm.eps, name)
     # the operator knows trailing axes only; two transposes are faster than its parts over axis 1
@@ -115,17 +110,17 @@ def _spatial_layer_norm(
     return g.transpose(x, f"{name}.channels_first", [0, 3, 1, 2])
 
 
-def _identity(_g: GraphBuilder, _module: nn.Module, x: ir.Value, _name: str) -> ir.Value:
+def _identity(_g: GraphBuilder, _module: nn.Module, x: Value, _name: str) -> Value:
     return x
 
 
-def _sequential(g: GraphBuilder, module: nn.Sequential, x: ir.Value, name: str) -> ir.Value:
+def _sequential(g: GraphBuilder, module: nn.Sequential, x: Value, name: str) -> Value:
     for child_name, child in module.named_children():
         x = g.emit(child, x, f"{name}.{child_name}")
     return x
 
 
-def _stage_maps(g: GraphBuilder, blocks: StageMaps, x: ir.Value, name: str) -> ir.Value:
+def _stage_maps(g: GraphBuilder, blocks: StageMaps, x: Value, name: str) -> Value:
     for child_name, child in blocks.named_children():
         value = g.emit(child, x, f"{name}.{child_name}")
         if isinstance(child, ToMap):
@@ -135,16 +130,16 @@ def _stage_maps(g: GraphBuilder, blocks: StageMaps, x: ir.Value, name: str) -> i
     return x
 
 
-def _to_map(g: GraphBuilder, module: ToMap, x: ir.Value, name: str) -> ir.Value:
+def _to_map(g: GraphBuilder, module: ToMap, x: Value, name: str) -> Value:
     x = g.reshape(x, f"{name}.grid", [g.batch, *module.grid, dims(x)[1]])
     return g.transpose(x, f"{name}.channels_first", [0, 3, 1, 2])
 
 
-def _residual(g: GraphBuilder, block: Residual, x: ir.Value, name: str) -> ir.Value:
+def _residual(g: GraphBuilder, block: Residual, x: Value, name: str) -> Value:
     return g.like("Add", [x, g.emit(block.m, x, f"{name}.m")], f"{name}.add")
 
 
-def _pooled_residual(g: GraphBuilder, block: PooledResidual, x: ir.Value, name: str) -> ir.Value:
+def _pooled_residual(g: GraphBuilder, block: PooledResidual, x: Value, name: str) -> Value:
     *hidden_layers, (last_name, last) = block.m.named_children()
     hidden = x
     for child_name, child in hidden_layers:
@@ -154,13 +149,13 @@ def _pooled_residual(g: GraphBuilder, block: PooledResidual, x: ir.Value, name: 
     return g.like("Add", [g.emit(block.pool, x, f"{name}.pool"), branch], f"{name}.add")
 
 
-def _to_tokens(g: GraphBuilder, _module: ToTokens, x: ir.Value, name: str) -> ir.Value:
+def _to_tokens(g: GraphBuilder, _module: ToTokens, x: Value, name: str) -> Value:
     x = g.transpose(x, f"{name}.transpose", [0, 2, 3, 1])  # B, H, W, C
     _, height, width, channels = dims(x)
     return g.reshape(x, f"{name}.reshape", [g.rows(int(height) * int(width)), channels])
 
 
-def _subsample(g: GraphBuilder, module: Subsample, x: ir.Value, name: str) -> ir.Value:
+def _subsample(g: GraphBuilder, module: Subsample, x: Value, name: str) -> Value:
     (height, width), stride, channels = module.grid, module.stride, dims(x)[1]
     out_height, out_width = subsampled(module.grid, stride)
     x = g.reshape(x, f"{name}.grid", [g.batch, height, width, channels])
@@ -174,12 +169,12 @@ def _subsample(g: GraphBuilder, module: Subsample, x: ir.Value, name: str) -> ir
     return g.reshape(x, f"{name}.reshape", [g.rows(out_height * out_width), channels])
 
 
-def _mean_pool(g: GraphBuilder, pool: MeanPool, x: ir.Value, name: str) -> ir.Value:
+def _mean_pool(g: GraphBuilder, pool: MeanPool, x: Value, name: str) -> Value:
     x = g.reshape(x, f"{name}.tokens", [g.batch, pool.tokens, dims(x)[1]])
     return g.mean(x, [1], f"{name}.mean")
 
 
-def _spatial_mean_pool(g: GraphBuilder, _pool: SpatialMeanPool, x: ir.Value, name: str) -> ir.Value:
+def _spatial_mean_pool(g: GraphBuilder, _pool: SpatialMeanPool, x: Value, name: str) -> Value:
     return g.mean(x, [2, 3], f"{name}.mean")
 
 

@@ -102,10 +102,12 @@ def compare_case(
     run: Run,
     fixed_batch: int | None,
     parts: Parts = LOGITS,
+    first: FloatArray | None = None,
 ) -> Compared:
     """Compare on as few images as settle the question, each run alone, or in the fixed batch.
 
-    ``parts`` are the outputs: each is held to a budget of its own.
+    ``parts`` are the outputs: each is held to a budget of its own. ``first`` is ``run_alone`` of
+    the fewest images, if that was done before.
 
     Errors vary by chance, the more so over few images, or images that are nearly the same. So a
     kind that fails by no more than chance could explain is tried again on more images, and held to
@@ -115,8 +117,10 @@ def compare_case(
     """
     try:
         for size, twins in zip(case.sizes, TWINS, strict=False):
-            images, batch = case.draw(size), fixed_batch or 1
-            compared = _compare(case.name, images, reference, run, batch, twins, parts)
+            images = case.draw(size)
+            rows = run_alone(run, images, fixed_batch) if first is None else first
+            compared = _compare(case.name, images, rows, reference, twins, parts)
+            first = None
             if not compared.result.failures or compared.result.excess > BEYOND_CHANCE:
                 break
     except _OriginalOverflowsError:
@@ -133,18 +137,16 @@ class _OriginalOverflowsError(CheckpointError):
 def _compare(
     name: str,
     images: Images,
+    logits: FloatArray,
     reference: Reference,
-    run: Run,
-    batch: int,
     twins: int,
     parts: Parts,
 ) -> Compared:
     expected = reference.logits(images)
-    n = len(images)
-    order = np.arange(-(-n // batch) * batch) % n  # which image each row is, the last batch filled
-    batches = [images[order[i : i + batch]] for i in range(0, len(order), batch)]
-    logits = np.concatenate([logits_of(run, part, expected.shape[1]) for part in batches])
+    _require_rows(logits, len(logits), expected.shape[1])
     allowed = _allowed(name, images, expected, reference, twins, parts, logits)
+    n = len(images)
+    order = np.arange(len(logits)) % n  # which image each row is
     results, shares = [], np.zeros(n)  # of each image's largest error in the allowed one
     for (output, part), budget_of_part in zip(parts.items(), allowed, strict=True):
         own, theirs = expected[:, part], logits[:, part]
@@ -251,16 +253,32 @@ def look_inside(compared: Compared, values: Values, fixed_batch: int | None) -> 
     return replace(compared, results=results)
 
 
-def logits_of(run: Run, images: Images, classes: int) -> FloatArray:
+def run_alone(run: Run, images: Images, fixed_batch: int | None) -> FloatArray:
+    """The artifact's answers to images, each alone or in the fixed batch: a row for each place.
+
+    The last batch is filled with the first images. Raises VerificationError as ``logits_of`` does.
+    """
+    n, batch = len(images), fixed_batch or 1
+    order = np.arange(-(-n // batch) * batch) % n
+    batches = (images[order[i : i + batch]] for i in range(0, len(order), batch))
+    rows = [logits_of(run, part) for part in batches]
+    return np.concatenate(rows)
+
+
+def logits_of(run: Run, images: Images, classes: int | None = None) -> FloatArray:
     """The artifact's logits; VerificationError if they are not one row an image."""
-    logits, expected = run(images), (len(images), classes)
-    if logits.shape != expected:
-        why = "It was made from another network"
-        if logits.shape[:1] != expected[:1]:  # numpy would compare one row with many
-            why = "Each image must have one row"
-        raise VerificationError(
-            f"The artifact computes another function than the checkpoint: a batch of {len(images)} "
-            f"has outputs of shape {logits.shape}, the checkpoint's are {expected}. {why}. Do not "
-            "ship it."
-        )
+    logits = run(images)
+    _require_rows(logits, len(images), classes or logits.shape[-1])
     return logits
+
+
+def _require_rows(logits: FloatArray, n: int, classes: int) -> None:
+    if logits.shape == (n, classes):
+        return
+    why = "It was made from another network"
+    if logits.shape[:1] != (n,):  # numpy would compare one row with many
+        why = "Each image must have one row"
+    raise VerificationError(
+        f"The artifact computes another function than the checkpoint: a batch of {n} has outputs "
+        f"of shape {logits.shape}, the checkpoint's are {(n, classes)}. {why}. Do not ship it."
+    )

@@ -13,6 +13,7 @@ from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.interface import COMPARED, Interface
 from levit_deploy.provenance import is_ours
 from levit_deploy.runtime.artifact import Artifact
+from levit_deploy.verification.answers import remembered
 from levit_deploy.verification.batches import ComparedBatch, compare_batches
 from levit_deploy.verification.block_by_block import compare_block_by_block
 from levit_deploy.verification.budget import log_probabilities
@@ -23,10 +24,11 @@ from levit_deploy.verification.compare import (
     Parts,
     compare_case,
     look_inside,
+    run_alone,
 )
 from levit_deploy.verification.inputs import Case, as_taken, pixel_cases, standard_cases
 from levit_deploy.verification.original import Original
-from levit_deploy.verification.reference import REMEDY, Reference, remembered
+from levit_deploy.verification.reference import REMEDY, Reference
 from levit_deploy.verification.result import Verification
 from levit_deploy.verification.telling import telling_case
 
@@ -102,17 +104,12 @@ def answered_ahead(
 
     It does so while the block runs. What it cannot answer is left to ``measure``.
     """
-
-    def several() -> Iterator[Images]:
-        for case in _cases(original, interface, extra, seed):
-            yield case.draw(case.sizes[0])
-
     try:
         reference = _reference(original, interface, precision, None)
     except CheckpointError:
         yield
         return
-    with reference.ahead(several()):
+    with reference.ahead(_first_images(original, interface, extra, seed)):
         yield
 
 
@@ -162,23 +159,33 @@ def _require_same_ends(original: Original, artifact: Artifact) -> None:
         )
 
 
-def _cases(
+def _first_images(
     original: Original, interface: Interface, extra: tuple[Case, ...], seed: int
-) -> Iterator[Case]:
-    """All kinds of input, as an artifact of this interface takes them."""
+) -> Iterator[list[Images]]:
+    """The images of the first look, in two groups: the telling ones are to be found first."""
+    yield [case.draw(case.sizes[0]) for case in _given_cases(original, interface, extra, seed)]
+    yield [case.draw(case.sizes[0]) for case in _telling_cases(original, interface, seed)]
+
+
+def _given_cases(
+    original: Original, interface: Interface, extra: tuple[Case, ...], seed: int
+) -> tuple[Case, ...]:
+    """The standard kinds of input and the extra ones, as such an artifact takes them."""
     if interface.input == "uint8":
         standard = pixel_cases(original.transform, seed)
     else:
         standard = standard_cases(original.config, seed)
-    yield from standard
+    return (*standard, *(as_taken(case, interface, original.transform) for case in extra))
+
+
+def _telling_cases(original: Original, interface: Interface, seed: int) -> tuple[Case, ...]:
+    """The images that tell of blocks of which ordinary ones do not, if there are such blocks."""
     telling: Case | None = remembered(
         original.answers,
         ("telling", interface.input, seed),
-        lambda: telling_case(original, standard[0], seed),
+        lambda: telling_case(original, _given_cases(original, interface, (), seed)[0], seed),
     )
-    if telling is not None:
-        yield telling
-    yield from (as_taken(case, interface, original.transform) for case in extra)
+    return () if telling is None else (telling,)
 
 
 def _compared(
@@ -189,9 +196,15 @@ def _compared(
     seed: int,
     parts: Parts,
 ) -> list[Compared]:
-    fixed, cases = artifact.batch_size, tuple(_cases(original, artifact.interface, extra, seed))
-    with reference.ahead(case.draw(case.sizes[0]) for case in cases):
-        compared = [compare_case(case, reference, artifact.run, fixed, parts) for case in cases]
+    fixed, interface = artifact.batch_size, artifact.interface
+    with reference.ahead(_first_images(original, interface, extra, seed)):
+        cases = _given_cases(original, interface, extra, seed)
+        cases += _telling_cases(original, interface, seed)
+        first = [run_alone(artifact.run, case.draw(case.sizes[0]), fixed) for case in cases]
+        compared = [
+            compare_case(case, reference, artifact.run, fixed, parts, answers)
+            for case, answers in zip(cases, first, strict=True)
+        ]
     if reference.precision != "fp16":
         return compared
     return [look_inside(case, artifact.values, fixed) for case in compared]

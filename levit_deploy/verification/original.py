@@ -17,7 +17,7 @@ from levit_deploy.passes.heads import HEAD_PASSES
 from levit_deploy.passes.order import OUTPUT_PASSES
 from levit_deploy.pictures.transform import Transform
 from levit_deploy.runtime.artifact import Artifact
-from levit_deploy.verification.reference import Answers
+from levit_deploy.verification.answers import Answers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,8 @@ import copy
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,14 +22,15 @@ from levit_deploy.model import AttentionBias, LeViT
 from levit_deploy.passes.bake_attention_bias import AttentionBiasTable
 from levit_deploy.passes.replace import copied, replace_modules
 from levit_deploy.passes.stage_maps import ToMap
+from levit_deploy.verification.answers import Answers, Claim, claimed
 from levit_deploy.verification.budget import log_probabilities
 
 Model = TypeVar("Model", bound=nn.Module)
 
 MOST_AT_ONCE, SCORES_BYTES = 4, 2**26  # images, and what the scores of one attention may take
+SWEPT_BYTES = 2**26  # of the images that take turns in each part; no more than that, their tokens
 
-# what was computed of a network, by what tells it apart; perhaps it is still to come
-Answers = dict[tuple[object, ...], "Future[Any]"]
+NETWORKS = ("float64", "own")
 
 REMEDY: dict[Precision, str] = {  # of an original that computes NaN or infinity
     "fp32": "Check the training run that wrote the file.",
@@ -83,24 +83,32 @@ class Reference:
 
     @functools.cached_property
     def _float64(self) -> LeViT:
-        return _in_precision(self._model, torch.float64)
+        return _in_precision(self._model, torch.float64, self._at_once)
 
     @functools.cached_property
     def _own(self) -> LeViT:
-        return _in_precision(self._model, self._dtype)
+        return _in_precision(self._model, self._dtype, self._at_once)
 
     @contextmanager
-    def ahead(self, several: Iterable[Images]) -> Iterator[None]:
-        """Answer several sets of images in a thread meanwhile, as the artifact has a process."""
+    def ahead(self, groups: Iterable[Sequence[Images]]) -> Iterator[None]:
+        """Answer groups of images in a thread meanwhile, as the artifact has a process.
+
+        The images of a group go through the network together, so that each weight is cast once.
+        """
         stop = threading.Event()
 
         def answer() -> None:
             with suppress(BaseException):  # who asks for the answer is told, as of an interrupt
-                for images in several:
-                    for answers in (self.logits, self.own_logits)[: 1 if self._literal else 2]:
-                        if stop.is_set():
-                            return
-                        answers(images)
+                for group in groups:
+                    with ExitStack() as claims:  # both at once, or who asks may come in between
+                        claimed = [
+                            (network, claims.enter_context(self._claimed(network, group)))
+                            for network in NETWORKS[: 1 if self._literal else 2]
+                        ]
+                        for network, mine in claimed:
+                            if stop.is_set():
+                                return
+                            self._fulfil(mine, group, functools.partial(self._run, network))
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -112,32 +120,56 @@ class Reference:
 
     def logits(self, images: Images) -> npt.NDArray[np.float64]:
         """Images as the artifact takes them -> float64 (n, classes), a row for each image."""
-        return self._remembered(
-            "float64", images, lambda: self._answers(self._float64, torch.float64, images)
-        )
+        return self._remembered("float64", images, functools.partial(self._run, "float64"))
 
     def own_logits(self, images: Images) -> FloatArray:
         """The original's in the artifact's precision, as float32: shapes as for ``logits``."""
-        return self._remembered(
-            "own", images, lambda: self._answers(self._own, self._dtype, images)
-        )
+        return self._remembered("own", images, functools.partial(self._run, "own"))
 
     def _remembered(
-        self, network: object, images: Images, compute: Callable[[], npt.NDArray[Any]]
+        self, network: object, images: Images, answer: Callable[[Images], npt.NDArray[Any]]
     ) -> npt.NDArray[Any]:
         """The answers of a network to these very images, computed if they are not known yet."""
-        digest = hashlib.sha256(np.ascontiguousarray(images).data).digest()
-        dtype = None if network == "float64" else self._dtype
-        key = (network, dtype, self._output, images.dtype, images.shape, digest)
-        answers: npt.NDArray[Any] = remembered(self._known, key, compute)
-        answers.setflags(write=False)
+        with self._claimed(network, [images]) as mine:
+            self._fulfil(mine, [images], answer)
+        answers: npt.NDArray[Any] = mine.futures[0].result()
         return answers
+
+    def _claimed(self, network: object, group: Sequence[Images]) -> AbstractContextManager[Claim]:
+        """Claim the answers of a network to a group of images."""
+        dtype = None if network == "float64" else self._dtype
+        keys: list[tuple[object, ...]] = []
+        for images in group:
+            digest = hashlib.sha256(np.ascontiguousarray(images).data).digest()
+            keys.append((network, dtype, self._output, images.dtype, images.shape, digest))
+        return claimed(self._known, keys)
+
+    def _fulfil(
+        self,
+        claim: Claim,
+        group: Sequence[Images],
+        answer: Callable[[Images], npt.NDArray[Any]],
+    ) -> None:
+        """Compute what was claimed, all of it together."""
+        if not claim.places:
+            return
+        asked = [group[place] for place in claim.places]
+        together = answer(np.concatenate(asked) if len(asked) > 1 else asked[0])
+        together.setflags(write=False)
+        ends = np.cumsum([len(images) for images in asked])[:-1]
+        claim.fulfil(np.split(together, ends))
+
+    def _run(self, network: str, images: Images) -> npt.NDArray[Any]:
+        if network == "float64":
+            return self._answers(self._float64, torch.float64, images)
+        return self._answers(self._own, self._dtype, images)
 
     def _answers(self, model: LeViT, dtype: torch.dtype, images: Images) -> npt.NDArray[Any]:
         """The answers to the images of a network that computes in a precision."""
-        given, size = self._given(dtype, images), self._at_once
+        given = self._given(dtype, images)
+        size = max(self._at_once, SWEPT_BYTES // (8 * given[0].size))
         parts = [given[start : start + size] for start in range(0, len(given), size)]
-        return self._finished(np.concatenate([_run(model, dtype, part) for part in parts]))
+        return self._finished(np.concatenate([_run(model, part) for part in parts]))
 
     def _finished(self, logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self._output != "probabilities":
@@ -164,32 +196,19 @@ class Reference:
             return
         yield self.own_logits(images)
         for seed in range(twins):
-            yield self._remembered(seed, images, functools.partial(self._twin, seed, images))
+            yield self._remembered(seed, images, functools.partial(self._twin, seed))
 
     def _twin(self, seed: int, images: Images) -> npt.NDArray[Any]:
         twin = twin_of(copied(self._model).double(), seed, EPS[self.precision])
-        logits = self._answers(copied(twin).to(self._dtype), self._dtype, images)
+        own = _in_precision(twin, self._dtype, self._at_once)
+        logits = self._answers(own, self._dtype, images)
         if self.precision == "fp32":
             return logits
+        double = _in_precision(twin, torch.float64, self._at_once)
         moved: npt.NDArray[Any] = (
-            logits - self._answers(twin, torch.float64, images) + self.logits(images)
+            logits - self._answers(double, torch.float64, images) + self.logits(images)
         )
         return moved
-
-
-def remembered(known: Answers, key: tuple[object, ...], compute: Callable[[], Any]) -> Any:
-    """What is known, or else computed and known from now on; one thread computes it for all."""
-    mine: Future[Any] = Future()
-    if (theirs := known.setdefault(key, mine)) is not mine:
-        return theirs.result()
-    try:
-        result = compute()
-    except BaseException as error:
-        del known[key]
-        mine.set_exception(error)
-        raise
-    mine.set_result(result)
-    return result
 
 
 def _images_at_once(model: LeViT) -> int:
@@ -213,35 +232,42 @@ def twin_of(model: Model, seed: int, eps: float) -> Model:
 
 
 class _InPrecision(nn.Module):
-    """A part of a network whose weights are held in float32, and cast while it runs."""
+    """A part of a network whose weights are held as they are, and cast while it runs.
 
-    def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
+    It takes a few images at once.
+    """
+
+    def __init__(self, part: nn.Module, dtype: torch.dtype, at_once: int) -> None:
         super().__init__()
-        self.part, self.dtype = part, dtype
+        self.part, self.dtype, self.at_once = part, dtype, at_once
 
     def forward(self, x: Tensor) -> Any:
-        return copied(self.part).to(self.dtype)(x)
+        part = copied(self.part).to(self.dtype)
+        return torch.cat([part(few.to(self.dtype)) for few in x.split(self.at_once)])
 
 
-def _in_precision(model: LeViT, dtype: torch.dtype) -> LeViT:
+def _in_precision(model: LeViT, dtype: torch.dtype, at_once: int) -> LeViT:
     """The network in a precision, part by part, and with each attention bias gathered once."""
 
     def gathered(leaf: AttentionBias, _name: str) -> AttentionBiasTable:
         return AttentionBiasTable(leaf.to(dtype)().detach())
 
     network = replace_modules(model, AttentionBias, gathered)
-    for several in (network.patch_embed, network.blocks, network):
+    for several in (network.blocks, network):
         for name, part in several.named_children():
-            if several is not network or name.startswith("head"):
-                setattr(
-                    several, name, part if isinstance(part, ToMap) else _InPrecision(part, dtype)
+            if several is not network or name.startswith(("patch_embed", "head")):
+                given = (
+                    part
+                    if isinstance(part, ToMap | nn.Identity)
+                    else _InPrecision(part, dtype, at_once)
                 )
+                setattr(several, name, given)
     return network
 
 
-def _run(model: LeViT, dtype: torch.dtype, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _run(model: LeViT, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
     with torch.inference_mode():
-        given = model(torch.from_numpy(images).to(dtype))
+        given = model(torch.from_numpy(images))
     return rows([_numbers(output) for output in (given if isinstance(given, tuple) else (given,))])
 
 

@@ -1,6 +1,5 @@
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
 from networks import SMALL, trained
@@ -11,26 +10,18 @@ from levit_deploy.errors import LevitDeployError
 from levit_deploy.model import MeanPool, Subsample, ToTokens
 from levit_deploy.passes.fuse_batchnorm import fuse_batchnorm
 from levit_deploy.provenance import Provenance
-from levit_deploy.targets.onnx_graph import GraphBuilder
+from levit_deploy.targets.onnx_graph import GraphBuilder, Value
 from levit_deploy.targets.onnx_layers import LAYER_EMITTERS
+from levit_deploy.targets.onnx_proto import to_proto
 from levit_deploy.targets.onnx_writer import to_onnx
 
 
 def evaluate(module: nn.Module, x: np.ndarray, shape: list[int | str], opset: int = 17):
     """The declared shape and the value of what one emitter makes of ``module``."""
     graph = GraphBuilder(opset, "batch", LAYER_EMITTERS)
-    source = ir.val("x", dtype=ir.DataType.FLOAT, shape=shape)
+    source = Value("x", np.dtype(np.float32), tuple(shape))
     result = graph.emit(module, source, "blocks.0")
-    initializers = list(graph.initializers.values())
-    built = ir.Graph(
-        [source],
-        [result],
-        nodes=graph.nodes,
-        initializers=initializers,
-        opset_imports={"": opset},
-        name="one_module",
-    )
-    proto = ir.to_proto(ir.Model(built, ir_version=10))
+    proto = to_proto(graph, source, [result], {})
     onnx.checker.check_model(proto, full_check=True)
     (value,) = ReferenceEvaluator(proto).run(None, {"x": x})
     return [str(size) for size in result.shape], value

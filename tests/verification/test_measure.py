@@ -3,14 +3,14 @@
 import io
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
 from networks import trained
 from rich.console import Console
 
 from levit_deploy import pipeline
-from levit_deploy.errors import (
-    CheckpointError,
-)
+from levit_deploy.errors import BackendError, CheckpointError
 from levit_deploy.report import print_published, published_data
 
 
@@ -48,3 +48,16 @@ def test_a_network_beyond_float16_is_refused_before_anything_is_published(tmp_pa
             replace(checkpoint, model=model), "onnx", tmp_path / "out.onnx", precision="fp16"
         )
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pth"]
+
+
+def test_a_batch_that_is_baked_in_is_no_proof(tmp_path, checkpoint, exported):
+    model = onnx.load(exported)
+    reshape = next(node for node in model.graph.node if node.op_type == "Reshape")
+    shape = next(each for each in model.graph.initializer if each.name == reshape.input[1])
+    sizes = np.frombuffer(shape.raw_data, np.int64).copy()
+    assert sizes[0] == -1
+    sizes[0] = 1
+    shape.raw_data = sizes.tobytes()
+    onnx.save(model, tmp_path / "baked.onnx")
+    with pytest.raises(BackendError, match=r"on a batch of shape \(2, "):
+        pipeline.verify(checkpoint, tmp_path / "baked.onnx")

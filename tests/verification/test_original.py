@@ -11,9 +11,9 @@ from levit_deploy import pipeline
 from levit_deploy.checkpoint import Checkpoint, read_checkpoint
 from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.target import ExportOptions
-from levit_deploy.verification import reference
 from levit_deploy.verification.original import Originals
 from levit_deploy.verification.prove import prove
+from levit_deploy.verification.reference import Reference
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 @pytest.fixture
 def runs(monkeypatch):
     """The dtypes in which originals run."""
-    dtypes, run = [], reference._run
+    dtypes, answers = [], Reference._answers
 
-    def counted(model, dtype, images):
+    def counted(self, model, dtype, images):
         dtypes.append(str(dtype).removeprefix("torch."))
-        return run(model, dtype, images)
+        return answers(self, model, dtype, images)
 
-    monkeypatch.setattr(reference, "_run", counted)
+    monkeypatch.setattr(Reference, "_answers", counted)
     return dtypes
 
 

@@ -63,9 +63,9 @@ def test_with_many_tokens_fewer_images_are_held_at_once(to):
     model = to(trained(config))
     tokens, heads, images = 32 * 32, config.stages[0].num_heads, networks.images(config, 9).numpy()
     reference, batches = Reference(model), []
-    hook = reference._float64.register_forward_pre_hook(lambda _, x: batches.append(len(x[0])))
+    block = reference._float64.blocks[0].part
+    block.register_forward_pre_hook(lambda _, x: batches.append(len(x[0])))
     logits = reference.logits(images)
-    hook.remove()
     assert sum(batches) == 9
     assert max(batches) == 2**26 // (heads * tokens**2 * 8) < 4
     np.testing.assert_allclose(logits, float64_logits(model, torch.from_numpy(images)), rtol=1e-9)
@@ -114,7 +114,7 @@ def test_weights_beyond_float16_are_refused_by_name_and_fit_bfloat16():
 
 
 def test_the_weights_of_float64_are_held_one_part_at_a_time():
-    network = _in_precision(MODEL, torch.float64)
+    network = _in_precision(MODEL, torch.float64, 4)
     held = {tensor.data_ptr() for tensor in MODEL.parameters()}
     own = [t for t in (*network.parameters(), *network.buffers()) if t.dtype == torch.float64]
     assert {t.data_ptr() for t in network.parameters()} <= held
@@ -127,21 +127,22 @@ def test_the_weights_of_float64_are_held_one_part_at_a_time():
 
 def test_a_thread_answers_ahead_and_each_image_is_computed_once(monkeypatch):
     reference, several, ran = Reference(MODEL), [NORMAL.draw(n) for n in (2, 3, 4)], []
-    run, done = reference_module._run, threading.Event()
+    answers, done = Reference._answers, threading.Event()
 
-    def noted(model, dtype, images):
+    def noted(self, model, dtype, images):
         ran.append((threading.current_thread() is threading.main_thread(), dtype, len(images)))
-        return run(model, dtype, images)
+        return answers(self, model, dtype, images)
 
-    def images():
-        yield from several
+    def groups():
+        yield several[:2]
+        yield several
         done.set()
 
-    monkeypatch.setattr(reference_module, "_run", noted)
-    with reference.ahead(images()):
+    monkeypatch.setattr(Reference, "_answers", noted)
+    with reference.ahead(groups()):
         assert done.wait(60)
         found = [(reference.logits(x), reference.own_logits(x)) for x in several]
-    assert ran == [(False, d, n) for n in (2, 3, 4) for d in (torch.float64, torch.float32)]
+    assert ran == [(False, d, n) for n in (5, 4) for d in (torch.float64, torch.float32)]
     for x, (double, own) in zip(several, found, strict=True):
         same(double, REFERENCE.logits(x))
         assert rms(own - double) < 1e-5 * rms(double)
@@ -171,7 +172,7 @@ def test_an_interrupt_of_an_answer_that_the_thread_waits_for_is_not_printed(monk
 
     def several():
         asked.wait(60)
-        yield images
+        yield [images]
 
     def interrupted(*_):
         asked.set()
@@ -189,7 +190,7 @@ def test_the_thread_stops_with_its_block():
     def without_end():
         for seed in itertools.count():
             drawn.append(seed)
-            yield standard_cases(SMALL, seed)[0].draw(1)
+            yield [standard_cases(SMALL, seed)[0].draw(1)]
 
     with pytest.raises(KeyboardInterrupt), reference.ahead(without_end()):
         raise KeyboardInterrupt
