@@ -7,11 +7,14 @@ import numpy as np
 from levit_deploy.arrays import BATCH_SIZE, FloatArray, Images, Run
 
 
-def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = False) -> Any:
-    """Open a model on the CPU; raises onnxruntime's own exceptions, which share no base class.
+def onnx_session(
+    model: bytes | str, threads: int | None = None, *, literal: bool = False, arena: bool = True
+) -> Any:
+    """Open a model, or the file of this name, on the CPU.
 
     ``literal`` computes node by node, with nothing fused: a rounded number is then a float between
-    two nodes, and not a byte in a faster one.
+    two nodes, and not a byte in a faster one. Without an ``arena`` memory is given back at once,
+    and not kept for the next run. Raises onnxruntime's own exceptions, which share no base class.
     """
     import onnxruntime
 
@@ -20,12 +23,13 @@ def onnx_session(data: bytes, threads: int | None = None, *, literal: bool = Fal
     options.log_severity_level = 3
     # Waiting threads that spin would take the cores from torch, which runs in turns with this.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_cpu_mem_arena = arena
     if literal:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
-        data, sess_options=options, providers=["CPUExecutionProvider"]
+        model, sess_options=options, providers=["CPUExecutionProvider"]
     )
     session._model_bytes = None  # kept to open it again with fewer providers; there is one
     return session

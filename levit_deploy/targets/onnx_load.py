@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +53,6 @@ def _opened(
     path: Path, data: bytes, threads: int | None, literal: bool, runtime: Runtime | None
 ) -> Artifact:
     from levit_deploy.provenance import is_ours
-    from levit_deploy.regular_files import read_regular
     from levit_deploy.runtime.artifact import Artifact, answers, claimed_interface, claimed_maps
 
     model = _without_numbers(_read_without_reaching_out(path, data))
@@ -96,6 +97,8 @@ def _opened(
             "three fixed sizes of an image, as a LeViT has one image size."
         )
     places = [present["output"].index(name) for name in names["output"]]
+    computed = (name for node in model.graph.node for name in node.output if name)
+    inside = [name for name in computed if name not in present["output"]]
 
     def run(images: Images) -> FloatArray:
         try:
@@ -116,7 +119,7 @@ def _opened(
         batch_size=batch,
         image_shape=tuple(sizes),
         run=run,
-        values=lambda images: onnx_values(read_regular(path), images),
+        values=lambda images: _values(path, inside, images),
         remarks=() if is_ours(metadata) else remarks(model, names, expected),
     )
 
@@ -209,26 +212,33 @@ def _without_numbers(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def onnx_values(data: bytes, images: Images) -> Iterator[FloatArray]:
-    """Yield the output of every node, by making each an output of the graph.
+def _values(path: Path, inside: Sequence[str], images: Images) -> Iterator[FloatArray]:
+    """Yield the output of every node, by making those inside outputs of the graph as well.
 
     A message that follows another in protobuf adds to its lists, so the weights need no rewriting.
     """
     import numpy as np
     import onnx
 
+    from levit_deploy.memory import give_back
+    from levit_deploy.regular_files import open_regular
     from levit_deploy.runtime.sessions import onnx_session
 
-    graph = onnx.load_model_from_string(data).graph
-    given = {output.name for output in graph.output}
-    computed = [name for node in graph.node for name in node.output if name]
-    more = [onnx.ValueInfoProto(name=name) for name in computed if name not in given]
-    data += onnx.ModelProto(graph=onnx.GraphProto(output=more)).SerializeToString()
-    del graph
-    session = onnx_session(data, literal=True)  # nothing can be fused across outputs
-    del data  # and the graph: each is as large as the weights
+    more = onnx.GraphProto(output=[onnx.ValueInfoProto(name=name) for name in inside])
+    with tempfile.TemporaryFile() as longer:  # bytes would be in memory beside onnxruntime's own
+        with open_regular(path) as file:
+            shutil.copyfileobj(file, longer)
+        longer.write(onnx.ModelProto(graph=more).SerializeToString())
+        longer.seek(0)
+        # nothing can be fused across outputs
+        model = f"/dev/fd/{longer.fileno()}" if Path("/dev/fd").exists() else longer.read()
+        session = onnx_session(model, literal=True, arena=False)
+    del model
+    give_back()  # what onnxruntime read the weights into
     values = session.run(None, {session.get_inputs()[0].name: images})
     del session
-    for value in values:
+    values.reverse()
+    while values:  # each is let go of as soon as it is taken
+        value = values.pop()
         if np.issubdtype(value.dtype, np.floating):
             yield value.astype(np.float32, copy=False)

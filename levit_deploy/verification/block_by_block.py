@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,52 +18,45 @@ from levit_deploy.verification.budget import log_probabilities
 from levit_deploy.verification.compare import Compared
 from levit_deploy.verification.original import Original
 from levit_deploy.verification.parting import BlockResult, Parting, compare_blocks, find_parting
-from levit_deploy.verification.steps import steps
+from levit_deploy.verification.steps import sizes, steps
 
 log = logging.getLogger(__name__)
 
 MACS, FEWEST, MOST = 5e8, 2, 24  # that images may cost, and how many there are
+ERRORS = (LevitDeployError, RuntimeError, MemoryError)  # which a comparison may end with
 NEAR = 1e-2  # apart, relative to the largest number: the same output, computed in another order
 
-Looked = tuple[tuple[BlockResult, ...], Parting | None]
+Blocks = tuple[BlockResult, ...]
 
 
-def compare_block_by_block(
-    original: Original,
-    artifact: Artifact,
-    cases: Sequence[Compared],
-    batches: Sequence[ComparedBatch],
-    precision: Precision,
-) -> Looked:
-    """The error of each block, and the first at which the artifact parts from the original.
+def look_into(
+    original: Original, artifact: Artifact, images: Images, precision: Precision
+) -> Callable[[], Blocks]:
+    """Run an artifact on images; return the comparison of each block, which may run in a thread.
 
-    Every block's output has to be a value in an artifact of ours. One of another tool may lack
-    some. A rounded one parts at every block, so no place is told. If no block shows why an artifact
-    is wrong, the images that did follow. Nothing is given if nothing inside can be seen.
+    It needs the artifact no more. It gives nothing if nothing inside can be seen.
     """
-    outputs = artifact.interface.outputs(original.config)
-    results: tuple[BlockResult, ...] = ()
     try:
-        for images in _images(original, cases, batches):
-            results = tuple(
-                replace(block, name=original.block_names.get(block.name, block.name))
-                for block in _compared(original, artifact, images, precision)
-            )
-            if precision in ROUNDED:
-                break
-            parting = find_parting(results, outputs, every=is_ours(artifact.metadata))
-            if parting is not None:
-                return results, parting
-    except (LevitDeployError, RuntimeError, MemoryError) as error:
+        compare = _looked_into(original, artifact, images, precision)
+    except ERRORS as error:
         log.info("could not look into the blocks: %s", error)
-        return (), None
-    return results, None
+        return lambda: ()
+
+    def compared() -> Blocks:
+        try:
+            results = compare()
+        except ERRORS as error:
+            log.info("could not compare the blocks: %s", error)
+            return ()
+        log.info("compared %d blocks with the original, on %d images", len(results), len(images))
+        names = original.block_names
+        return tuple(replace(each, name=names.get(each.name, each.name)) for each in results)
+
+    return compared
 
 
-def _images(
-    original: Original, cases: Sequence[Compared], batches: Sequence[ComparedBatch]
-) -> Iterator[Images]:
-    """Some of all kinds, a loud one first, which may leak; then what showed that it is wrong."""
+def images_of_all_kinds(original: Original, cases: Sequence[Compared]) -> Images:
+    """Some images of all kinds, a loud one first, which may leak."""
     loud = max(cases, key=lambda case: case.result.budget.max_error)
     kinds = [loud, *(case for case in cases if case is not loud)]
     in_turns = [
@@ -73,49 +66,85 @@ def _images(
         if i < len(case.images)
     ]
     count = MACS // count_macs(original.config)
-    yield np.stack(in_turns[: int(min(max(count, FEWEST), MOST))])
+    return np.stack(in_turns[: int(min(max(count, FEWEST), MOST))])
+
+
+def find_where(
+    original: Original,
+    artifact: Artifact,
+    blocks: Blocks,
+    cases: Sequence[Compared],
+    batches: Sequence[ComparedBatch],
+    precision: Precision,
+) -> tuple[Blocks, Parting | None]:
+    """The error of each block, and the first at which the artifact parts from the original.
+
+    Every block's output has to be a value in an artifact of ours. One of another tool may lack
+    some. A rounded one parts at every block, so no place is told. If no block shows why an artifact
+    is wrong, the images that did are looked at.
+    """
+    if precision in ROUNDED or not blocks:
+        return blocks, None
+    outputs, every = artifact.interface.outputs(original.config), is_ours(artifact.metadata)
+    parting = find_parting(blocks, outputs, every=every)
+    images = _wrong_images(cases, batches)
+    if parting is None and images is not None:
+        blocks = look_into(original, artifact, images, precision)()
+        parting = find_parting(blocks, outputs, every=every)
+    return blocks, parting
+
+
+def _wrong_images(cases: Sequence[Compared], batches: Sequence[ComparedBatch]) -> Images | None:
+    """What showed that the artifact is wrong."""
     wrong = [case for case in cases if case.result.failures]
-    wrong_batches = [batch for batch in batches if batch.result.failures]
     if wrong:
         worst = max(wrong, key=lambda case: case.result.excess)
-        yield worst.images[worst.worst : worst.worst + 1]
-    elif wrong_batches:
-        yield wrong_batches[0].images
+        return worst.images[worst.worst : worst.worst + 1]
+    return next((batch.images for batch in batches if batch.result.failures), None)
 
 
-def _compared(
+def _looked_into(
     original: Original, artifact: Artifact, images: Images, precision: Precision
-) -> list[BlockResult]:
-    """The figures of each block."""
+) -> Callable[[], list[BlockResult]]:
     interface, outputs = artifact.interface, {}
-    rows, values = _run(artifact, images)
-    if not values:  # as in native code
+    blocks, normalise = steps(original.model, interface.output), original.transform.normalise
+    of_bytes, given = interface.input == "uint8", (images.astype(np.float64), images)
+    if of_bytes:
+        given = normalise(images, dtype=np.float64), normalise(images, dtype=np.float32)
+    rows, values = _run(artifact, images, sizes(blocks, np.asarray(given[1][:1], np.float32)))
+    if values is None:  # as in native code
         log.info("nothing inside the artifact can be seen")
-        return []
+        return list
     for name, shape in interface.outputs(original.config).items():
         output, rows = np.split(rows, [math.prod(shape)], axis=1)
         block = "head" if interface.has_classes else name
         outputs[block] = _inside(output, shape, values, interface.output)
-    of_bytes, normalise = interface.input == "uint8", original.transform.normalise
-    given = (images.astype(np.float64), images)
-    if of_bytes:
-        given = normalise(images, dtype=np.float64), normalise(images, dtype=np.float32)
-    blocks = steps(original.model, interface.output)
-    results = compare_blocks(blocks, given, values, outputs, precision, normalised=of_bytes)
-    log.info("compared %d blocks with the original, on %d images", len(results), len(images))
-    return results
+    return lambda: compare_blocks(blocks, given, values, outputs, precision, normalised=of_bytes)
 
 
-def _run(artifact: Artifact, images: Images) -> tuple[FloatArray, list[FloatArray]]:
-    """The artifact's outputs, and every value of its own, with a row for each image."""
-    batch = artifact.batch_size or len(images)
+def _run(
+    artifact: Artifact, images: Images, wanted: Collection[int]
+) -> tuple[FloatArray, list[FloatArray] | None]:
+    """The artifact's outputs, and its own values of the wanted sizes, with a row for each image.
+
+    The values are None if there are none of any size.
+    """
+    batch, any_value = artifact.batch_size or len(images), False
     outputs, values = [], []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
         filled, n = part[np.arange(batch) % len(part)], len(part)
         outputs.append(artifact.run(filled)[:n])
-        several = (value for value in artifact.values(filled) if value.size % batch == 0)
-        values.append([value.reshape(batch, -1)[:n] for value in several])  # no constants
+        seen = []
+        for value in artifact.values(filled):
+            any_value = True
+            if value.size in {batch * size for size in wanted}:  # the others may take much memory
+                seen.append(value.reshape(batch, -1)[:n])
+        values.append(seen)
+    if not any_value:
+        return np.concatenate(outputs), None
+    if len(values) == 1:
+        return outputs[0], values[0]
     return np.concatenate(outputs), [np.concatenate(same) for same in zip(*values, strict=True)]
 
 

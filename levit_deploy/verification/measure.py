@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,11 +12,12 @@ from levit_deploy.choices import DTYPES, Precision
 from levit_deploy.config import LeViTConfig
 from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.interface import COMPARED, Interface
+from levit_deploy.memory import give_back
 from levit_deploy.provenance import is_ours
 from levit_deploy.runtime.artifact import Artifact
 from levit_deploy.verification.answers import remembered
 from levit_deploy.verification.batches import ComparedBatch, compare_batches
-from levit_deploy.verification.block_by_block import compare_block_by_block
+from levit_deploy.verification.block_by_block import find_where, images_of_all_kinds, look_into
 from levit_deploy.verification.budget import log_probabilities
 from levit_deploy.verification.compare import (
     LOGITS,
@@ -67,7 +69,12 @@ def measure(
         sum(case.result.images for case in cases),
         max(case.result.excess for case in cases),
     )
-    batches = compare_batches(cases, reference, artifact.run, artifact.batch_size, seed, parts)
+    give_back()  # what the original took
+    images = images_of_all_kinds(original, cases)
+    with ThreadPoolExecutor(1) as pool:  # the artifact may have a process of its own
+        comparing = pool.submit(look_into(original, artifact, images, precision))
+        batches = compare_batches(cases, reference, artifact.run, artifact.batch_size, seed, parts)
+        blocks = comparing.result()
     log.info(
         "compared %d batches with the images alone: largest difference %.2f of that allowed",
         len(batches),
@@ -88,7 +95,7 @@ def measure(
     if verification.passed:
         for output in zip(*(case.results for case in cases), strict=True):
             _refuse_if_nothing_is_proven(verification, output)
-    blocks, parting = compare_block_by_block(original, artifact, cases, batches, precision)
+    blocks, parting = find_where(original, artifact, blocks, cases, batches, precision)
     return replace(verification, blocks=blocks, parting=parting)
 
 

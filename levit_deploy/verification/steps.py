@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -71,3 +74,14 @@ def steps(model: LeViT, output: Output = "logits") -> list[Step]:
         end = [LogProbabilities()] if output == "probabilities" else []
         cut.append(Step("head", nn.Sequential(Head(model), *end)))
     return cut
+
+
+def sizes(steps: Sequence[Step], image: npt.NDArray[np.float32]) -> set[int]:
+    """The numbers in the outputs of an image, (1, channels, height, width), and in pooled ones."""
+    x, found = torch.from_numpy(image), {image.size}
+    with torch.inference_mode():
+        for step in steps:
+            out = step.module(x.to(next((p.dtype for p in step.module.parameters()), x.dtype)))
+            found |= {out.numel(), out.shape[-1]} if out.dim() == 3 else {out.numel()}
+            x = out if step.passed_on else x
+    return found

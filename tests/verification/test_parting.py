@@ -1,6 +1,8 @@
 import copy
 import io
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,7 +19,7 @@ from levit_deploy.layout import to_spatial
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
 from levit_deploy.targets.fused import module_values
-from levit_deploy.targets.onnx_load import onnx_values
+from levit_deploy.targets.load import load_artifact
 from levit_deploy.targets.onnx_writer import to_onnx
 from levit_deploy.targets.target import ExportOptions
 from levit_deploy.targets.torchscript import torchscript_values
@@ -45,12 +47,19 @@ def compared(values, outputs, precision="fp32", images=IMAGES):
     return compare_blocks(STEPS, (images.astype(np.float64), images), own, outputs, precision)
 
 
+def values_of(proto, images):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "artifact.onnx"
+        onnx.save(proto, path)
+        return list(load_artifact(path).values(images))
+
+
 def floats(values):
     return [value.float().numpy() for value in values if value.is_floating_point()]
 
 
 def by_onnx(plain, images=IMAGES, **options):
-    return onnx_values(to_onnx(plain, PROVENANCE, **options).SerializeToString(), images)
+    return values_of(to_onnx(plain, PROVENANCE, **options), images)
 
 
 def by_torchscript(plain, images=IMAGES):
@@ -243,7 +252,7 @@ def by_onnx_in_float16(plain, layout="tokens", opset=17):
     provenance = Provenance(
         checkpoint_sha256="", config=SMALL, head="mean", layout=layout, precision="fp16"
     )
-    return onnx_values(to_onnx(plain, provenance, opset=opset).SerializeToString(), IMAGES)
+    return values_of(to_onnx(plain, provenance, opset=opset), IMAGES)
 
 
 def by_torchscript_in_bfloat16(plain, layout="tokens"):
