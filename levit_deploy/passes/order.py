@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -55,8 +55,9 @@ def to_plain(
     """
     plain = _in_float64(model)
     for apply in passes(head, output):
-        before, plain = plain, apply(plain)
-        log.info("pass %s, modules replaced: %d", apply.__name__, _replaced(before, plain))
+        kinds = _kinds(plain)
+        plain = apply(plain)
+        log.info("pass %s, modules replaced: %d", apply.__name__, _replaced(kinds, _kinds(plain)))
     if moved:
         _move(plain, moved)
     plain = plain.float()
@@ -93,10 +94,12 @@ def _move(model: LeViT, part: float) -> None:
             setattr(module, name, moved(buffer))
 
 
-def _replaced(before: LeViT, after: LeViT) -> int:
+def _kinds(model: LeViT) -> dict[str, type]:
+    """The kind of each module, without the tensors of a network that may go."""
+    return {name: type(module) for name, module in model.named_modules()}
+
+
+def _replaced(before: Mapping[str, type], after: Mapping[str, type]) -> int:
     """The number of modules that a pass replaced or removed, without the modules inside them."""
-    kinds = {name: type(module) for name, module in after.named_modules()}
-    replaced = {
-        name for name, module in before.named_modules() if type(module) is not kinds.get(name)
-    }
+    replaced = {name for name, kind in before.items() if kind is not after.get(name)}
     return sum(name.rpartition(".")[0] not in replaced for name in replaced)

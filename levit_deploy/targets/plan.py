@@ -19,6 +19,7 @@ from levit_deploy.choices import (
 from levit_deploy.errors import UsageError
 from levit_deploy.interface import Interface, why_no_softmax
 from levit_deploy.layout import to_spatial
+from levit_deploy.memory import give_back
 from levit_deploy.model import LeViT
 from levit_deploy.passes import to_plain
 from levit_deploy.provenance import Provenance
@@ -79,7 +80,9 @@ class Plan:
     def network(self, moved: float = 0.0) -> LeViT:
         """Return the plain network in the layout; ``moved`` is as for ``to_plain``."""
         network = to_plain(self.checkpoint.model, self.head, self.interface.output, moved)
-        return to_spatial(network) if self.layout == "spatial" else network
+        network = to_spatial(network) if self.layout == "spatial" else network
+        give_back()  # what the passes took in float64
+        return network
 
     def serialize(self) -> bytes:
         """Return the artifact, unless that needs pictures."""

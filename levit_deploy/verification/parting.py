@@ -115,18 +115,26 @@ class _Match:
 
     value: Numbers
     form: _Form
-    error: Numbers
+    rms: Numbers  # of the error in each image
+    largest: Numbers
     allowed: _Allowed
+
+    @classmethod
+    def of(cls, value: Numbers, form: _Form, expected: Numbers, allowed: _Allowed) -> _Match:
+        """The errors of a value."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = value - expected
+            return cls(value, form, _rms(error), np.abs(error).max(1), allowed)
 
     @property
     def rmse_share(self) -> float:
         """The RMSE over all images, each in units of its own allowed one."""
-        return float(np.sqrt(np.mean(np.square(_rms(self.error) / self.allowed.rmse))))
+        return float(np.sqrt(np.mean(np.square(self.rms / self.allowed.rmse))))
 
     @property
     def share(self) -> float:
         """The larger share of RMSE and largest error; infinite for NaN."""
-        largest = float((np.abs(self.error).max(1) / self.allowed.max_error).max())
+        largest = float((self.largest / self.allowed.max_error).max())
         share = max(self.rmse_share, largest)
         return share if math.isfinite(largest) else math.inf
 
@@ -134,7 +142,7 @@ class _Match:
         """The figures over all images."""
         if not math.isfinite(self.share):
             return BlockResult(name, math.inf, float(self.allowed.rmse.max()), math.inf)
-        rmse = float(np.sqrt(np.mean(np.square(self.error))))
+        rmse = float(np.sqrt(np.mean(np.square(self.rms))))
         allowed = rmse / self.rmse_share if rmse else float(self.allowed.rmse.max())
         return BlockResult(name, rmse, allowed, self.share)
 
@@ -247,9 +255,8 @@ def _best(run: _Run, forms: Sequence[_Form], values: Sequence[FloatArray]) -> _M
     for form in forms:
         expected = _rows(form.there(_numbers(run.double)))
         allowed = _allowed(run.own, run.double, form, run.precision)
-        for value in _nearest(values, expected):
-            with np.errstate(invalid="ignore", over="ignore"):
-                matches.append(_Match(value, form, value - expected, allowed))
+        nearest = _nearest(values, expected)
+        matches += [_Match.of(value, form, expected, allowed) for value in nearest]
     best = min(matches, key=lambda match: match.share, default=None)
     if best is not None and best.share > BEYOND_CHANCE:  # then NaN or infinity is the reason
         best = max(matches, key=lambda match: (math.isinf(match.share), -match.share))
