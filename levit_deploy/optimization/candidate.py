@@ -160,10 +160,11 @@ def default_runtimes() -> tuple[str, ...]:
 
 
 def require_runtimes(names: Sequence[str]) -> tuple[str, ...]:
-    """Return these names in the order of RUNTIMES.
+    """Return these names, or this one, in the order of RUNTIMES.
 
     Raises UsageError if there is none, or for one that is unknown or not installed.
     """
+    names = [names] if isinstance(names, str) else names
     if not names:
         raise UsageError(f"No runtime was named. Expected some of {', '.join(RUNTIMES)}.")
     for name in names:

@@ -61,7 +61,7 @@ def optimize(
         checkpoint: As for ``export``.
         folder: A new folder, an empty one, or with ``force`` that of an earlier run.
         images: A folder of pictures such as the network will meet. Without it nothing is rounded.
-        runtimes: Some of RUNTIMES; None stands for all that are installed.
+        runtimes: One of RUNTIMES, or several; None stands for all that are installed.
         threads: The threads of each runtime.
         batch_size: The images that are timed at once, and the batch of formats that fix it.
         head: As for ``export``.

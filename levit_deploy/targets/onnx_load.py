@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -221,18 +222,24 @@ def _values(path: Path, inside: Sequence[str], images: Images) -> Iterator[Float
     import onnx
 
     from levit_deploy.memory import give_back
-    from levit_deploy.regular_files import open_regular
+    from levit_deploy.regular_files import open_regular, read_regular
     from levit_deploy.runtime.sessions import onnx_session
 
-    more = onnx.GraphProto(output=[onnx.ValueInfoProto(name=name) for name in inside])
-    with tempfile.TemporaryFile() as longer:  # bytes would be in memory beside onnxruntime's own
-        with open_regular(path) as file:
-            shutil.copyfileobj(file, longer)
-        longer.write(onnx.ModelProto(graph=more).SerializeToString())
-        longer.seek(0)
-        # nothing can be fused across outputs
-        model = f"/dev/fd/{longer.fileno()}" if Path("/dev/fd").exists() else longer.read()
-        session = onnx_session(model, literal=True, arena=False)
+    graph = onnx.GraphProto(output=[onnx.ValueInfoProto(name=name) for name in inside])
+    more = onnx.ModelProto(graph=graph).SerializeToString()
+    with ExitStack() as open_until_read:
+        try:  # bytes would be in memory beside onnxruntime's own
+            longer = open_until_read.enter_context(tempfile.TemporaryFile())
+            with open_regular(path) as file:
+                shutil.copyfileobj(file, longer)
+            longer.write(more)
+            longer.seek(0)
+            name = f"/dev/fd/{longer.fileno()}"
+            Path(name).stat()
+            model: bytes | str = name
+        except OSError:  # there are no such names here, or the disk is full
+            model = read_regular(path) + more
+        session = onnx_session(model, literal=True, arena=False)  # which fuses across no outputs
     del model
     give_back()  # what onnxruntime read the weights into
     values = session.run(None, {session.get_inputs()[0].name: images})

@@ -82,6 +82,7 @@ def test_runtimes_that_are_not_installed_are_left_out_unless_asked_for(monkeypat
         with pytest.raises(UsageError, match=f"--runtime {extra} needs {package}"):
             require_runtimes([extra])
     assert require_runtimes(["torch", "onnxruntime"]) == ("onnxruntime", "torch")
+    assert require_runtimes("torch") == ("torch",)
     with pytest.raises(UsageError, match=r"--runtime 'tensorrt' is not one of onnxruntime, "):
         require_runtimes(["tensorrt"])
 
