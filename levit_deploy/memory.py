@@ -16,8 +16,7 @@ def share_freed() -> None:
 def keep_imported() -> None:
     """Have no collection look at what is there by now: modules, which stay anyhow.
 
-    Call it when a command has imported what it needs. It saves a tenth of a second for each later
-    ``give_back``.
+    Call it when a command has imported what it needs. Each later collection takes less time then.
     """
     gc.freeze()
 
@@ -27,11 +26,13 @@ def collect_rarely() -> None:
     gc.set_threshold(70_000)
 
 
-def give_back() -> None:
+def give_back(*, circles: bool = False) -> None:
     """Give the system the memory that is free, most of which the C library would keep for later.
 
-    Networks in graphs with circles are free once those are collected.
+    Networks in graphs with ``circles`` are free once those are collected, which takes a tenth of a
+    second.
     """
-    gc.collect()
+    if circles:
+        gc.collect()
     with suppress(OSError, AttributeError, TypeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)

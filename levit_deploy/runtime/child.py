@@ -53,7 +53,7 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
             return
         path = os.fsdecode(frame[1])
         artifact, load_s = _loaded(load, Path(path), threads, literal)
-        give_back()
+        give_back(circles=True)
         if threads is not None and (torch := sys.modules.get("torch")):
             torch.set_num_threads(threads)  # the process's, which here is the artifact's own
         facts = {

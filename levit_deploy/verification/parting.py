@@ -188,30 +188,33 @@ def compare_blocks(
     precision: Precision = "fp32",
     *,
     normalised: bool = False,
+    every: bool = False,
 ) -> list[BlockResult]:
     """Compare an artifact's values and outputs with the blocks of an original.
 
     ``given`` are the images of the network, in float64 and as its author has them. The values are
     the artifact's, computed in ``precision``, with a row for each image. ``outputs`` has its own
     for the block of each name, such as the head. The images are the first block if the artifact has
-    ``normalised`` them, unless only the next one shows it.
+    ``normalised`` them, unless only the next one shows it. If ``every`` block has to agree, those
+    behind the first that does not are looked at once only.
     """
-    run, results = _Run.begun(given[0], precision), []
+    run, results, again = _Run.begun(given[0], precision), [], True
     if normalised:
         run = replace(run, own=torch.from_numpy(given[1]))
         steps = [Step(INPUT_NAME, nn.Identity()), *steps]
     for place, step in enumerate(steps):
         after = run if step.name == INPUT_NAME else run.through(step.module)
         if step.name in outputs:  # in its own layout and no other, or all behind it would not count
-            match = _best(after, (_AS_IT_IS,), [outputs[step.name]])
+            match = _best(after, (_AS_IT_IS,), [outputs[step.name]], again=again)
         else:
             forms = _forms(after.double.dim(), last_of_trunk=place == len(steps) - 2)
-            match = _best(after, forms, values)
+            match = _best(after, forms, values, again=again)
         if match is None:
             allowed = _allowed(after.own, after.double, _AS_IT_IS, precision)
             results.append(BlockResult(step.name, None, float(allowed.rmse.max()), math.inf))
         else:
             results.append(match.result(step.name))
+        again = again and (results[-1].agrees or not every or step.name == INPUT_NAME)
         if not step.passed_on:
             continue
         run = after
@@ -246,10 +249,13 @@ def find_parting(
     return Parting(block.name, after, block.rmse, block.allowed, block.share)
 
 
-def _best(run: _Run, forms: Sequence[_Form], values: Sequence[FloatArray]) -> _Match | None:
+def _best(
+    run: _Run, forms: Sequence[_Form], values: Sequence[FloatArray], *, again: bool
+) -> _Match | None:
     """The value with the least share of its budget; None if there is none of the size.
 
-    A value that misses its budget by no more than chance explains is held to more draws.
+    If it is to be looked at ``again``, a value that misses its budget by no more than chance
+    explains is held to more draws.
     """
     matches = []
     for form in forms:
@@ -260,14 +266,14 @@ def _best(run: _Run, forms: Sequence[_Form], values: Sequence[FloatArray]) -> _M
     best = min(matches, key=lambda match: match.share, default=None)
     if best is not None and best.share > BEYOND_CHANCE:  # then NaN or infinity is the reason
         best = max(matches, key=lambda match: (math.isinf(match.share), -match.share))
-    for twins in TWINS[1:]:
-        if best is None or not 1 < best.share <= BEYOND_CHANCE:
+    if best is None or not again:
+        return best
+    for seed in range(TWINS[-1]):  # no more than show that it agrees
+        if not 1 < best.share <= BEYOND_CHANCE:
             break
-        draws = [run.own, *(run.twin(seed) for seed in range(twins))]
-        several = [_allowed(draw, run.double, best.form, run.precision) for draw in draws]
+        draw, most = _allowed(run.twin(seed), run.double, best.form, run.precision), best.allowed
         allowed = _Allowed(
-            np.max([each.rmse for each in several], axis=0),
-            np.max([each.max_error for each in several], axis=0),
+            np.maximum(most.rmse, draw.rmse), np.maximum(most.max_error, draw.max_error)
         )
         best = replace(best, allowed=allowed)
     return best
