@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import threading
@@ -221,13 +220,20 @@ def _images_at_once(model: LeViT) -> int:
 
 def twin_of(model: Model, seed: int, eps: float) -> Model:
     """A copy of a float64 network or block with every weight moved by at most one step."""
-    twin = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(seed)
+    twin, generator = copied(model), torch.Generator().manual_seed(seed)
+
+    def moved(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        step = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 2 - 1
+        return tensor * (1 + step * eps / 2)
+
     with torch.no_grad():
-        for tensor in (*twin.parameters(), *twin.buffers()):
-            if tensor.is_floating_point():
-                step = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * 2 - 1
-                tensor.mul_(1 + step * eps / 2)
+        for parameter in twin.parameters():
+            parameter.data = moved(parameter.data)
+        for module in twin.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, moved(buffer))
     return twin
 
 
