@@ -119,6 +119,9 @@ class Contest:
                 continue
             self.progress(f"making {candidate.label}, {number + 1} of {len(order)}")
             self._attempt(entrant, partial(self._make, entrant))
+            if entrant.state is None:
+                with pinned(self.limits.threads):
+                    self._attempt(entrant, partial(entrant.start, self.limits.threads))
             took[candidate.runtime] = self.seconds - start
 
     def _make(self, entrant: Entrant) -> None:
@@ -210,8 +213,10 @@ class Contest:
         return taken[0]
 
     def _open(self, entrant: Entrant) -> Artifact:
-        opening = open_isolated(entrant.path, self.limits.threads)
-        artifact = entrant.process.enter_context(opening)
+        if entrant.open is None:
+            entrant.start(self.limits.threads)
+        assert entrant.open is not None
+        artifact = entrant.open()
         entrant.opened, entrant.load_s = artifact, artifact.load_s
         for _ in range(3):
             artifact.seconds(self._images[artifact.interface.input])

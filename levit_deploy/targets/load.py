@@ -4,6 +4,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,28 @@ def open_isolated(
     of ``load_artifact``. Raises BackendError as well, also from ``run``, if the child crashes,
     hangs, or runs out of memory.
     """
+    with started(path, threads, timeout_s, literal=literal, runtime=runtime) as load:
+        yield load()
+
+
+@contextmanager
+def started(
+    path: Path,
+    threads: int | None = None,
+    timeout_s: float = TIMEOUT_S,
+    *,
+    literal: bool = False,
+    runtime: Runtime | None = None,
+) -> Iterator[Callable[[], Artifact]]:
+    """Start the child process of ``open_isolated``, which loads its runtime meanwhile.
+
+    Yields the function that loads the file, once.
+    """
     start = read_artifact(path, START)
     loader = _loader(path, start, runtime)
     modules = target_of(start).runtime_modules if runtime is None else ()
     with runtime_process(loader, modules, threads, timeout_s, literal=literal) as load:
-        yield load(path)
+        yield partial(load, path)
 
 
 @contextmanager
