@@ -68,7 +68,7 @@ class OutputError(LevitDeployError):
 
 
 class BackendError(LevitDeployError):
-    """A runtime that crashed, or a machine out of memory."""
+    """A runtime that crashed or refused a batch, or a machine out of memory."""
 
     exit_code = 6
 

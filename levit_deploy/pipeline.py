@@ -373,7 +373,7 @@ def _proven(
         "wrote %s bytes as %s, %s layout: %s", f"{size:,}", plan.target.name, plan.layout, temporary
     )
     facts = plan.target.check_file(temporary)
-    give_back(circles=True)  # before the artifact and the original need it
+    give_back(cycles=True)  # before the artifact and the original need it
     artifact = load(temporary)
     log.info("opened the file in %s: batch %s", artifact.runtime, artifact.batch_size or "free")
     verification = prove(

@@ -20,7 +20,7 @@ def test_what_is_free_goes_back_to_the_system_and_circles_with_it():
         kept.append(bytearray(b"1" * 1000))  # between those that are freed
     del circle
     before = resident_mib()
-    give_back(circles=True)
+    give_back(cycles=True)
     assert resident_mib() < before - 30  # some circles are collected sooner
     assert len(kept) == 1000
 

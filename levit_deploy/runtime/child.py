@@ -53,7 +53,7 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
             return
         path = os.fsdecode(frame[1])
         artifact, load_s = _loaded(load, Path(path), threads, literal)
-        give_back(circles=True)
+        give_back(cycles=True)
         if threads is not None and (torch := sys.modules.get("torch")):
             torch.set_num_threads(threads)  # the process's, which here is the artifact's own
         facts = {
@@ -75,13 +75,22 @@ def main(loader: str, preload: list[str], threads: int | None, literal: bool, pa
                 timed = images
                 write_frame(replies, TIME, SECONDS.pack(artifact.seconds(images)))
             elif frame[0] == VALUES:
-                for value in artifact.values(images):
-                    write_frame(replies, ARRAY, array_to_bytes(value))
-                write_frame(replies, END, b"")
+                _send_values(replies, artifact, images)
             else:
                 write_frame(replies, ARRAY, array_to_bytes(artifact.run(images)))
     except Exception as error:
         write_frame(replies, ERROR, json.dumps(_told(error, path)).encode())
+
+
+def _send_values(replies: BinaryIO, artifact: Artifact, images: Images) -> None:
+    """Send every value, and END; or ERROR, after which the artifact still runs."""
+    try:
+        for value in artifact.values(images):
+            write_frame(replies, ARRAY, array_to_bytes(value))
+    except Exception as error:
+        write_frame(replies, ERROR, json.dumps(_told(error, str(artifact.path))).encode())
+    else:
+        write_frame(replies, END, b"")
 
 
 def _loaded(load: Loader, path: Path, threads: int | None, literal: bool) -> tuple[Artifact, float]:

@@ -151,8 +151,17 @@ class _Child:
 
     def values(self, images: Images) -> Iterator[FloatArray]:
         self.requests.put((VALUES, array_to_bytes(images)))
-        while (frame := self._reply(ARRAY, END))[0] == ARRAY:
-            yield bytes_to_array(frame[1])
+        more = True
+        try:
+            while more:
+                more = False  # if this fails, nothing follows
+                kind, body = self._reply(ARRAY, END)
+                if more := kind == ARRAY:
+                    yield bytes_to_array(body)
+        finally:  # or the next answer would be one of these
+            with suppress(errors.LevitDeployError):
+                while more:
+                    more = self._reply(ARRAY, END)[0] == ARRAY
 
     def _reply(self, *kinds: bytes) -> tuple[bytes, bytes]:
         """The next frame, which has to be of one of these kinds."""

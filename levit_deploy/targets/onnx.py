@@ -37,7 +37,7 @@ def _serialize(model: LeViT, provenance: Provenance, options: ExportOptions) -> 
             f"--opset {opset} is not supported. Choose from {OPSETS[0]} to {OPSETS[-1]}."
         )
     proto = to_onnx(model, provenance, opset=opset, batch_size=options.fixed_batch)
-    del model  # the proto has its weights, and now they are written
+    del model  # the message has a copy of its weights, and to serialise it makes another
     proto = renamed(proto, *options.names)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data

@@ -6,9 +6,9 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from levit_deploy.choices import RUNTIMES, Runtime, known
 from levit_deploy.errors import ArtifactError, BackendError, first_line, is_out_of_memory
@@ -222,23 +222,11 @@ def _values(path: Path, inside: Sequence[str], images: Images) -> Iterator[Float
     import onnx
 
     from levit_deploy.memory import give_back
-    from levit_deploy.regular_files import open_regular, read_regular
     from levit_deploy.runtime.sessions import onnx_session
 
     graph = onnx.GraphProto(output=[onnx.ValueInfoProto(name=name) for name in inside])
     more = onnx.ModelProto(graph=graph).SerializeToString()
-    with ExitStack() as open_until_read:
-        try:  # bytes would be in memory beside onnxruntime's own
-            longer = open_until_read.enter_context(tempfile.TemporaryFile())
-            with open_regular(path) as file:
-                shutil.copyfileobj(file, longer)
-            longer.write(more)
-            longer.seek(0)
-            name = f"/dev/fd/{longer.fileno()}"
-            Path(name).stat()
-            model: bytes | str = name
-        except OSError:  # there are no such names here, or the disk is full
-            model = read_regular(path) + more
+    with _longer(path, more) as model:
         session = onnx_session(model, literal=True, arena=False)  # which fuses across no outputs
     del model
     give_back()  # what onnxruntime read the weights into
@@ -249,3 +237,29 @@ def _values(path: Path, inside: Sequence[str], images: Images) -> Iterator[Float
         value = values.pop()
         if np.issubdtype(value.dtype, np.floating):
             yield value.astype(np.float32, copy=False)
+
+
+@contextmanager
+def _longer(path: Path, more: bytes) -> Iterator[str | bytes]:
+    """Yield a file with more behind it, by name: bytes would stay beside onnxruntime's own copy."""
+    from levit_deploy.regular_files import open_regular, read_regular
+
+    with ExitStack() as closing:
+        try:
+            longer = tempfile.TemporaryFile()  # noqa: SIM115
+            closing.callback(_closed, longer)
+            with open_regular(path) as file:
+                shutil.copyfileobj(file, longer)
+            longer.write(more)
+            longer.seek(0)
+            name = f"/dev/fd/{longer.fileno()}"
+            Path(name).stat()
+            model: str | bytes = name
+        except OSError:  # there are no such names here, or the disk is full
+            model = read_regular(path) + more
+        yield model
+
+
+def _closed(file: IO[bytes]) -> None:
+    with suppress(OSError):  # of a full disk, once more
+        file.close()

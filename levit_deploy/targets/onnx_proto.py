@@ -56,7 +56,7 @@ def _declared(value: Value) -> onnx.ValueInfoProto:
 
 
 def _add_initializer(graph: onnx.GraphProto, constant: Value) -> None:
-    """Write the numbers into the message itself: all weights of a network are no small copy."""
+    """Write the numbers without a tensor between, which would be another copy of all weights."""
     assert constant.array is not None
     little = constant.array.astype(constant.dtype.newbyteorder("<"), copy=False)
     graph.initializer.add(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ class Claim:
 def claimed(known: Answers, keys: Sequence[Key]) -> Iterator[Claim]:
     """Claim the answers that are not known, so that one thread computes each for all.
 
-    What the block does not give is unknown again, and those who wait are told why.
+    What the block does not give is unknown again, and those who wait are told why: by its error, or
+    CancelledError if there is none.
     """
     mine: list[Future[Any]] = [Future() for _ in keys]
     futures = [known.setdefault(key, own) for key, own in zip(keys, mine, strict=True)]
@@ -49,7 +50,9 @@ def claimed(known: Answers, keys: Sequence[Key]) -> Iterator[Claim]:
 
 def remembered(known: Answers, key: Key, compute: Callable[[], Any]) -> Any:
     """What is known, or else computed and known from now on."""
-    with claimed(known, [key]) as claim:
-        if claim.places:
-            claim.fulfil([compute()])
-    return claim.futures[0].result()
+    while True:
+        with claimed(known, [key]) as claim:
+            if claim.places:
+                claim.fulfil([compute()])
+        with suppress(CancelledError):  # who claimed it had to stop
+            return claim.futures[0].result()

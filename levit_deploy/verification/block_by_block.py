@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -30,14 +31,19 @@ Blocks = tuple[BlockResult, ...]
 
 
 def look_into(
-    original: Original, artifact: Artifact, images: Images, precision: Precision
+    original: Original,
+    artifact: Artifact,
+    images: Images,
+    precision: Precision,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Callable[[], Blocks]:
     """Run an artifact on images; return the comparison of each block, which may run in a thread.
 
-    It needs the artifact no more. It gives nothing if nothing inside can be seen.
+    It needs the artifact no more. It gives nothing if nothing inside can be seen, and ends early if
+    it is ``stopped``.
     """
     try:
-        compare = _looked_into(original, artifact, images, precision)
+        compare = _looked_into(original, artifact, images, precision, stopped)
     except ERRORS as error:
         log.info("could not look into the blocks: %s", error)
         return lambda: ()
@@ -104,7 +110,11 @@ def _wrong_images(cases: Sequence[Compared], batches: Sequence[ComparedBatch]) -
 
 
 def _looked_into(
-    original: Original, artifact: Artifact, images: Images, precision: Precision
+    original: Original,
+    artifact: Artifact,
+    images: Images,
+    precision: Precision,
+    stopped: Callable[[], bool],
 ) -> Callable[[], list[BlockResult]]:
     interface, outputs = artifact.interface, {}
     blocks, normalise = steps(original.model, interface.output), original.transform.normalise
@@ -119,9 +129,16 @@ def _looked_into(
         output, rows = np.split(rows, [math.prod(shape)], axis=1)
         block = "head" if interface.has_classes else name
         outputs[block] = _inside(output, shape, values, interface.output)
-    every = is_ours(artifact.metadata)
-    return lambda: compare_blocks(
-        blocks, given, values, outputs, precision, normalised=of_bytes, every=every
+    return partial(
+        compare_blocks,
+        blocks,
+        given,
+        values,
+        outputs,
+        precision,
+        normalised=of_bytes,
+        every=is_ours(artifact.metadata),
+        stopped=stopped,
     )
 
 
@@ -133,6 +150,7 @@ def _run(
     The values are None if there are none of any size.
     """
     batch, any_value = artifact.batch_size or len(images), False
+    of_batch = {batch * size for size in wanted}  # the others may take much memory
     outputs, values = [], []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
@@ -141,7 +159,7 @@ def _run(
         seen = []
         for value in artifact.values(filled):
             any_value = True
-            if value.size in {batch * size for size in wanted}:  # the others may take much memory
+            if value.size in of_batch:
                 seen.append(value.reshape(batch, -1)[:n])
         values.append(seen)
     if not any_value:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -71,10 +72,16 @@ def measure(
     )
     give_back()  # what the original took
     images = images_of_all_kinds(original, cases)
+    stop = threading.Event()
     with ThreadPoolExecutor(1) as pool:  # the artifact may have a process of its own
-        comparing = pool.submit(look_into(original, artifact, images, precision))
-        batches = compare_batches(cases, reference, artifact.run, artifact.batch_size, seed, parts)
-        blocks = comparing.result()
+        comparing = pool.submit(look_into(original, artifact, images, precision, stop.is_set))
+        try:
+            batches = compare_batches(
+                cases, reference, artifact.run, artifact.batch_size, seed, parts
+            )
+            blocks = comparing.result()
+        finally:
+            stop.set()
     log.info(
         "compared %d batches with the images alone: largest difference %.2f of that allowed",
         len(batches),

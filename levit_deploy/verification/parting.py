@@ -189,6 +189,7 @@ def compare_blocks(
     *,
     normalised: bool = False,
     every: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> list[BlockResult]:
     """Compare an artifact's values and outputs with the blocks of an original.
 
@@ -196,19 +197,23 @@ def compare_blocks(
     the artifact's, computed in ``precision``, with a row for each image. ``outputs`` has its own
     for the block of each name, such as the head. The images are the first block if the artifact has
     ``normalised`` them, unless only the next one shows it. If ``every`` block has to agree, those
-    behind the first that does not are looked at once only.
+    behind the first that does not are looked at once only. The results end early if it is
+    ``stopped`` from another thread.
     """
-    run, results, again = _Run.begun(given[0], precision), [], True
+    results: list[BlockResult] = []
+    run, again = _Run.begun(given[0], precision), True
     if normalised:
         run = replace(run, own=torch.from_numpy(given[1]))
         steps = [Step(INPUT_NAME, nn.Identity()), *steps]
     for place, step in enumerate(steps):
+        if stopped():
+            return results
         after = run if step.name == INPUT_NAME else run.through(step.module)
         if step.name in outputs:  # in its own layout and no other, or all behind it would not count
-            match = _best(after, (_AS_IT_IS,), [outputs[step.name]], again=again)
+            match = _best(after, (_AS_IT_IS,), [outputs[step.name]], again=again, stopped=stopped)
         else:
             forms = _forms(after.double.dim(), last_of_trunk=place == len(steps) - 2)
-            match = _best(after, forms, values, again=again)
+            match = _best(after, forms, values, again=again, stopped=stopped)
         if match is None:
             allowed = _allowed(after.own, after.double, _AS_IT_IS, precision)
             results.append(BlockResult(step.name, None, float(allowed.rmse.max()), math.inf))
@@ -250,7 +255,12 @@ def find_parting(
 
 
 def _best(
-    run: _Run, forms: Sequence[_Form], values: Sequence[FloatArray], *, again: bool
+    run: _Run,
+    forms: Sequence[_Form],
+    values: Sequence[FloatArray],
+    *,
+    again: bool,
+    stopped: Callable[[], bool],
 ) -> _Match | None:
     """The value with the least share of its budget; None if there is none of the size.
 
@@ -269,7 +279,7 @@ def _best(
     if best is None or not again:
         return best
     for seed in range(TWINS[-1]):  # no more than show that it agrees
-        if not 1 < best.share <= BEYOND_CHANCE:
+        if not 1 < best.share <= BEYOND_CHANCE or stopped():
             break
         draw, most = _allowed(run.twin(seed), run.double, best.form, run.precision), best.allowed
         allowed = _Allowed(

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from levit_deploy.model import AttentionBias, LeViT
 from levit_deploy.passes.bake_attention_bias import AttentionBiasTable
 from levit_deploy.passes.replace import copied, replace_modules
 from levit_deploy.passes.stage_maps import ToMap
-from levit_deploy.verification.answers import Answers, Claim, claimed
+from levit_deploy.verification.answers import Answers, Claim, Key, claimed, remembered
 from levit_deploy.verification.budget import log_probabilities
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -70,6 +71,7 @@ class Reference:
         self._known: Answers = {} if answers is None else answers
         self._dtype = getattr(torch, DTYPES[precision])
         self._at_once = _images_at_once(model)
+        self._stop = threading.Event()
         self._model = model
         for name, tensor in model.state_dict().items() if precision in ("fp16", "bf16") else ():
             # an infinite variance would make a BatchNorm forget its input, and the unit enormous
@@ -82,11 +84,11 @@ class Reference:
 
     @functools.cached_property
     def _float64(self) -> LeViT:
-        return _in_precision(self._model, torch.float64, self._at_once)
+        return _in_precision(self._model, torch.float64, self._at_once, self._stop)
 
     @functools.cached_property
     def _own(self) -> LeViT:
-        return _in_precision(self._model, self._dtype, self._at_once)
+        return _in_precision(self._model, self._dtype, self._at_once, self._stop)
 
     @contextmanager
     def ahead(self, groups: Iterable[Sequence[Images]]) -> Iterator[None]:
@@ -94,19 +96,16 @@ class Reference:
 
         The images of a group go through the network together, so that each weight is cast once.
         """
-        stop = threading.Event()
 
         def answer() -> None:
             with suppress(BaseException):  # who asks for the answer is told, as of an interrupt
                 for group in groups:
                     with ExitStack() as claims:  # both at once, or who asks may come in between
-                        claimed = [
-                            (network, claims.enter_context(self._claimed(network, group)))
+                        mine_of = {
+                            network: claims.enter_context(self._claimed(network, group))
                             for network in NETWORKS[: 1 if self._literal else 2]
-                        ]
-                        for network, mine in claimed:
-                            if stop.is_set():
-                                return
+                        }
+                        for network, mine in mine_of.items():
                             self._fulfil(mine, group, functools.partial(self._run, network))
 
         thread = threading.Thread(target=answer, daemon=True)
@@ -114,8 +113,9 @@ class Reference:
         try:
             yield
         finally:
-            stop.set()
+            self._stop.set()
             thread.join()
+            self._stop.clear()
 
     def logits(self, images: Images) -> npt.NDArray[np.float64]:
         """Images as the artifact takes them -> float64 (n, classes), a row for each image."""
@@ -129,19 +129,20 @@ class Reference:
         self, network: object, images: Images, answer: Callable[[Images], npt.NDArray[Any]]
     ) -> npt.NDArray[Any]:
         """The answers of a network to these very images, computed if they are not known yet."""
-        with self._claimed(network, [images]) as mine:
-            self._fulfil(mine, [images], answer)
-        answers: npt.NDArray[Any] = mine.futures[0].result()
+        answers: npt.NDArray[Any] = remembered(
+            self._known, self._key(network, images), lambda: answer(images)
+        )
+        answers.setflags(write=False)
         return answers
 
     def _claimed(self, network: object, group: Sequence[Images]) -> AbstractContextManager[Claim]:
         """Claim the answers of a network to a group of images."""
+        return claimed(self._known, [self._key(network, images) for images in group])
+
+    def _key(self, network: object, images: Images) -> Key:
         dtype = None if network == "float64" else self._dtype
-        keys: list[tuple[object, ...]] = []
-        for images in group:
-            digest = hashlib.sha256(np.ascontiguousarray(images).data).digest()
-            keys.append((network, dtype, self._output, images.dtype, images.shape, digest))
-        return claimed(self._known, keys)
+        digest = hashlib.sha256(np.ascontiguousarray(images).data).digest()
+        return (network, dtype, self._output, images.dtype, images.shape, digest)
 
     def _fulfil(
         self,
@@ -199,11 +200,11 @@ class Reference:
 
     def _twin(self, seed: int, images: Images) -> npt.NDArray[Any]:
         twin = twin_of(copied(self._model).double(), seed, EPS[self.precision])
-        own = _in_precision(twin, self._dtype, self._at_once)
+        own = _in_precision(twin, self._dtype, self._at_once, self._stop)
         logits = self._answers(own, self._dtype, images)
         if self.precision == "fp32":
             return logits
-        double = _in_precision(twin, torch.float64, self._at_once)
+        double = _in_precision(twin, torch.float64, self._at_once, self._stop)
         moved: npt.NDArray[Any] = (
             logits - self._answers(double, torch.float64, images) + self.logits(images)
         )
@@ -240,19 +241,25 @@ def twin_of(model: Model, seed: int, eps: float) -> Model:
 class _InPrecision(nn.Module):
     """A part of a network whose weights are held as they are, and cast while it runs.
 
-    It takes a few images at once.
+    It takes a few images at once, until it is to ``stop``. Raises CancelledError then.
     """
 
-    def __init__(self, part: nn.Module, dtype: torch.dtype, at_once: int) -> None:
+    def __init__(
+        self, part: nn.Module, dtype: torch.dtype, at_once: int, stop: threading.Event
+    ) -> None:
         super().__init__()
-        self.part, self.dtype, self.at_once = part, dtype, at_once
+        self.part, self.dtype, self.at_once, self.stop = part, dtype, at_once, stop
 
     def forward(self, x: Tensor) -> Any:
-        part = copied(self.part).to(self.dtype)
-        return torch.cat([part(few.to(self.dtype)) for few in x.split(self.at_once)])
+        part, outputs = copied(self.part).to(self.dtype), []
+        for few in x.split(self.at_once):
+            if self.stop.is_set():
+                raise CancelledError
+            outputs.append(part(few.to(self.dtype)))
+        return torch.cat(outputs)
 
 
-def _in_precision(model: LeViT, dtype: torch.dtype, at_once: int) -> LeViT:
+def _in_precision(model: LeViT, dtype: torch.dtype, at_once: int, stop: threading.Event) -> LeViT:
     """The network in a precision, part by part, and with each attention bias gathered once."""
 
     def gathered(leaf: AttentionBias, _name: str) -> AttentionBiasTable:
@@ -265,7 +272,7 @@ def _in_precision(model: LeViT, dtype: torch.dtype, at_once: int) -> LeViT:
                 given = (
                     part
                     if isinstance(part, ToMap | nn.Identity)
-                    else _InPrecision(part, dtype, at_once)
+                    else _InPrecision(part, dtype, at_once, stop)
                 )
                 setattr(several, name, given)
     return network

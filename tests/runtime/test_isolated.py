@@ -345,3 +345,22 @@ def test_several_at_once_do_not_meet(onnx_file):
     for thread in threads:
         thread.join()
     assert {n: logits.shape for n, logits in results} == {1: (1, 7), 2: (2, 7)}
+
+
+def test_values_that_cannot_be_told_or_are_left_leave_the_artifact_running(tmp_path):
+    on_a_few_pixels(tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0), "first"))
+    model.graph.node[-1].output[0] = "alone"
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["alone"], ["several"]))
+    model.graph.node.append(helper.make_node("SequenceAt", ["several", "first"], ["logits"]))
+    onnx.save(model, tmp_path / "sequence.onnx")
+    batch = images(n=2).numpy()
+    with open_isolated(tmp_path / "sequence.onnx") as artifact:
+        answers = artifact.run(batch)
+        with pytest.raises(BackendError, match=r"sequence\.onnx could not be run: "):
+            list(artifact.values(batch))
+        np.testing.assert_array_equal(artifact.run(batch), answers)
+    with open_isolated(tmp_path / "model.onnx") as artifact:
+        assert len(next(artifact.values(batch))) == 2  # and those behind it are not taken
+        np.testing.assert_array_equal(artifact.run(batch), answers)

@@ -114,7 +114,7 @@ def test_weights_beyond_float16_are_refused_by_name_and_fit_bfloat16():
 
 
 def test_the_weights_of_float64_are_held_one_part_at_a_time():
-    network = _in_precision(MODEL, torch.float64, 4)
+    network = _in_precision(MODEL, torch.float64, 4, threading.Event())
     held = {tensor.data_ptr() for tensor in MODEL.parameters()}
     own = [t for t in (*network.parameters(), *network.buffers()) if t.dtype == torch.float64]
     assert {t.data_ptr() for t in network.parameters()} <= held
