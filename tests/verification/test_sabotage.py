@@ -210,6 +210,24 @@ def test_sabotage_that_nearly_all_images_hide_is_refused(monkeypatch, seed, numb
     assert case.off == 0  # the block is named
 
 
+def test_a_correct_artifact_that_one_image_throws_far_off_is_proven(monkeypatch):
+    """The one of 500 that the study once refused: a last bit decides which key one query takes."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    study = importlib.import_module("mutation_study")
+    monkeypatch.setattr(study, "OTHER_IMAGES", 2)
+    net, looks = study.network(1612, 96), []
+    look = compare._compare
+
+    def noted(name, images, *rest):
+        looks.append((name, look(name, images, *rest)))
+        return looks[-1][1]
+
+    monkeypatch.setattr(compare, "_compare", noted)
+    assert not study.clean(1612, 96, 0, net).refusal
+    far_off = {name for name, seen in looks if seen.result.excess > compare.BEYOND_CHANCE}
+    assert far_off == {"pixels"}
+
+
 @pytest.mark.parametrize("format", EVERY_FORMAT)
 def test_a_failed_proof_publishes_nothing(tmp_path, checkpoint, monkeypatch, format):
     # a bug as others have it: the distillation head is forgotten
