@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -7,7 +8,12 @@ from networks import SMALL, trained
 
 from levit_deploy.errors import CheckpointError, VerificationError
 from levit_deploy.passes import to_plain
-from levit_deploy.verification.compare import ERROR_EDGES, compare_case, look_inside
+from levit_deploy.verification.compare import (
+    BEYOND_CHANCE,
+    ERROR_EDGES,
+    compare_case,
+    look_inside,
+)
 from levit_deploy.verification.inputs import Case, image_case, standard_cases
 from levit_deploy.verification.reference import Reference
 
@@ -193,6 +199,24 @@ def test_an_error_that_no_chance_explains_fails_at_once():
     result = compare(off_by(lambda y, _: y * 1.01))
     assert result.failures
     assert result.images == NORMAL.sizes[0]
+
+
+@pytest.mark.parametrize(("beyond_chance", "looks"), [(BEYOND_CHANCE, 1), (math.inf, 3)])
+def test_what_is_far_off_is_looked_at_again_if_it_is_asked_for(beyond_chance, looks):
+    drawn = []
+
+    def draw(n):
+        drawn.append(n)
+        return NORMAL.draw(n)
+
+    def off(x):
+        return plain_run(x) + 1
+
+    result = compare_case(
+        Case("c", draw, (2, 4, 8)), REFERENCE, off, None, beyond_chance=beyond_chance
+    ).result
+    assert result.failures
+    assert len(drawn) == looks
 
 
 @pytest.mark.parametrize("wrong_rows", [slice(0, 4), slice(56, 60)])
