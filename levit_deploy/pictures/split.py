@@ -35,8 +35,10 @@ class Judging:
     transform: Transform
     input: Input = "float32"
     classes: dict[str, int] | None = None
-    answers: dict[str, FloatArray] = field(default_factory=dict, repr=False, compare=False)
-    _kept: dict[int, Images] = field(default_factory=dict, repr=False, compare=False)
+    answers: dict[str, FloatArray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _kept: dict[int, Images] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def understood(self) -> str:
