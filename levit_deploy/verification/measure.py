@@ -92,7 +92,7 @@ def measure(
     if blocks and parting is None and any(map(_is_beyond_chance, cases)):
         # one image may do that, if attention goes to another key by a last bit
         log.info("every block agrees, so what is far off is looked at again")
-        cases = _compared_again(original, artifact, reference, extra, seed, parts, cases)
+        cases = _compared(original, artifact, reference, extra, seed, parts, math.inf)
         batches = compare_batches(cases, reference, artifact.run, artifact.batch_size, seed, parts)
     verification = Verification(
         format=artifact.format,
@@ -187,15 +187,6 @@ def _first_images(
     yield [case.draw(case.sizes[0]) for case in _telling_cases(original, interface, seed)]
 
 
-def _cases(
-    original: Original, interface: Interface, extra: tuple[Case, ...], seed: int
-) -> tuple[Case, ...]:
-    return (
-        *_given_cases(original, interface, extra, seed),
-        *_telling_cases(original, interface, seed),
-    )
-
-
 def _given_cases(
     original: Original, interface: Interface, extra: tuple[Case, ...], seed: int
 ) -> tuple[Case, ...]:
@@ -224,52 +215,24 @@ def _compared(
     extra: tuple[Case, ...],
     seed: int,
     parts: Parts,
+    beyond_chance: float = BEYOND_CHANCE,
 ) -> list[Compared]:
     fixed, interface = artifact.batch_size, artifact.interface
     with reference.ahead(_first_images(original, interface, extra, seed)):
-        cases = _cases(original, interface, extra, seed)
+        cases = _given_cases(original, interface, extra, seed)
+        cases += _telling_cases(original, interface, seed)
         first = [run_alone(artifact.run, case.draw(case.sizes[0]), fixed) for case in cases]
         compared = [
-            compare_case(case, reference, artifact.run, fixed, parts, answers)
+            compare_case(case, reference, artifact.run, fixed, parts, answers, beyond_chance)
             for case, answers in zip(cases, first, strict=True)
         ]
-    return _looked_inside(artifact, reference, compared)
+    if reference.precision != "fp16":
+        return compared
+    return [look_inside(case, artifact.values, fixed) for case in compared]
 
 
 def _is_beyond_chance(case: Compared) -> bool:
     return bool(case.result.failures) and BEYOND_CHANCE < case.result.excess < math.inf
-
-
-def _compared_again(
-    original: Original,
-    artifact: Artifact,
-    reference: Reference,
-    extra: tuple[Case, ...],
-    seed: int,
-    parts: Parts,
-    before: Sequence[Compared],
-) -> list[Compared]:
-    """The kinds that failed at once, with all looks."""
-    again = [
-        compare_case(
-            case, reference, artifact.run, artifact.batch_size, parts, beyond_chance=math.inf
-        )
-        if _is_beyond_chance(compared)
-        else compared
-        for case, compared in zip(
-            _cases(original, artifact.interface, extra, seed), before, strict=True
-        )
-    ]
-    return _looked_inside(artifact, reference, again)
-
-
-def _looked_inside(
-    artifact: Artifact, reference: Reference, compared: list[Compared]
-) -> list[Compared]:
-    """In fp16 also the values inside: some may overflow where this machine's runtime hides it."""
-    if reference.precision != "fp16":
-        return compared
-    return [look_inside(case, artifact.values, artifact.batch_size) for case in compared]
 
 
 def _logarithms(run: Run) -> Run:
